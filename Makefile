@@ -1,0 +1,34 @@
+# `make demo` and `make test` need only python3 >= 3.11 and a package index; each sets .venv up by itself.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: demo test lint bench clean help
+help:            ## list the targets
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
+
+demo: $(VENV)/.demo      ## rerank real photos with a real ViT: a table, runs/demo/report.html
+	$(PY) eval.py --config configs/demo.py --workdir runs/demo
+
+test: $(VENV)/.dev       ## run the tests (what .ci/run calls)
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev       ## ruff, ruff format --check, pyright
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+bench: $(VENV)/.dev      ## pairs/s of the transport solvers
+	$(PY) benchmarks/transport.py
+
+clean:           ## remove the environment
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "vitjax needs Python >= 3.11; run: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@

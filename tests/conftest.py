@@ -1,0 +1,32 @@
+"""Strict settings for every test: CPU, two devices, no silent rank promotion, no network."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+
+import jax
+import pytest
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden", type=pathlib.Path, default=GOLDEN, help="folder of numeric fixtures for tests/parity"
+    )
+
+
+@pytest.fixture
+def rng() -> jax.Array:
+    return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def no_rank_promotion(request: pytest.FixtureRequest):
+    """Forbids implicit broadcasting between ranks; allowed where OTT runs, which relies on it."""
+    relaxed = any(part in {"ot", "retrieval"} for part in request.path.parts)
+    with jax.numpy_rank_promotion("allow" if relaxed else "raise"):
+        yield

@@ -1,0 +1,25 @@
+"""One test per numeric fixture: `pytest tests/parity --golden DIR -k a1`."""
+
+import pathlib
+import re
+
+import jax
+import pytest
+
+from tests.parity import checks_ot, checks_retrieval, checks_vit, fixture
+
+CHECKS = {**checks_vit.CHECKS, **checks_ot.CHECKS, **checks_retrieval.CHECKS}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    folder: pathlib.Path = metafunc.config.getoption("--golden")
+    files = sorted(path for path in folder.glob("*.npz") if re.match(r"[a-z]\d+_", path.name))
+    metafunc.parametrize("path", files, ids=[path.stem for path in files])
+
+
+def test_fixture(path: pathlib.Path) -> None:
+    kind = path.name.split("_")[0]
+    if kind not in CHECKS:
+        pytest.skip(f"fixture kind {kind!r} is not built yet")
+    with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
+        CHECKS[kind](fixture.load(path))

