@@ -1,1 +1,22 @@
-"""."""
+"""Pictures: safe reading, the weights' own preprocessing, sources, and batches decoded in threads."""
+
+from vitjax.data.images import ImageError, list_images, read_image
+from vitjax.data.pipeline import Batch, Batches, Skipped, batches
+from vitjax.data.sources import FolderSource, ImageSource, ListSource, align_labels
+from vitjax.data.transforms import Preprocess, preprocess
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "FolderSource",
+    "ImageError",
+    "ImageSource",
+    "ListSource",
+    "Preprocess",
+    "Skipped",
+    "align_labels",
+    "batches",
+    "list_images",
+    "preprocess",
+    "read_image",
+]

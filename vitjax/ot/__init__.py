@@ -1,1 +1,21 @@
-"""."""
+"""Optimal transport between patch tokens; knows arrays only."""
+
+from vitjax.ot import marginals
+from vitjax.ot.outputs import PairMarginals, StructuralMatch, Transport
+from vitjax.ot.rollout import attention_rollout, rollout_matrix
+from vitjax.ot.similarity import structural_match, structural_similarity
+from vitjax.ot.solve import partial_sinkhorn, relaxed_sinkhorn, sinkhorn
+
+__all__ = [
+    "PairMarginals",
+    "StructuralMatch",
+    "Transport",
+    "attention_rollout",
+    "marginals",
+    "partial_sinkhorn",
+    "relaxed_sinkhorn",
+    "rollout_matrix",
+    "sinkhorn",
+    "structural_match",
+    "structural_similarity",
+]

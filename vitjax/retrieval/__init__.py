@@ -1,1 +1,19 @@
-"""."""
+"""Describe images, search a gallery, rerank its top by matching patch tokens, measure and explain the order.
+
+Works on arrays of any model: `Descriptors` hold one pooled vector and the patch tokens of each image.
+"""
+
+from vitjax.config import RerankConfig as RerankConfig
+from vitjax.retrieval import metrics as metrics
+from vitjax.retrieval import runs as runs
+from vitjax.retrieval.descriptors import Descriptors as Descriptors
+from vitjax.retrieval.descriptors import describe_batches as describe_batches
+from vitjax.retrieval.descriptors import make_describe as make_describe
+from vitjax.retrieval.explain import Explanation as Explanation
+from vitjax.retrieval.explain import Match as Match
+from vitjax.retrieval.explain import Matches as Matches
+from vitjax.retrieval.explain import explain_pair as explain_pair
+from vitjax.retrieval.explain import match_pairs as match_pairs
+from vitjax.retrieval.reranking import Reranked as Reranked
+from vitjax.retrieval.reranking import rerank as rerank
+from vitjax.retrieval.topk import search as search

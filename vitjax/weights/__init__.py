@@ -1,1 +1,16 @@
-"""."""
+"""Pretrained weights: fetched, read without running them, fitted to a model with one report."""
+
+from vitjax.weights.errors import WeightsError
+from vitjax.weights.hub import cache_dir, fetch
+from vitjax.weights.load import load_weights, load_with_report
+from vitjax.weights.report import LoadReport, Mismatch
+
+__all__ = [
+    "LoadReport",
+    "Mismatch",
+    "WeightsError",
+    "cache_dir",
+    "fetch",
+    "load_weights",
+    "load_with_report",
+]

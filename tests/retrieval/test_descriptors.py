@@ -1,0 +1,148 @@
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitjax import parallel
+from vitjax.retrieval import Descriptors, describe_batches, make_describe
+from vitjax.retrieval.descriptors import pool_grid, pool_weights
+
+
+def pooled_by_loops(x, size):
+    """The written definition of adaptive average pooling, cell by cell."""
+    h, w, d = x.shape
+    out = np.zeros((size, size, d))
+    for i in range(size):
+        for j in range(size):
+            rows = slice(i * h // size, -(-(i + 1) * h // size))
+            columns = slice(j * w // size, -(-(j + 1) * w // size))
+            out[i, j] = x[rows, columns].mean(axis=(0, 1))
+    return out.reshape(size * size, d)
+
+
+@pytest.mark.parametrize(("grid", "size"), [((16, 16), 8), ((14, 14), 7), ((16, 16), 7), ((5, 9), 4), ((3, 2), 5)])
+def test_pooling_is_the_mean_of_each_adaptive_cell(grid, size):
+    x = np.random.default_rng(0).normal(size=(2, *grid, 3)).astype(np.float32)
+    got = pool_grid(x.reshape(2, -1, 3), grid, size)
+    np.testing.assert_allclose(got, [pooled_by_loops(each, size) for each in x], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("grid", "size"), [((16, 16), 8), ((16, 16), 7), ((5, 9), 4), ((3, 2), 5)])
+def test_pooled_weights_keep_their_total(grid, size):
+    x = np.random.default_rng(0).random((2, grid[0] * grid[1])).astype(np.float32)
+    got = pool_weights(x, grid, size)
+    assert (got >= 0).all()
+    np.testing.assert_allclose(got.sum(1), x.sum(1), rtol=1e-5)
+
+
+def test_pooling_pruned_tokens_is_refused():
+    with pytest.raises(ValueError, match="5 tokens on a 2x3 grid"):
+        pool_grid(np.zeros((1, 5, 3), np.float32), (2, 3), 2)
+
+
+def test_arrays_become_unit_vectors_and_shares():
+    rng = np.random.default_rng(0)
+    tokens, weights = rng.normal(size=(3, 4, 5)), rng.random((3, 4))
+    tokens[0, 1] = 0
+    valid = np.ones((3, 4), bool)
+    valid[1, 2:] = False
+    tokens[1, 2] = np.nan  # padding may hold anything
+    found = Descriptors.from_arrays(rng.normal(size=(3, 6)), tokens, weights, valid)
+    lengths = np.linalg.norm(found.tokens, axis=-1)
+    assert lengths[0, 1] == 0 and (lengths[1, 2:] == 0).all()
+    np.testing.assert_allclose(lengths[2], 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(found.pooled, axis=-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(found.weights.sum(1), 1, rtol=1e-6)
+    assert (found.weights[1, 2:] == 0).all() and found.tokens.dtype == np.float32 and len(found) == 3
+
+
+def test_bad_arrays_are_refused_by_name():
+    good, tokens = np.ones((3, 2)), np.ones((3, 4, 2))
+    with pytest.raises(ValueError, match="expected \\(n, d\\) and \\(n, tokens, d\\)"):
+        Descriptors.from_arrays(good, np.ones((2, 4, 2)))
+    with pytest.raises(ValueError, match="weights has shape \\(3, 5\\)"):
+        Descriptors.from_arrays(good, tokens, weights=np.ones((3, 5)))
+    tokens[2, 1, 0] = np.nan
+    with pytest.raises(ValueError, match="not finite in 1 of 3 rows: 2"):
+        Descriptors.from_arrays(good, tokens)
+    with pytest.raises(ValueError, match="weights below zero in 1 of 3 rows: 1"):
+        Descriptors.from_arrays(good, np.ones((3, 2, 2)), weights=[[1, 1], [1, -1], [1, 1]])
+
+
+def forward(variables, images):
+    """A model whose tokens are the pixels of a 4 x 4 image, seen through a matrix."""
+    tokens = images.reshape(images.shape[0], 16, 3) @ variables["w"]
+    attention = jax.nn.softmax(jnp.einsum("bnd,bmd->bnm", tokens, tokens), axis=-1)[:, None]
+    attention = jnp.pad(attention, ((0, 0), (0, 0), (1, 0), (1, 0)), constant_values=0.1)
+    return types.SimpleNamespace(
+        pooled=tokens.mean(1), tokens=tokens, grid=(4, 4), attention=(attention, attention)
+    )
+
+
+def batches_of(images, size):
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        yield types.SimpleNamespace(
+            images=parallel.pad_rows(part, size),
+            index=parallel.pad_rows(np.arange(start, start + len(part)), size),
+            valid=parallel.pad_rows(np.ones(len(part), bool), size),
+        )
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(5).normal(size=(7, 4, 4, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def variables():
+    return {"w": np.random.default_rng(6).normal(size=(3, 5)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("rollout", [False, True])
+@pytest.mark.parametrize("grid", [0, 2])
+def test_batches_and_devices_do_not_change_a_description(images, variables, grid, rollout):
+    whole, index = describe_batches(
+        make_describe(forward, grid=grid, rollout=rollout), variables, batches_of(images, 7)
+    )
+    mesh = parallel.make_mesh()
+    parts, same = describe_batches(
+        make_describe(forward, grid=grid, rollout=rollout, mesh=mesh), variables, batches_of(images, 3), mesh=mesh
+    )
+    np.testing.assert_array_equal(index, np.arange(7))
+    np.testing.assert_array_equal(same, index)
+    assert whole.tokens.shape == (7, grid * grid or 16, 5) and whole.valid.all()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, parts)
+    np.testing.assert_allclose(whole.weights.sum(1), 1, rtol=1e-5)
+    assert rollout == bool(np.ptp(whole.weights) > 1e-3)
+
+
+def test_tokens_are_averaged_before_they_are_normalised(images, variables):
+    found, _ = describe_batches(make_describe(forward, grid=2), variables, batches_of(images, 7))
+    raw = images.reshape(7, 16, 3) @ variables["w"]
+    want = np.stack([pooled_by_loops(each.reshape(4, 4, 5), 2) for each in raw])
+    np.testing.assert_allclose(found.tokens, want / np.linalg.norm(want, axis=-1, keepdims=True), atol=1e-5)
+
+
+def test_all_batches_share_one_compilation(images, variables):
+    traces = []
+
+    def counted(variables, images):
+        traces.append(1)
+        return forward(variables, images)
+
+    describe_batches(make_describe(counted), variables, batches_of(images, 3))
+    assert len(traces) == 1
+
+
+def test_images_the_model_cannot_describe_are_named(images, variables):
+    images[4, 0, 0, 0] = np.inf
+    with pytest.raises(ValueError, match=r"not finite for images \[4\] \(1 of 7\)"):
+        describe_batches(make_describe(forward), variables, batches_of(images, 3))
+
+
+def test_no_image_at_all_is_an_error(variables):
+    with pytest.raises(ValueError, match="no image"):
+        describe_batches(make_describe(forward), variables, [])

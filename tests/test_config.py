@@ -1,0 +1,66 @@
+import importlib
+import pathlib
+import re
+
+import pytest
+
+from vitjax import program
+from vitjax.config import EvalConfig, demo_config, validate
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = sorted(
+    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in {"__init__", "parts"}
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_config_builds_and_is_valid(name: str):
+    module = importlib.import_module(f"configs.{name}")
+    validate(module.get_config())
+    assert f"configs/{name}.py" in (module.__doc__ or ""), "the head docstring holds the command"
+    with pytest.raises(ValueError, match="unknown"):
+        module.get_config("nonsense")
+
+
+def test_every_field_is_read_somewhere():
+    code = "\n".join(
+        path.read_text()
+        for path in [*ROOT.glob("vitjax/**/*.py"), ROOT / "eval.py"]
+        if path.name != "config.py"
+    )
+    unread = [
+        path
+        for path, *_ in program.fields(EvalConfig())
+        if not re.search(rf"\.{path.rsplit('.', 1)[1]}\b", code)
+    ]
+    assert unread == []
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [
+        ("rerank", "epsilon", 0.0),
+        ("rerank", "epsilon", float("nan")),
+        ("rerank", "mass", 1.5),
+        ("rerank", "mass", 0.0),
+        ("rerank", "tolerance", -1.0),
+        ("rerank", "weight", float("nan")),
+        ("rerank", "marginals", "rolout"),
+        ("rerank", "top_k", 0),
+        ("model", "dtype", "float16"),
+        ("data", "resize", "stretch"),
+        ("figures", "matches", 0),
+    ],
+)
+def test_a_value_out_of_range_is_named(part, field, value):
+    config = demo_config()
+    setattr(getattr(config, part), field, value)
+    with pytest.raises(ValueError, match=rf"config\.{part}\.{field}"):
+        validate(config)
+
+
+def test_all_wrong_fields_are_named_at_once():
+    config = demo_config()
+    config.rerank.mass, config.batch_size = 2.0, 0
+    with pytest.raises(ValueError, match=r"batch_size.*rerank\.mass"):
+        validate(config)

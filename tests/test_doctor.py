@@ -1,0 +1,28 @@
+import os
+import subprocess
+import sys
+
+from vitjax import doctor
+
+
+def test_the_doctor_says_versions_devices_and_folders(tmp_path):
+    env = os.environ | {"VITJAX_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "error", "-m", "vitjax.doctor"]
+    out = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    for words in ("vitjax", "(cpu)", str(tmp_path / "cache"), "JAX_PLATFORMS=cpu", "hub"):
+        assert words in out.stdout
+    assert out.stderr == ""
+
+
+def test_an_idle_accelerator_is_reported_unless_the_cpu_was_asked_for(monkeypatch):
+    monkeypatch.setattr(doctor, "present_accelerator", lambda: "GPU 0: Model X")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert doctor.idle_accelerator() is None
+    monkeypatch.delenv("JAX_PLATFORMS")
+    assert "GPU 0: Model X" in (doctor.idle_accelerator() or "")
+
+
+def test_a_machine_without_accelerator_is_fine(monkeypatch):
+    monkeypatch.setattr(doctor, "present_accelerator", lambda: None)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert doctor.idle_accelerator() is None

@@ -1,0 +1,114 @@
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from vitjax import parallel
+
+TWO_PROCESSES = """
+import sys
+import jax
+import numpy as np
+from vitjax import parallel
+
+assert parallel.initialize_distributed() and jax.process_count() == 2
+mesh, rank = parallel.make_mesh(), jax.process_index()
+mine = np.arange(4.0, dtype=np.float32).reshape(4, 1) + 10 * rank
+rows = parallel.shard_batch({"x": mine}, mesh)["x"]
+assert rows.shape == (8, 1), rows.shape
+want = np.array([0, 1, 2, 3, 10, 11, 12, 13], np.float32)[:, None]
+np.testing.assert_array_equal(parallel.fetch(rows), want)
+np.testing.assert_array_equal(parallel.fetch(jax.jit(lambda x: x * 2)(rows)), 2 * want)
+everywhere = parallel.replicate(want, mesh)
+np.testing.assert_array_equal(parallel.fetch(everywhere), want)
+np.testing.assert_array_equal(parallel.fetch(parallel.spread_rows(want, mesh)), want)
+assert parallel.is_main_process() == (rank == 0)
+
+from vitjax.retrieval import search
+rng = np.random.default_rng(0)
+queries, gallery = rng.normal(size=(5, 8)), rng.normal(size=(31, 8))
+queries, gallery = queries.astype(np.float32), gallery.astype(np.float32)
+scores, index = search(queries, gallery, 4, mesh=mesh)
+alone = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :4]
+np.testing.assert_array_equal(index, alone)
+print("done", rank)
+"""
+
+
+def test_mesh_spans_all_devices_with_an_auto_axis():
+    mesh = parallel.make_mesh()
+    assert mesh.axis_names == ("data",) and mesh.size == jax.device_count() == 2
+    assert mesh.axis_types == (jax.sharding.AxisType.Auto,)
+
+
+def test_padding_adds_zero_rows_up_to_the_multiple():
+    padded = parallel.pad_rows({"x": np.ones((5, 2)), "valid": np.ones(5, bool)}, 4)
+    assert padded["x"].shape == (8, 2) and not padded["x"][5:].any()
+    np.testing.assert_array_equal(padded["valid"], [True] * 5 + [False] * 3)
+    assert parallel.pad_rows(np.zeros((0, 3)), 4).shape == (4, 3)
+
+
+def test_sharded_rows_come_back_in_order():
+    mesh, rows = parallel.make_mesh(), np.arange(12.0).reshape(6, 2).astype(np.float32)
+    sharded = parallel.shard_batch(rows, mesh)
+    assert [shard.data.shape for shard in sharded.addressable_shards] == [(3, 2), (3, 2)]
+    np.testing.assert_array_equal(parallel.fetch(sharded), rows)
+
+
+def test_rows_that_do_not_divide_are_refused_with_advice():
+    with pytest.raises(ValueError, match="3 rows do not divide by this process's 2 devices; use pad_rows"):
+        parallel.shard_batch(np.zeros((3, 2)), parallel.make_mesh())
+
+
+def test_replicated_value_is_whole_on_each_device():
+    copies = parallel.replicate(np.arange(3.0, dtype=np.float32), parallel.make_mesh())
+    assert [shard.data.shape for shard in copies.addressable_shards] == [(3,), (3,)]
+
+
+def test_alone_when_the_environment_names_no_others(monkeypatch):
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not parallel.initialize_distributed()
+
+
+@pytest.mark.parametrize(("count", "rank"), [("2", None), (None, "0"), ("two", "0")])
+def test_half_a_distributed_setting_is_refused(monkeypatch, count, rank):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    for name, value in (("JAX_NUM_PROCESSES", count), ("JAX_PROCESS_ID", rank)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="give all three"):
+        parallel.initialize_distributed()
+
+
+def test_two_processes_share_rows_and_search_alike():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    base = os.environ | {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
+    command = [sys.executable, "-c", TWO_PROCESSES]
+    runs = [
+        subprocess.Popen(
+            command,
+            env=base | {"JAX_PROCESS_ID": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        texts = [run.communicate(timeout=120)[0] for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    for rank, (run, text) in enumerate(zip(runs, texts, strict=True)):
+        assert run.returncode == 0 and f"done {rank}" in text, text

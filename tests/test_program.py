@@ -1,0 +1,107 @@
+import dataclasses
+import pathlib
+
+import pytest
+
+from vitjax import program
+from vitjax.config import EvalConfig
+
+CONFIG = """
+from vitjax.config import EvalConfig
+def get_config(arg=""):
+    if arg:
+        raise ValueError(f"config argument {arg!r} is unknown")
+    return EvalConfig()
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: pathlib.Path) -> str:
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+def call(main, *args: str) -> int:
+    return program._run(main, EvalConfig, "A program.", ["prog", *args])
+
+
+def test_flags_reach_the_config(config_file: str):
+    seen = []
+    args = ["--config", config_file, "--workdir", "w", "--config.rerank.mass=0.7", "--config.model.grid", "4"]
+    assert call(lambda config, workdir: seen.append((config, workdir)), *args) == 0
+    config, workdir = seen[0]
+    assert (config.rerank.mass, config.model.grid, workdir) == (0.7, 4, "w")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.rerank.topk=3"], "did you mean --config.rerank.top_k"),
+        (["--config.rerank.top_k=many"], "top_k"),
+        (["--wordkir=x"], "wordkir"),
+        (["stray"], "'stray'"),
+        ([], "--workdir"),
+    ],
+)
+def test_wrong_flags_exit_2_with_one_line(config_file, arguments, words, capsys):
+    assert call(pytest.fail, "--config", config_file, *arguments) == 2
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("config", ["missing.py", None, "variant"])
+def test_a_config_that_cannot_be_had_exits_2(config_file, config, capsys):
+    value = {
+        "missing.py": ["--config", "missing.py"],
+        None: [],
+        "variant": ["--config", f"{config_file}:big"],
+    }
+    assert call(pytest.fail, *value[config], "--workdir", "w") == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert len(printed) > 20
+
+
+def test_help_names_every_field(capsys):
+    assert call(pytest.fail, "--help") == 0
+    printed = capsys.readouterr().out
+    for path, *_ in program.fields(EvalConfig()):
+        assert f"--{path}=" in printed
+
+
+def test_every_field_has_a_comment():
+    assert [path for path, _, _, comment in program.fields(EvalConfig()) if len(comment) < 5] == []
+
+
+def test_print_config_shows_values_and_does_not_run(config_file, capsys):
+    assert call(pytest.fail, "--config", config_file, "--print_config", "--config.rerank.epsilon=0.1") == 0
+    assert "config.rerank.epsilon = 0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [program.UserError("no\nluck"), FileNotFoundError("no luck")])
+def test_user_errors_exit_1_with_one_line(config_file, error, capsys):
+    def main(config, workdir):
+        raise error
+
+    assert call(main, "--config", config_file, "--workdir", "w") == 1
+    assert capsys.readouterr().err == "prog: no luck\n"
+
+
+def test_a_bug_keeps_its_traceback(config_file):
+    def main(config, workdir):
+        dataclasses.replace(config, nonsense=1)
+
+    with pytest.raises(TypeError):
+        call(main, "--config", config_file, "--workdir", "w")
+
+
+def test_a_value_error_from_a_library_keeps_its_traceback(config_file):
+    import numpy as np
+
+    def main(config, workdir):
+        np.linalg.norm(np.zeros((2, 2, 2)), ord="nuc")
+
+    with pytest.raises(ValueError, match="norm"):
+        call(main, "--config", config_file, "--workdir", "w")

@@ -1,0 +1,65 @@
+"""A small report made of noise, in the shapes the program fills in."""
+
+import dataclasses
+
+import numpy as np
+
+from vitjax.viz.report import CandidateView, MatchView, QueryView, Report, SkippedView
+
+GRID = 4
+
+
+def cell(row: int, column: int) -> tuple[float, float, float, float]:
+    return (column / GRID, row / GRID, (column + 1) / GRID, (row + 1) / GRID)
+
+
+def photos(count: int, side: int = 32, seed: int = 0) -> dict[str, np.ndarray]:
+    noise = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return {f"photo{i}": image for i, image in enumerate(noise)}
+
+
+def candidate(number: int, before: int, after: int, right: bool | None = None, **changes) -> CandidateView:
+    matches = [
+        MatchView(cell(i, i), cell(i, (i + number) % GRID), 0.9 - 0.1 * i, 0.05, 0.05 * (0.9 - 0.1 * i))
+        for i in range(3)
+    ]
+    drawn = sum(match.contribution for match in matches)
+    pooled, structural = 0.9 - 0.05 * before, 0.8 - 0.02 * after
+    fields = {
+        "image": f"photo{number}",
+        "name": f"cats/photo{number}.jpg",
+        "rank_before": before,
+        "rank_after": after,
+        "pooled": pooled,
+        "structural": structural,
+        "score": structural + pooled,
+        "right": right,
+        "matches": matches,
+        "remaining_pairs": GRID**4 - 3,
+        "remaining_contribution": structural - drawn,
+    }
+    return CandidateView(**(fields | changes))
+
+
+def report(*, right: bool | None = True, **changes) -> Report:
+    """Two queries; the first's right answer rises from rank 3 to 1, the second's stays first."""
+    wrong = None if right is None else not right
+    first = QueryView(
+        "photo0",
+        "query/a.jpg",
+        [candidate(1, 1, 2, wrong), candidate(2, 2, 3, wrong), candidate(3, 3, 1, right)],
+    )
+    second = QueryView("photo4", "query/b.jpg", [candidate(1, 1, 1, right), candidate(2, 2, 2, wrong)])
+    whole = Report(
+        title="Noise",
+        subtitle="2 queries against 3 gallery images",
+        images=photos(5),
+        queries=[first, second],
+        metrics_before={"precision_at_1": 0.5},
+        metrics_after={"precision_at_1": 1.0},
+        milliseconds={"extract": 20.0, "search": 0.1, "rerank": 9.0},
+        settings={"model": "vit_tiny", "epsilon": 0.05, "mass": 1.0},
+        environment={"device": "cpu"},
+        skipped=[SkippedView("broken.jpg", "truncated")],
+    )
+    return dataclasses.replace(whole, **changes)

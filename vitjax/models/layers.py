@@ -1,0 +1,99 @@
+"""Small modules that several backbones share, named as in timm so that weights keep their names."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+linear_init = nn.initializers.truncated_normal(stddev=0.02)
+
+
+class PatchEmbed(nn.Module):
+    """Linear map of every square patch to a token; patches do not overlap.
+
+    Source: Dosovitskiy et al. 2021 (arXiv:2010.11929), Eq. 1. A strided convolution in timm; here the
+    same numbers as one matrix product over flattened patches. The kernel keeps its convolution shape.
+    """
+
+    patch_size: int
+    embed_dim: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
+        """Returns one token per patch, row by row."""
+        size = self.patch_size
+        batch, height, width, channels = images.shape
+        proj = _PatchProjection(size, self.embed_dim, self.dtype, name="proj")
+        rows, columns = height // size, width // size
+        patches = images.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
+        return proj(patches.reshape(batch, rows * columns, size * size * channels))
+
+
+class _PatchProjection(nn.Module):
+    patch_size: int
+    embed_dim: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, patches: Float[Array, "b n k"]) -> Float[Array, "b n d"]:
+        size = self.patch_size
+        channels = patches.shape[-1] // (size * size)
+        shape = (size, size, channels, self.embed_dim)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
+        flat = kernel.reshape(-1, self.embed_dim).astype(self.dtype)
+        return patches.astype(self.dtype) @ flat + bias.astype(self.dtype)[None, None, :]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them."""
+
+    hidden_dim: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Returns an update of every token on its own."""
+        hidden = nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=linear_init, name="fc1")(tokens)
+        hidden = jax.nn.gelu(hidden, approximate=False)
+        return nn.Dense(tokens.shape[-1], dtype=self.dtype, kernel_init=linear_init, name="fc2")(hidden)
+
+
+class LayerScale(nn.Module):
+    """Learned factor per feature on a residual branch.
+
+    Source: Touvron et al. 2021, CaiT (arXiv:2103.17239), Eq. 4.
+    """
+
+    init_value: float | int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Returns the scaled tokens."""
+        start = nn.initializers.constant(self.init_value)
+        gamma = self.param("gamma", start, (tokens.shape[-1],), jnp.float32)
+        return tokens * gamma.astype(self.dtype)[None, None, :]
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation computed and returned in float32, whatever the compute type.
+
+    Variance is the mean of squared deviations, not E[x^2] - E[x]^2: ViT features have means large enough
+    for the difference to show at the tolerance we hold against the reference implementations.
+    """
+
+    eps: float | int = 1e-6
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
+        """Returns tokens with mean 0 and variance 1 over features, then scaled and shifted."""
+        features = tokens.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (features,), jnp.float32)
+        tokens = tokens.astype(jnp.float32)
+        centred = tokens - tokens.mean(axis=-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + self.eps)
+        along = (1,) * (tokens.ndim - 1) + (features,)
+        return centred * inverse * scale.reshape(along) + bias.reshape(along)

@@ -1,0 +1,34 @@
+"""What every backbone returns: one typed tree, so that nothing needs to be captured from inside a model."""
+
+from typing import Any
+
+import flax.struct
+from jaxtyping import Array, Float, Int
+
+
+class BackboneOutput(flax.struct.PyTreeNode):
+    """Tokens, pooled feature and, where asked for, attention of one forward pass.
+
+    Attributes:
+        tokens: patch tokens after the final norm, row by row of `grid` (kept ones only where pruned), float32.
+        pooled: one feature per image: CLS token, mean of CLS and distillation token, or mean of tokens.
+        prefix: tokens that stand for no patch, after the final norm: CLS, then distillation or registers.
+        logits: class scores before softmax; None without a classifier or where `block` stopped early.
+        attention: one (b, heads, queries, keys) array per block that ran, after softmax; None unless asked for.
+        heads: scores of each classifier by name: "cls", "dist".
+        scores: per pruning stage, log-probabilities (b, n, 2) of keeping (index 0) and dropping a token.
+        decisions: per pruning stage, 1 where a token was kept; None in a model that drops none.
+        keep_index: per pruning stage, positions in the full grid of the tokens that were kept.
+        grid: rows and columns of patches of the image; static under jit.
+    """
+
+    tokens: Float[Array, "b n d"]
+    pooled: Float[Array, "b e"]
+    prefix: Float[Array, "b p d"]
+    logits: Float[Array, "b c"] | None = None
+    attention: tuple[Any, ...] | None = None
+    heads: dict[str, Float[Array, "b c"]] = flax.struct.field(default_factory=dict)
+    scores: tuple[Float[Array, "b _ 2"], ...] = ()
+    decisions: Float[Array, "b stages _"] | None = None
+    keep_index: tuple[Int[Array, "b _"], ...] = ()
+    grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))

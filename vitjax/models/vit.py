@@ -1,0 +1,246 @@
+"""Plain vision transformers: ViT, DeiT (also distilled), DeiT III and DINOv2, as one module.
+
+Submodules carry timm's names (`patch_embed`, `blocks_0`, `norm`, `head`), so that a weight's path is its
+timm key with other separators.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitjax.models.attention import Attention
+from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, linear_init
+from vitjax.models.outputs import BackboneOutput
+from vitjax.models.pos_embed import resize_positions
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then MLP, each on a residual branch."""
+
+    num_heads: int
+    mlp_ratio: float | int = 4.0
+    qkv_bias: bool = True
+    init_values: float | int | None = None
+    eps: float | int = 1e-6
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b n d"], *, return_attention: bool = False
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"] | None]:
+        """Returns the updated tokens and, if asked for, the attention after softmax."""
+        attn = Attention(self.num_heads, self.qkv_bias, self.dtype, name="attn")
+        update, weights = attn(
+            LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype), return_attention=return_attention
+        )
+        if self.init_values is not None:
+            update = LayerScale(self.init_values, self.dtype, name="ls1")(update)
+        tokens = tokens + update
+        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
+        update = mlp(LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype))
+        if self.init_values is not None:
+            update = LayerScale(self.init_values, self.dtype, name="ls2")(update)
+        return tokens + update, weights
+
+
+class VisionTransformer(nn.Module):
+    """Vision transformer whose patch tokens, prefix tokens and attention maps are all part of the result.
+
+    Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); Touvron et al. 2021, DeiT (arXiv:2012.12877); Touvron
+    et al. 2022, DeiT III (arXiv:2204.07118); Oquab et al. 2023, DINOv2 (arXiv:2304.07193); Darcet et al. 2024,
+    registers (arXiv:2309.16588). Field names, weight names and defaults are timm's. Differences from timm: images
+    of any size divisible by `patch_size` are accepted, the position table being resized to their grid.
+
+    Attributes:
+        img_size: pixels, side or (height, width); the size the position table belongs to.
+        patch_size: pixels, side.
+        embed_dim: width of a token.
+        depth: number of blocks.
+        num_heads: attention heads; divides `embed_dim`.
+        mlp_ratio: hidden width of the MLP, in units of `embed_dim`.
+        qkv_bias: whether query, key and value projections have a bias.
+        num_classes: classes of the classifier; 0 = no classifier.
+        global_pool: "token": pooled is the CLS token; "avg": the mean of the patch tokens.
+        class_token: whether there is a CLS token.
+        no_embed_class: the position table has rows for patches only.
+        reg_tokens: number of register tokens, after CLS.
+        init_values: start of LayerScale; None = no LayerScale.
+        eps: of every layer norm.
+        fc_norm: the final norm comes after pooling, and tokens are not normalised; None = exactly where
+            `global_pool` is "avg", timm's rule.
+        distilled: a distillation token after CLS, with a classifier of its own.
+        interpolate_antialias: how the position table is resized to images of another size.
+        interpolate_offset: in patches; 0.1 in the original DINOv2 without registers.
+        dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax and results are float32.
+    """
+
+    img_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float | int = 4.0
+    qkv_bias: bool = True
+    num_classes: int = 1000
+    global_pool: str = "token"
+    class_token: bool = True
+    no_embed_class: bool = False
+    reg_tokens: int = 0
+    init_values: float | int | None = None
+    eps: float | int = 1e-6
+    fc_norm: bool | None = None
+    distilled: bool = False
+    interpolate_antialias: bool = True
+    interpolate_offset: float | int = 0.0
+    dtype: str = "float32"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches at `img_size`."""
+        height, width = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def prefix_count(self) -> int:
+        """Number of tokens before the patch tokens."""
+        return int(self.class_token) + int(self.distilled) + self.reg_tokens
+
+    @nn.nowrap
+    def resize_positions(
+        self, table: Float[Array, "n d"], source: tuple[int, int], *, antialias: bool, offset: float | int
+    ) -> Float[Array, "m d"]:
+        """Patch rows of a position table resampled to this model's grid; used when weights are loaded."""
+        return resize_positions(table, source, self.grid, antialias=antialias, offset=offset)
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array, "b h w c"],
+        *,
+        train: bool = False,
+        return_attention: bool = False,
+        block: int | None = None,
+        keep_ratio: object = None,
+        decisions: object = None,
+    ) -> BackboneOutput:
+        """Runs the network.
+
+        Args:
+            images: normalised pixels; height and width divisible by `patch_size`.
+            train: accepted for all backbones; this one computes the same either way.
+            return_attention: also returns the attention of every block that ran.
+            block: stop after this block, from 0, negative from the end; its tokens get the final norm. None =
+                all blocks. Logits are None where blocks are left out.
+            keep_ratio: must be None: this model drops no tokens.
+            decisions: must be None.
+
+        Returns:
+            Tokens, prefix and pooled in float32. With `fc_norm`, tokens and prefix are not normalised and
+            pooled is the norm of their pooling, as in timm.
+
+        Raises:
+            ValueError: image size, block or arguments this model cannot serve.
+        """
+        del train
+        if keep_ratio is not None or decisions is not None:
+            raise ValueError(
+                "keep_ratio and decisions are for models that drop tokens; this VisionTransformer has no "
+                "predictor: leave both None, or build a dynamicvit_* model."
+            )
+        last = self._last_block(block)
+        grid = self._image_grid(images)
+        tokens = PatchEmbed(self.patch_size, self.embed_dim, self.dtype, name="patch_embed")(images)
+        tokens = self._add_positions(tokens, grid)
+        maps = []
+        for i in range(last + 1):
+            layer = Block(
+                self.num_heads, self.mlp_ratio, self.qkv_bias, self.init_values, self.eps, self.dtype,
+                name=f"blocks_{i}",
+            )  # fmt: skip
+            tokens, weights = layer(tokens, return_attention=return_attention)
+            maps.append(weights)
+        norm_after_pool = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
+        tokens = tokens.astype(jnp.float32) if norm_after_pool else LayerNorm(self.eps, name="norm")(tokens)
+        prefix, patches = tokens[:, : self.prefix_count], tokens[:, self.prefix_count :]
+        pooled = self._pool(prefix, patches)
+        if norm_after_pool:
+            pooled = LayerNorm(self.eps, name="fc_norm")(pooled)
+        heads = self._classify(pooled, prefix) if last == self.depth - 1 else {}
+        return BackboneOutput(
+            tokens=patches,
+            pooled=pooled,
+            prefix=prefix,
+            logits=sum(heads.values()) / len(heads) if heads else None,
+            attention=tuple(maps) if return_attention else None,
+            heads=heads,
+            grid=grid,
+        )
+
+    def _last_block(self, block: int | None) -> int:
+        if block is None:
+            return self.depth - 1
+        if not -self.depth <= block < self.depth:
+            raise ValueError(
+                f"block is {block}; this model has {self.depth} blocks: give 0 to {self.depth - 1}, or "
+                f"{-self.depth} to -1 counted from the end."
+            )
+        return block % self.depth
+
+    def _image_grid(self, images: Array) -> tuple[int, int]:
+        _, height, width, channels = images.shape
+        size = self.patch_size
+        if channels != 3:
+            raise ValueError(
+                f"images have shape {images.shape}; expected (batch, height, width, 3): colour in the last axis."
+            )
+        if height < size or width < size or height % size or width % size:
+            raise ValueError(
+                f"images are {height}x{width} pixels; both sides must be multiples of patch_size {size}: "
+                f"resize them, for example to {max(1, height // size) * size}x{max(1, width // size) * size}."
+            )
+        return height // size, width // size
+
+    def _add_positions(self, tokens: Array, grid: tuple[int, int]) -> Array:
+        """Puts the prefix tokens in front and adds positions, to the prefix too unless `no_embed_class`."""
+        batch = tokens.shape[0]
+        small = nn.initializers.normal(1e-6)
+        names = [(self.class_token, "cls_token", 1), (self.distilled, "dist_token", 1)]
+        names.append((self.reg_tokens > 0, "reg_token", self.reg_tokens))
+        prefix = [
+            self.param(name, small, (1, count, self.embed_dim), jnp.float32)
+            for present, name, count in names
+            if present
+        ]
+        embedded = 0 if self.no_embed_class else self.prefix_count
+        rows = embedded + self.grid[0] * self.grid[1]
+        table = self.param("pos_embed", linear_init, (1, rows, self.embed_dim), jnp.float32)
+        patches = resize_positions(
+            table[0, embedded:],
+            self.grid,
+            grid,
+            antialias=self.interpolate_antialias,
+            offset=self.interpolate_offset,
+        )
+        tokens = tokens + patches[None].astype(self.dtype)
+        if not prefix:
+            return tokens
+        front = jnp.concatenate(prefix, axis=1)
+        if embedded:
+            front = front + table[:, :embedded]
+        front = jnp.broadcast_to(front, (batch, *front.shape[1:])).astype(self.dtype)
+        return jnp.concatenate([front, tokens], axis=1)
+
+    def _pool(self, prefix: Array, patches: Array) -> Array:
+        if self.global_pool == "avg":
+            return patches.mean(axis=1)
+        return prefix[:, :2].mean(axis=1) if self.distilled else prefix[:, 0]
+
+    def _classify(self, pooled: Array, prefix: Array) -> dict[str, Array]:
+        """Scores of each classifier; the distilled model's two see their own token each."""
+        if not self.num_classes:
+            return {}
+        head = nn.Dense(self.num_classes, kernel_init=linear_init, name="head")
+        if not self.distilled:
+            return {"cls": head(pooled)}
+        head_dist = nn.Dense(self.num_classes, kernel_init=linear_init, name="head_dist")
+        return {"cls": head(prefix[:, 0]), "dist": head_dist(prefix[:, 1])}

@@ -1,0 +1,172 @@
+"""Weights of an image's patch tokens: how much mass each may send or receive.
+
+Every function returns weights that sum to 1 over the valid tokens. Where the raw weights are all zero or not finite (cross-correlation
+with a CLS token that is orthogonal to every patch, say) uniform weights take their place; `pair_marginals` tells where.
+An image without a single valid token has weights 0.
+
+Source of the kinds: DIML (ICCV 2021, arXiv:2108.05889) and "Beyond the CLS Token" (BMVC 2022). Difference from their code:
+divided by the sum, not by the sum + 1e-5; that form is in `vitjax.ot.released`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vitjax.ot import released
+from vitjax.ot.outputs import PairMarginals
+
+KINDS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "softmax")
+
+
+def uniform(valid: Bool[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """Same weight for every valid token."""
+    return _normalise(jnp.ones(valid.shape), valid)[0]
+
+
+def cross_correlation(
+    tokens: Float[Array, "*batch n d"],
+    other: Float[Array, "*batch d"],
+    *,
+    valid: Bool[Array, "*batch n"] | None = None,
+) -> Float[Array, "*batch n"]:
+    """More weight on tokens that look like the other image: relu(token . other).
+
+    Args:
+        tokens: of one image, L2-normalised.
+        other: pooled vector of the image it is compared with, L2-normalised.
+        valid: False = padding, weight 0.
+
+    Returns:
+        Weights that sum to 1.
+    """
+    return _normalise(raw("cross_correlation", tokens, other), valid)[0]
+
+
+def inverse(
+    tokens: Float[Array, "*batch n d"],
+    other: Float[Array, "*batch d"],
+    *,
+    temperature: float = 0.1,
+    valid: Bool[Array, "*batch n"] | None = None,
+) -> Float[Array, "*batch n"]:
+    """Less weight on tokens that look like the other image: exp(-relu(token . other) / temperature)."""
+    return _normalise(raw("inverse", tokens, other, temperature), valid)[0]
+
+
+def complement(
+    tokens: Float[Array, "*batch n d"],
+    other: Float[Array, "*batch d"],
+    *,
+    valid: Bool[Array, "*batch n"] | None = None,
+) -> Float[Array, "*batch n"]:
+    """Less weight on tokens that look like the other image: 1 - relu(token . other)."""
+    return _normalise(raw("complement", tokens, other), valid)[0]
+
+
+def softmax(
+    tokens: Float[Array, "*batch n d"],
+    other: Float[Array, "*batch d"],
+    *,
+    valid: Bool[Array, "*batch n"] | None = None,
+) -> Float[Array, "*batch n"]:
+    """Mildly more weight on tokens that look like the other image: softmax over tokens of token . other."""
+    return _normalise(raw("softmax", tokens, other), valid)[0]
+
+
+def from_rollout(
+    weights: Float[Array, "*batch n"], *, valid: Bool[Array, "*batch n"] | None = None
+) -> Float[Array, "*batch n"]:
+    """Given weights, negative ones cut to 0; those of `attention_rollout`, or any other."""
+    return _normalise(jax.nn.relu(weights), valid)[0]
+
+
+def from_keep_scores(
+    log_probabilities: Float[Array, "*batch n 2"], *, valid: Bool[Array, "*batch n"] | None = None
+) -> Float[Array, "*batch n"]:
+    """Weights in proportion to a token's probability of being kept.
+
+    Args:
+        log_probabilities: of a pruning stage, as in `BackboneOutput.scores`; index 0 = keep.
+        valid: False = padding, weight 0.
+
+    Returns:
+        Weights that sum to 1.
+    """
+    return _normalise(jnp.exp(log_probabilities[..., 0]), valid)[0]
+
+
+def pair_marginals(
+    kind: str,
+    query_tokens: Float[Array, "*batch n d"],
+    candidate_tokens: Float[Array, "*batch m d"],
+    query_pooled: Float[Array, "*batch d"],
+    candidate_pooled: Float[Array, "*batch d"],
+    *,
+    query_weights: Float[Array, "*batch n"],
+    candidate_weights: Float[Array, "*batch m"],
+    query_valid: Bool[Array, "*batch n"],
+    candidate_valid: Bool[Array, "*batch m"],
+    compat: str | None = None,
+) -> PairMarginals:
+    """Weights of both images of a pair, each by the tokens of one and the pooled vector of the other.
+
+    Args:
+        kind: "uniform", "rollout" (the given weights), "cross_correlation", "inverse", "complement" or "softmax".
+        query_tokens: L2-normalised.
+        candidate_tokens: L2-normalised.
+        query_pooled: L2-normalised.
+        candidate_pooled: L2-normalised.
+        query_weights: of the query's tokens, non-negative; used by "rollout".
+        candidate_weights: likewise.
+        query_valid: False = padding, weight 0.
+        candidate_valid: likewise.
+        compat: "released" divides by the sum + 1e-5 and replaces nothing.
+
+    Returns:
+        Both marginals, and where uniform weights had to take the place of either.
+    """
+    if kind == "uniform":
+        a_raw, b_raw = jnp.ones(query_valid.shape), jnp.ones(candidate_valid.shape)
+    elif kind == "rollout":
+        a_raw, b_raw = jax.nn.relu(query_weights), jax.nn.relu(candidate_weights)
+    else:
+        a_raw, b_raw = raw(kind, query_tokens, candidate_pooled), raw(kind, candidate_tokens, query_pooled)
+    normalise = released.normalise if compat == "released" else _normalise
+    a, a_fallback = normalise(a_raw, query_valid)
+    b, b_fallback = normalise(b_raw, candidate_valid)
+    return PairMarginals(a, b, a_fallback | b_fallback)
+
+
+def raw(
+    kind: str, tokens: Float[Array, "*batch n d"], other: Float[Array, "*batch d"], temperature: float = 0.1
+) -> Float[Array, "*batch n"]:
+    """Weights before they are made to sum to 1; `kind` is one that compares tokens with the other image."""
+    # Float32 whatever the tokens were: exp(-c / 0.1) of a bfloat16 cosine is off by several percent.
+    dtype = jnp.promote_types(tokens.dtype, jnp.float32)
+    c = jnp.einsum(
+        "...nd,...d->...n", tokens.astype(dtype), other.astype(dtype), precision=jax.lax.Precision.HIGHEST
+    )
+    kinds = {
+        "cross_correlation": jax.nn.relu,
+        "inverse": lambda c: jnp.exp(-jax.nn.relu(c) / temperature),
+        "complement": lambda c: 1.0 - jax.nn.relu(c),
+        # Not jax.nn.softmax: padding is only taken out when the weights are normalised.
+        "softmax": jnp.exp,
+    }
+    if kind not in kinds:
+        raise ValueError(f"vitjax.ot.marginals: kind {kind!r} is unknown; known: {', '.join(map(repr, KINDS))}")
+    return kinds[kind](c)
+
+
+def _normalise(weights, valid) -> tuple[Array, Array]:
+    """Weights over their sum, and True where uniform ones were needed."""
+    weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+    valid = jnp.ones(weights.shape, bool) if valid is None else valid
+    weights = jnp.where(valid, weights, 0.0)
+    total = weights.sum(-1, keepdims=True)
+    # Sums so small that dividing by them overflows are as good as zero.
+    usable = jnp.isfinite(total) & (total > 1e-20)
+    even = valid / jnp.maximum(valid.sum(-1, keepdims=True), 1)
+    # The inner `where` keeps NaN out of the gradient, which passes through both branches of the outer one.
+    share = jnp.where(usable, weights, 0.0) / jnp.where(usable, total, 1.0)
+    return jnp.where(usable, share, even.astype(weights.dtype)), ~usable[..., 0]

@@ -1,0 +1,54 @@
+"""Results of `vitjax.ot`: frozen pytrees, so that they pass through jit, vmap and lax.map."""
+
+import flax.struct
+from jaxtyping import Array, Bool, Float
+
+
+@flax.struct.dataclass
+class Transport:
+    """A transport plan and how far it is from what was asked.
+
+    Args:
+        plan: share of mass that moves from row i to column j; exactly 0 where a marginal is 0.
+        row_error: L1 distance between the plan's row sums and the wanted ones, unitless. Partial transport:
+            of the extended problem, dummy point included. Relaxed transport: the wanted row sums are those
+            that the relaxed problem's own optimality condition asks of the last potentials.
+        col_error: the same for columns. NaN in either error: the problem held NaN or infinite numbers.
+        mass: sum of the plan.
+    """
+
+    plan: Float[Array, "*batch n m"]
+    row_error: Float[Array, "*batch"]
+    col_error: Float[Array, "*batch"]
+    mass: Float[Array, "*batch"]
+
+
+@flax.struct.dataclass
+class StructuralMatch:
+    """How well the patch tokens of two images match.
+
+    Args:
+        score: sum of plan times similarity; in [-mass, mass] for unit tokens.
+        transport: the plan behind the score and its errors.
+        similarity: cosine similarity of every token pair.
+    """
+
+    score: Float[Array, "*batch"]
+    transport: Transport
+    similarity: Float[Array, "*batch n m"]
+
+
+@flax.struct.dataclass
+class PairMarginals:
+    """Patch weights of both images of a pair.
+
+    Args:
+        a: weights of the query's tokens; sum 1, or all 0 where the image has no valid token.
+        b: weights of the candidate's tokens; likewise.
+        fallback: True where a marginal was all zero or not finite and uniform weights over the valid tokens
+            (or zeros, where there is none) took its place.
+    """
+
+    a: Float[Array, "*batch n"]
+    b: Float[Array, "*batch m"]
+    fallback: Bool[Array, "*batch"]

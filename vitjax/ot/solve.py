@@ -1,0 +1,180 @@
+"""The transport problems: balanced, partial and relaxed, with any leading dimensions and either solver."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitjax.ot import fused, released
+from vitjax.ot.blocks import map_blocks
+from vitjax.ot.outputs import Transport
+
+Number = float | int | Float[Array, "..."]
+
+
+def sinkhorn(
+    cost: Float[Array, "*batch n m"],
+    a: Float[Array, "*batch n"],
+    b: Float[Array, "*batch m"],
+    *,
+    epsilon: Number,
+    iterations: int = 100,
+    tolerance: Number = 0.0,
+    solver: str = "fused",
+    compat: str | None = None,
+) -> Transport:
+    """Entropic transport of all mass: minimises sum(plan * cost) - epsilon * entropy(plan) under both marginals.
+
+    Source: Cuturi 2013 (arXiv:1306.0895), Alg. 1. Solved in float32 (float64 where the cost is), every problem
+    of the batch for itself: its result does not depend on the others.
+
+    Args:
+        cost: finite wherever both marginals have mass; 1 - cosine for unit tokens.
+        a: row sums; non-negative, each problem's sum 1. An exact 0 takes the row out.
+        b: column sums; likewise.
+        epsilon: entropic regularisation in units of the cost; a number or one per problem; may be traced.
+        iterations: at most this many passes over rows and columns; static.
+        tolerance: a problem is done once row_error + col_error is at most this, looked at every few iterations; 0 = run
+            them all, the only choice with a reverse-mode gradient. May be traced.
+        solver: "fused", ours, or "ott", OTT-JAX.
+        compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and solver are
+            then not looked at.
+
+    Returns:
+        The plan, its L1 marginal errors and its mass. A problem that holds NaN has NaN errors and leaves the
+        others alone; one without any mass has an empty plan and the missing mass as its error.
+
+    >>> import jax.numpy as jnp
+    >>> half = jnp.full(2, 0.5)
+    >>> sinkhorn(1 - jnp.eye(2), half, half, epsilon=0.05).plan.round(3).tolist()
+    [[0.5, 0.0], [0.0, 0.5]]
+    """
+    return _solve(cost, a, b, None, None, epsilon, iterations, tolerance, solver, compat)
+
+
+def partial_sinkhorn(
+    cost: Float[Array, "*batch n m"],
+    a: Float[Array, "*batch n"],
+    b: Float[Array, "*batch m"],
+    *,
+    mass: Number,
+    epsilon: Number,
+    iterations: int = 100,
+    tolerance: Number = 0.0,
+    solver: str = "fused",
+    compat: str | None = None,
+) -> Transport:
+    """Entropic transport of a given share of the mass; the rest meets a dummy point of its own side.
+
+    Source: "Beyond the CLS Token", BMVC 2022: one dummy point per side with mass 1 - s, zero similarity to every
+    real point, forbidden to meet the other dummy. Solved to convergence of the marginals, where the released code stops on a
+    batch-wide change of the scalings and may move almost no mass; see `vitjax.ot.released`.
+
+    Args:
+        cost: as in `sinkhorn`.
+        a: row sums, each problem's sum 1.
+        b: column sums, likewise.
+        mass: share s in (0, 1] that must be moved; a number or one per problem; may be traced. 1 is `sinkhorn`.
+        epsilon: as in `sinkhorn`.
+        iterations: as in `sinkhorn`.
+        tolerance: as in `sinkhorn`, on the errors of the extended problem.
+        solver: as in `sinkhorn`.
+        compat: as in `sinkhorn`.
+
+    Returns:
+        The plan among real points; errors are of the extended problem, dummy points included.
+
+    >>> import jax.numpy as jnp
+    >>> half = jnp.full(2, 0.5)
+    >>> round(float(partial_sinkhorn(1 - jnp.eye(2), half, half, mass=0.5, epsilon=0.05).mass), 4)
+    0.5
+    """
+    return _solve(cost, a, b, mass, None, epsilon, iterations, tolerance, solver, compat)
+
+
+def relaxed_sinkhorn(
+    cost: Float[Array, "*batch n m"],
+    a: Float[Array, "*batch n"],
+    b: Float[Array, "*batch m"],
+    *,
+    tau_a: Number,
+    tau_b: Number,
+    epsilon: Number,
+    iterations: int = 100,
+    tolerance: Number = 0.0,
+    solver: str = "fused",
+) -> Transport:
+    """Entropic transport whose marginals may be missed at a price: rho * KL(plan's marginal, wanted marginal).
+
+    Source: Chizat et al. 2018 (arXiv:1607.05816), with OTT-JAX's parameter tau = rho / (rho + epsilon): 1 = balanced,
+    0 = that marginal is free. tau_a = 1 and tau_b = 0 in the limit epsilon -> 0 is every row's best match.
+
+    Args:
+        cost: as in `sinkhorn`. The mass that is moved depends on its level, not only on differences.
+        a: row sums, each problem's sum 1. An exact 0 takes the row out, also where tau is 0.
+        b: column sums, likewise.
+        tau_a: in [0, 1]; a number or one per problem; may be traced.
+        tau_b: likewise.
+        epsilon: as in `sinkhorn`.
+        iterations: as in `sinkhorn`.
+        tolerance: as in `sinkhorn`, on the errors named below.
+        solver: as in `sinkhorn`.
+
+    Returns:
+        The plan; its mass is free. Errors are measured against the marginals that the problem's own optimality condition
+        asks for, a * exp(-f / rho), not against a: they go to 0 as iterations converge.
+    """
+    return _solve(cost, a, b, None, (tau_a, tau_b), epsilon, iterations, tolerance, solver, None)
+
+
+def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compat) -> Transport:
+    _check(cost, a, b, iterations, compat)
+    dtype = jnp.promote_types(cost.dtype, jnp.float32)  # transport is float32 whatever the tokens were
+    batch = cost.shape[:-2]
+    size = math.prod(batch)
+
+    def per_problem(value: Number) -> Array:
+        return jnp.broadcast_to(jnp.asarray(value, dtype), batch).reshape(size)
+
+    # A number, known before tracing, picks the cheaper program; a traced value of the same size gives the same plan.
+    balanced = mass is None or (isinstance(mass, float | int) and mass >= 1)
+    if compat == "released":
+        mass = None if balanced else jnp.broadcast_to(jnp.asarray(mass, dtype), batch)
+        epsilon = jnp.broadcast_to(jnp.asarray(epsilon, dtype), batch)
+        return released.sinkhorn(cost.astype(dtype), a.astype(dtype), b.astype(dtype), mass, epsilon, iterations)
+    endless = isinstance(tolerance, float | int) and tolerance <= 0
+    flat = (
+        cost.astype(dtype).reshape(size, *cost.shape[-2:]),
+        a.astype(dtype).reshape(size, a.shape[-1]),
+        b.astype(dtype).reshape(size, b.shape[-1]),
+        per_problem(epsilon),
+        None if balanced else jnp.maximum(1.0 - per_problem(mass), 0.0),
+        None if endless else per_problem(tolerance),
+    )
+    if solver == "fused":
+        taus = None if taus is None else (per_problem(taus[0]), per_problem(taus[1]))
+        result = map_blocks(
+            lambda taus, *block: fused.transport(*block, taus=taus, iterations=iterations),
+            (taus, *flat),
+            entries=cost.shape[-2] * cost.shape[-1],
+        )
+    elif solver == "ott":
+        from vitjax.ot import ott  # OTT takes seconds to import: only who asks for it waits
+
+        result = ott.transport(*flat, taus=taus, iterations=iterations)
+    else:
+        raise ValueError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'ott'")
+    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result)
+
+
+def _check(cost, a, b, iterations: int, compat: str | None) -> None:
+    if cost.ndim < 2 or a.shape != cost.shape[:-1] or b.shape != (*cost.shape[:-2], cost.shape[-1]):
+        raise ValueError(
+            f"vitjax.ot: cost {cost.shape}, a {a.shape}, b {b.shape} do not belong together; give cost (..., n, m), "
+            f"a (..., n) and b (..., m) with the same leading dimensions."
+        )
+    if iterations < 1:
+        raise ValueError(f"vitjax.ot: iterations is {iterations}; it must be at least 1")
+    if compat not in (None, "released"):
+        raise ValueError(f"vitjax.ot: compat {compat!r} is unknown; known: None, 'released'")

@@ -1,0 +1,168 @@
+"""What train.py and eval.py share on the command line: flags, help, and how errors reach a person.
+
+The flags are the field's usual ones (`--config FILE[:arg] --config.a.b=value --workdir DIR`). Exit codes:
+0 done, 1 an error of the user's (one plain line, no traceback), 2 wrong flags. A traceback means a bug.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import pathlib
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+
+class UserError(Exception):
+    """Something the user can mend; its text is the one line that is printed."""
+
+
+def run(main: Callable[[Any, str], None], config_type: type, description: str) -> None:
+    """Parses the command line, calls `main(config, workdir)` and exits with the right code.
+
+    Args:
+        main: the program; a `UserError`, `ValueError` or `OSError` it raises is printed as one line.
+        config_type: dataclass that the config file's `get_config` must return.
+        description: first lines of `--help`.
+    """
+    sys.exit(_run(main, config_type, description, sys.argv))
+
+
+def _run(main: Callable[[Any, str], None], config_type: type, description: str, argv: list[str]) -> int:
+    if any(arg in {"--help", "-h", "-help", "--helpfull"} for arg in argv[1:]):
+        print(_help(config_type, description))
+        return 0
+    try:
+        config, workdir, only_print = _parse(argv, config_type)
+    except UserError as error:
+        print(f"{argv[0]}: {error}", file=sys.stderr)
+        return 2
+    if only_print:
+        print(
+            "\n".join(f"{path} = {value!r}  # {kind}; {text}" for path, kind, value, text in fields(config))
+        )
+        return 0
+    try:
+        main(config, workdir)
+    except KeyboardInterrupt:
+        print(f"{argv[0]}: stopped by the keyboard", file=sys.stderr)
+        return 130
+    except (UserError, ValueError, OSError) as error:
+        if not _is_for_the_user(error):
+            raise
+        print(f"{argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, str, Any, str]]:
+    """Yields (dotted path, type, value, comment) of every field, nested ones included."""
+    comments = _comments(type(config))
+    for item in dataclasses.fields(config):
+        value, path = getattr(config, item.name), f"{prefix}.{item.name}"
+        if dataclasses.is_dataclass(value):
+            yield from fields(value, path)
+        else:
+            yield path, getattr(item.type, "__name__", str(item.type)), value, comments.get(item.name, "")
+
+
+def _parse(argv: list[str], config_type: type) -> tuple[Any, str, bool]:
+    file, rest = _take_config_file(argv)
+    config = _load(file, config_type)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=rest)
+    flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
+    flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
+    try:
+        extra = values(rest)[1:]
+    except (flags.Error, KeyError, AttributeError, ValueError, TypeError) as error:
+        raise UserError(_explain(error, config_type)) from None
+    if extra:
+        raise UserError(f"unknown argument {extra[0]!r}; options look like --name=value (see --help)")
+    if not values["workdir"].value and not values["print_config"].value:
+        raise UserError("say where results go: --workdir DIR")
+    return values["config"].value, values["workdir"].value or "", values["print_config"].value
+
+
+def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:
+    """Splits `--config FILE` (or `--config=FILE`) from the other arguments; the last one counts."""
+    file, rest, i = "", [], 0
+    while i < len(argv):
+        name, _, value = argv[i].partition("=")
+        if name not in {"--config", "-config"}:
+            rest.append(argv[i])
+        elif value:
+            file = value
+        else:
+            i += 1
+            file = argv[i] if i < len(argv) else ""
+        i += 1
+    if not file:
+        raise UserError("give a config file: --config configs/NAME.py (see --help)")
+    return file, rest
+
+
+def _load(file: str, config_type: type) -> Any:
+    """Runs `get_config(arg)` of a config file named `FILE` or `FILE:arg`."""
+    path, _, arg = (file, "", "") if pathlib.Path(file).is_file() else file.rpartition(":")
+    path, arg = (path, arg) if path else (arg, "")
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"--config: there is no file {path!r}")
+    try:
+        config = runpy.run_path(path)["get_config"](arg)
+    except Exception as error:  # noqa: BLE001  (a config file is the user's code: anything can happen in it)
+        raise UserError(f"--config {file}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+    if not isinstance(config, config_type):
+        raise UserError(f"--config {file}: get_config() must return {config_type.__name__}")
+    return config
+
+
+def _explain(error: Exception, config_type: type) -> str:
+    text = " ".join(str(error).split()).strip('"')
+    unknown = re.search(r"Field (\w+) not found", text)
+    if unknown:
+        known = [path for path, *_ in fields(config_type())]
+        leaf = {path.rsplit(".", 1)[1]: path for path in known}
+        near = difflib.get_close_matches(unknown[1], leaf, n=1, cutoff=0.5)
+        hint = f"; did you mean --{leaf[near[0]]}?" if near else "; see --help"
+        return f"config has no field {unknown[1]!r}{hint}"
+    return text or type(error).__name__
+
+
+def _help(config_type: type, description: str) -> str:
+    rows = list(fields(config_type()))
+    left = [f"  --{path}={value if value != '' else chr(39) * 2}" for path, _, value, _ in rows]
+    width = max(map(len, left)) + 2
+    lines = [f"{shown:<{width}}{text} ({kind})" for shown, (_, kind, _, text) in zip(left, rows, strict=True)]
+    head = [
+        description.strip(),
+        "",
+        "  --config FILE[:arg]   the experiment: a file under configs/ (required)",
+        "  --workdir DIR         where results go; made if it is not there (required)",
+        "  --print_config        print every field with its value, and stop",
+        "",
+        "Every field of the config, with its default (a config file may choose another):",
+    ]
+    return "\n".join(head + lines)
+
+
+def _comments(config_type: type) -> dict[str, str]:
+    """Reads the comment behind each field in the source of its dataclass."""
+    pattern = re.compile(r"^\s+(\w+):[^#]*#\s*(.*)$", re.MULTILINE)
+    return dict(pattern.findall(inspect.getsource(config_type)))
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Tells an error this package raised on purpose from one that escaped from a library's depths."""
+    if isinstance(error, UserError | OSError):
+        return True
+    last = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
+    return last is not None and str(last.frame.f_globals.get("__name__", "")).split(".")[0] in {
+        "vitjax",
+        "__main__",
+    }

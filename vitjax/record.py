@@ -1,0 +1,150 @@
+"""What a run leaves behind: results.json, results.csv, and who and what produced them."""
+
+import contextlib
+import csv
+import importlib.metadata
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "ott-jax", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def device() -> dict[str, Any]:
+    """Returns what the run computes on."""
+    first = jax.devices()[0]
+    return {
+        "platform": first.platform,
+        "kind": first.device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def git_commit() -> str | None:
+    """Returns the commit of the checkout this package runs from, None outside of one."""
+    folder = pathlib.Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file under a temporary name and renames it: a reader never sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: pathlib.Path, data: Any) -> None:
+    """Writes strict JSON; a figure that is not finite becomes null."""
+    write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
+    """Appends one row to a CSV file; columns new to it are added to the older rows as empty cells."""
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    rows.append(row)
+    columns = list(dict.fromkeys(name for each in rows for name in each))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def plain(data: Any) -> Any:
+    """Turns NumPy scalars and arrays, paths and tuples into what JSON knows."""
+    if isinstance(data, dict):
+        return {str(key): plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    if isinstance(data, np.ndarray | np.generic | jax.Array):
+        return plain(np.asarray(data).tolist())
+    if isinstance(data, float):
+        return data if np.isfinite(data) else None
+    if isinstance(data, pathlib.Path):
+        return str(data)
+    return data
+
+
+class Stopwatch:
+    """Wall time of a run's stages, with what JAX spent compiling in each kept apart.
+
+    Attributes:
+        seconds: stage -> wall seconds without compilation.
+        compile_seconds: stage -> seconds spent compiling, or fetching a compiled program from the cache.
+        compiled: programs compiled, cached ones included.
+        cached: of these, how many came from the persistent cache.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.compile_seconds: dict[str, float] = {}
+        self.compiled = 0
+        self.cached = 0
+        self._compiling: list[tuple[float, float]] = []  # (start, seconds), none inside another
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+        jax.monitoring.register_event_listener(self._on_event)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time inside the `with` block to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            wall = time.perf_counter() - started
+            spent = sum(seconds for start, seconds in self._compiling if start >= started)
+            self.seconds[name] = self.seconds.get(name, 0.0) + max(wall - spent, 0.0)
+            self.compile_seconds[name] = self.compile_seconds.get(name, 0.0) + spent
+
+    def close(self) -> None:
+        """Stops listening to JAX."""
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
+        jax.monitoring.unregister_event_listener(self._on_event)
+
+    def _on_duration(self, event: str, seconds: float, **_: Any) -> None:
+        if not event.startswith("/jax/core/compile/"):  # tracing, lowering, and the backend's compilation
+            return
+        start = time.perf_counter() - seconds
+        # A function traced inside another reports first: the outer one's time holds it already.
+        self._compiling = [item for item in self._compiling if item[0] < start] + [(start, seconds)]
+        self.compiled += event.endswith("backend_compile_duration")
+
+    def _on_event(self, event: str, **_: Any) -> None:
+        self.cached += event == "/jax/compilation_cache/cache_hits"

@@ -1,0 +1,295 @@
+"""From pictures to a new order: the front that puts models, weights, data, search and transport together."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from vitjax import models, parallel
+from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
+from vitjax.data.pipeline import Batch, Skipped, batches
+from vitjax.data.sources import ImageSource, ListSource
+from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.models.outputs import BackboneOutput
+from vitjax.retrieval import Descriptors, describe_batches, make_describe, rerank
+from vitjax.retrieval.explain import Match, match_pairs
+from vitjax.weights import LoadReport, load_with_report
+
+Picture = str | pathlib.Path | Image.Image | np.ndarray
+Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
+
+_ROW = 32  # candidates of one row of the comparison: one compilation, whatever their number
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One candidate in the new order.
+
+    Attributes:
+        corpus_id: position in `candidates`, or the given id.
+        score: structural + weight * pooled, in [-(mass + weight), mass + weight]; the same whatever the other
+            candidates are.
+        rank: from 0, best first.
+        structural: what the matched patches contribute together, in [-mass, mass].
+        pooled: cosine of the pooled vectors, in [-1, 1].
+        matches: matched patch pairs, largest contribution first; empty unless asked for.
+    """
+
+    corpus_id: int | str
+    score: float
+    rank: int
+    structural: float
+    pooled: float
+    matches: tuple[Match, ...] = ()
+
+
+class Reranker:
+    """Orders pictures by how well their patches match a query's, with one model and one recipe.
+
+    Args:
+        model: a backbone of `vitjax.build`.
+        variables: its weights, as `vitjax.load_weights` gives them.
+        config: the recipe: which tokens (`config.model`), how they are matched (`config.rerank`), how
+            pictures become input (`config.data.resize`, `config.data.interpolation`). A RerankConfig alone
+            takes the last block and every patch token. None = the last block, balanced transport.
+        preprocess: how pictures become input; None = what belongs to `config.weights` or `config.model.name`.
+        mesh: devices to compute on; None = all of them.
+
+    Raises:
+        ValueError: a config field is out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: dict,
+        config: EvalConfig | RerankConfig | None = None,
+        *,
+        preprocess: Preprocess | None = None,
+        mesh: Mesh | None = None,
+    ) -> None:
+        if isinstance(config, RerankConfig):
+            config = EvalConfig(rerank=config)
+        self.config = config or EvalConfig()
+        validate(self.config)
+        self.model = model
+        self.preprocess = preprocess or model_input(self.config, getattr(model, "img_size", 0))
+        self.mesh = parallel.make_mesh() if mesh is None else mesh
+        self.variables = parallel.replicate(variables, self.mesh)
+        self.load_report: LoadReport | None = None
+        settings = self.config.model
+        rollout = self.config.rerank.marginals == "rollout"
+
+        def forward(variables: dict, images: jax.Array) -> BackboneOutput:
+            return model.apply(variables, images, block=settings.block, return_attention=rollout)
+
+        self._describe = make_describe(forward, grid=settings.grid, rollout=rollout, mesh=self.mesh)
+        side = self.preprocess.image_size
+        blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        native = jax.eval_shape(forward, self.variables, blank).grid
+        self.token_grid: tuple[int, int] = (settings.grid, settings.grid) if settings.grid else native
+
+    @classmethod
+    def from_config(cls, config: EvalConfig) -> "Reranker":
+        """Builds the model a config names and loads its weights; without weights they are random.
+
+        Raises:
+            ValueError: a wrong field, or weights that cannot be had or do not fit; one line says which.
+        """
+        validate(config)
+        recipe = model_input(config)
+        model = models.build(
+            config.model.name, img_size=recipe.image_size, num_classes=0, dtype=config.model.dtype
+        )
+        report = None
+        if config.weights:
+            variables, report = load_with_report(config.weights, model)
+        else:
+            blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
+            variables = jax.jit(model.init)(jax.random.key(config.seed), blank)
+        reranker = cls(model, variables, config, preprocess=recipe)
+        reranker.load_report = report
+        return reranker
+
+    def describe(
+        self,
+        images: ImageSource | Sequence[Picture],
+        *,
+        batch_size: int = 32,
+        on_bad_image: str = "error",
+        progress: Progress | None = None,
+    ) -> tuple[Descriptors, np.ndarray, list[Skipped]]:
+        """Turns pictures into descriptors.
+
+        Args:
+            images: paths, PIL images, uint8 arrays (h, w, 3), or a source of `vitjax.data`.
+            batch_size: pictures per forward pass, over all devices; rounded up to a multiple of them.
+            on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
+            progress: wraps the iteration over batches; called with it and the number of batches.
+
+        Returns:
+            Descriptors on the host, one row per picture that could be read; which picture each row is (n,);
+            and the pictures left out with their reasons.
+
+        Raises:
+            ImageError: a picture cannot be read and `on_bad_image` is "error".
+        """
+        source = images if isinstance(images, ImageSource) else ListSource(images)
+        loader = batches(
+            source,
+            self.preprocess,
+            -(-batch_size // self.mesh.size) * self.mesh.size,
+            workers=self.config.data.workers,
+            on_bad_image=on_bad_image,
+            shard=(jax.process_index(), jax.process_count()),
+        )
+        steps = progress(loader, len(loader)) if progress else loader
+        descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
+        return descriptors, index, loader.skipped
+
+    def rank(
+        self,
+        query: Picture,
+        candidates: Sequence[Picture] | Descriptors,
+        *,
+        top_k: int | None = None,
+        ids: Sequence[int | str] | None = None,
+        batch_size: int = 32,
+        return_matches: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Hit]:
+        """Orders candidates by how well they match the query, best first; equal scores keep their order.
+
+        Args:
+            query: a path, PIL image or uint8 array (h, w, 3).
+            candidates: the same, several; or descriptors of them from `describe`, to describe them once.
+            top_k: how many hits to return; None = all.
+            ids: what `corpus_id` names the candidates by; None = their positions.
+            batch_size: pictures per forward pass.
+            return_matches: also say which patch matched which, for the returned hits.
+            progress: as for `describe`.
+
+        Returns:
+            One `Hit` per returned candidate.
+
+        Raises:
+            ImageError: a picture cannot be read; the line names it.
+            ValueError: no candidates, `top_k` below 1, or another number of ids than candidates.
+        """
+        count = len(candidates)
+        if not count:
+            raise ValueError("rank: there are no candidates; give at least one picture.")
+        if ids is not None and len(ids) != count:
+            raise ValueError(f"rank: {len(ids)} ids for {count} candidates; give one each.")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"rank: top_k is {top_k}; give 1 or more, or None for all.")
+        described, *_ = self.describe([query], batch_size=1)
+        if isinstance(candidates, Descriptors):
+            gallery = candidates
+        else:
+            gallery, *_ = self.describe(candidates, batch_size=batch_size, progress=progress)
+        structural, pooled = self._compare(described, gallery)
+        score = structural + np.float32(self.config.rerank.weight) * pooled
+        order = np.argsort(-score, kind="stable")[:top_k]
+        matches = self._matches(described, gallery, order) if return_matches else [()] * len(order)
+        return [
+            Hit(
+                ids[i] if ids is not None else int(i),
+                float(score[i]),
+                rank,
+                float(structural[i]),
+                float(pooled[i]),
+                m,
+            )
+            for rank, (i, m) in enumerate(zip(order, matches, strict=True))
+        ]
+
+    def _compare(self, query: Descriptors, gallery: Descriptors) -> tuple[np.ndarray, np.ndarray]:
+        """Structural and pooled score of every gallery row, in the gallery's order.
+
+        The candidates are laid out in rows of a fixed length, the query being repeated: shapes, and so the
+        compiled program and its rounding, do not depend on how many candidates there are.
+        """
+        count = len(gallery)
+        rows = -(-count // _ROW)
+        index = np.full((rows * _ROW,), -1, np.int32)
+        index[:count] = np.arange(count)
+        config = replace(self.config.rerank, top_k=_ROW)
+        repeated = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), rows, axis=0), query)
+        result = rerank(repeated, gallery, index.reshape(rows, _ROW), config=config, mesh=self.mesh)
+        place = np.asarray(result.index).ravel()
+        real = place >= 0
+        structural, pooled = np.empty((count,), np.float32), np.empty((count,), np.float32)
+        structural[place[real]] = np.asarray(result.structural).ravel()[real]
+        pooled[place[real]] = np.asarray(result.pooled).ravel()[real]
+        return structural, pooled
+
+    def _matches(self, query: Descriptors, gallery: Descriptors, rows: np.ndarray) -> list[tuple[Match, ...]]:
+        found = match_pairs(
+            query,
+            gallery,
+            np.zeros_like(rows),
+            rows,
+            config=self.config.rerank,
+            top=self.config.figures.matches,
+        )
+        return [tuple(found.explanation(pair, self.token_grid).matches) for pair in range(len(rows))]
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """How alike two pictures are: `score` = structural + weight * pooled, and which patches say so."""
+
+    score: float
+    structural: float
+    pooled: float
+    matches: tuple[Match, ...]
+
+
+def similarity(image_a: Picture, image_b: Picture, *, reranker: Reranker | None = None) -> Similarity:
+    """Compares two pictures, by default with the weights of the demo (fetched once, 90 MB).
+
+    Args:
+        image_a: a path, PIL image or uint8 array (h, w, 3).
+        image_b: another.
+        reranker: model and recipe to compare with.
+
+    Returns:
+        One number, its two parts, and the matched patches (boxes are shares of each picture's sides).
+    """
+    reranker = reranker or _demo_reranker()
+    (hit,) = reranker.rank(image_a, [image_b], return_matches=True)
+    return Similarity(hit.score, hit.structural, hit.pooled, hit.matches)
+
+
+def model_input(config: EvalConfig, img_size: int | tuple[int, int] = 0) -> Preprocess:
+    """How pictures become input for the model a config names: what its weights were made with, unless told.
+
+    Args:
+        config: names the weights and the model; `data.resize`, `data.interpolation` and `model.img_size`
+            override.
+        img_size: side the model was built for, used where the config names none; 0 = the weights' own.
+    """
+    try:
+        recipe = preprocess(config.weights or config.model.name)
+    except ValueError:
+        recipe = preprocess(config.model.name)
+    side = config.model.img_size or (img_size if isinstance(img_size, int) else 0)
+    return replace(
+        recipe,
+        image_size=side or recipe.image_size,
+        resize=config.data.resize,
+        interpolation=config.data.interpolation or recipe.interpolation,
+    )
+
+
+@functools.cache
+def _demo_reranker() -> Reranker:
+    return Reranker.from_config(demo_config())

@@ -1,0 +1,259 @@
+"""What is kept of an image for retrieval: one pooled vector, patch tokens, and what each token weighs."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from vitjax import parallel
+from vitjax.ot import attention_rollout
+
+TINY = 1e-12  # below this length a vector has no direction and stays as it is: zero
+
+
+@struct.dataclass
+class Descriptors:
+    """Descriptors of n images with t patch tokens of length d: a pytree, on the host or on a device.
+
+    Vectors are float32 and of length 1 (a vector of zeros stays zero). Rows that only pad a batch have
+    `valid` False everywhere.
+
+    Attributes:
+        pooled: (n, d), one vector per image; its length may differ from the tokens'.
+        tokens: (n, t, d), patch tokens in raster order.
+        weights: (n, t), what each token weighs before matching, not negative; summing to 1 over an image's
+            valid tokens, or all zero.
+        valid: (n, t) bool, False for tokens that only pad.
+    """
+
+    pooled: Any
+    tokens: Any
+    weights: Any
+    valid: Any
+
+    def __len__(self) -> int:
+        return self.pooled.shape[0]
+
+    def take(self, rows: Any) -> "Descriptors":
+        """Returns the descriptors at some rows."""
+        return jax.tree.map(lambda x: x[rows], self)
+
+    @classmethod
+    def from_arrays(cls, pooled: Any, tokens: Any, weights: Any = None, valid: Any = None) -> "Descriptors":
+        """Makes descriptors of arrays of any model, on the host: checked, normalised, float32.
+
+        Args:
+            pooled: (n, d'), one vector per image, of any length.
+            tokens: (n, t, d), patch tokens of any length.
+            weights: (n, t), not negative; None: all valid tokens alike.
+            valid: (n, t), True for real tokens; None: all.
+
+        Raises:
+            ValueError: shapes that do not fit together, or rows with values that are not finite or weights
+                below zero, each row named.
+        """
+        pooled, tokens = np.asarray(pooled, np.float32), np.asarray(tokens, np.float32)
+        if pooled.ndim != 2 or tokens.ndim != 3 or len(pooled) != len(tokens) or 0 in tokens.shape[1:]:
+            raise ValueError(
+                f"Descriptors: pooled has shape {pooled.shape} and tokens {tokens.shape}; "
+                "expected (n, d) and (n, tokens, d) with the same n"
+            )
+        valid = np.ones(tokens.shape[:2], bool) if valid is None else np.asarray(valid, bool)
+        weights = valid if weights is None else weights
+        weights = np.asarray(weights, np.float32)
+        for name, x in (("weights", weights), ("valid", valid)):
+            if x.shape != tokens.shape[:2]:
+                raise ValueError(f"Descriptors: {name} has shape {x.shape}; expected {tokens.shape[:2]}")
+        tokens = np.where(valid[:, :, None], tokens, 0)
+        weights = np.where(valid, weights, 0)
+        _refuse("values that are not finite", pooled, tokens, weights)
+        _refuse("weights below zero", weights, finite=lambda x: x >= 0)
+        return cls(pooled=_unit(pooled), tokens=_unit(tokens), weights=_share(weights), valid=valid)
+
+
+def _refuse(what: str, *arrays: np.ndarray, finite: Callable[[np.ndarray], np.ndarray] = np.isfinite) -> None:
+    bad = np.zeros(len(arrays[0]), bool)
+    for x in arrays:
+        bad |= ~finite(x).reshape(len(x), -1).all(axis=1)
+    if bad.any():
+        rows = np.flatnonzero(bad).tolist()
+        named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
+        raise ValueError(f"Descriptors: {what} in {len(rows)} of {len(bad)} rows: {named}")
+
+
+def _unit(x: Any) -> Any:
+    xp = jnp if isinstance(x, jax.Array) else np
+    return x / xp.maximum(xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True)), TINY)
+
+
+def _share(x: Any) -> Any:
+    xp = jnp if isinstance(x, jax.Array) else np
+    return x / xp.maximum(xp.sum(x, axis=-1, keepdims=True), TINY)
+
+
+def pool_grid(
+    tokens: Float[Array | np.ndarray, "b n d"], grid: tuple[int, int], size: int
+) -> Float[Array, "b s d"]:
+    """Average of the tokens in each cell of a size x size grid.
+
+    Source: the definition of torch's `AdaptiveAvgPool2d`: cell i of s spans rows floor(i h / s) to
+    ceil((i + 1) h / s), so cells overlap where s does not divide h. Two small matrix products instead of a
+    loop over cells; float32.
+
+    Args:
+        tokens: patch tokens in raster order, n = h * w.
+        grid: (h, w) of the tokens.
+        size: side of the wanted grid, at least 1.
+
+    Returns:
+        tokens of the coarser grid in raster order, size * size of them.
+    """
+    x = _on_grid(tokens, grid, size).astype(jnp.float32)
+    rows, columns = _cells(grid[0], size), _cells(grid[1], size)
+    x = jnp.einsum(
+        "sh,bhwd,tw->bstd",
+        rows / rows.sum(1, keepdims=True),
+        x,
+        columns / columns.sum(1, keepdims=True),
+        precision="highest",
+    )
+    return x.reshape(x.shape[0], size * size, x.shape[3])
+
+
+def pool_weights(
+    weights: Float[Array | np.ndarray, "b n"], grid: tuple[int, int], size: int
+) -> Float[Array, "b s"]:
+    """Sum of the token weights in each cell of `pool_grid`; the total stays what it was.
+
+    Args:
+        weights: of the tokens in raster order, n = h * w; a token in several cells is shared out evenly.
+        grid: (h, w) of the tokens.
+        size: side of the wanted grid, at least 1.
+    """
+    x = _on_grid(weights[:, :, None], grid, size).astype(jnp.float32)[..., 0]
+    rows, columns = _cells(grid[0], size), _cells(grid[1], size)
+    x = jnp.einsum(
+        "sh,bhw,tw->bst", rows / rows.sum(0), x, columns / columns.sum(0), precision="highest"
+    )
+    return x.reshape(x.shape[0], size * size)
+
+
+def _on_grid(x: Any, grid: tuple[int, int], size: int) -> Array:
+    if x.shape[1] != grid[0] * grid[1] or size < 1:
+        raise ValueError(
+            f"pool_grid: {x.shape[1]} tokens on a {grid[0]}x{grid[1]} grid to size {size}; "
+            "expected one token per cell (no pruned tokens) and a size of at least 1"
+        )
+    return jnp.asarray(x).reshape(x.shape[0], *grid, x.shape[2])
+
+
+def _cells(length: int, size: int) -> np.ndarray:
+    """1 where a position lies in a cell; (size, length)."""
+    cell, position = np.arange(size)[:, None], np.arange(length)[None, :]
+    inside = (position >= cell * length // size) & (position < -(-(cell + 1) * length // size))
+    return inside.astype(np.float32)
+
+
+def make_describe(
+    forward: Callable[[Any, Array], Any], *, grid: int = 0, rollout: bool = False, mesh: Mesh | None = None
+) -> Callable[[Any, Any, Any], Descriptors]:
+    """Builds the jitted `(variables, images, valid) -> Descriptors` of one batch size: one compilation.
+
+    Tokens come as the model gives them, after its final norm; they are averaged to the coarser grid first
+    and normalised after, as in the released code of "Beyond the CLS Token".
+
+    Args:
+        forward: `(variables, images) -> output` with `pooled` (b, d), `tokens` (b, n, d), `grid` (h, w) and,
+            for rollout, `attention`, as `vitjax.models` returns them.
+        grid: side of the token grid that is kept; 0 keeps all tokens.
+        rollout: weigh tokens by attention rollout instead of alike.
+        mesh: cuts the batch over its devices (see `parallel.shard_batch`; variables replicated); None: one
+            device.
+
+    Returns:
+        a function of variables, images (b, h, w, 3) as the model takes them, and valid (b,), False for rows
+        that only pad the batch.
+    """
+
+    def describe(variables: Any, images: Array, valid: Array) -> Descriptors:
+        output = forward(variables, images)
+        tokens = output.tokens.astype(jnp.float32)
+        if rollout:
+            weights = attention_rollout(output.attention, grid=output.grid).astype(jnp.float32)
+        else:
+            weights = jnp.ones(tokens.shape[:2], jnp.float32)
+        if grid:
+            tokens = pool_grid(tokens, output.grid, grid)
+            # Without rollout every pooled token weighs the same, however many it is the average of.
+            weights = pool_weights(weights, output.grid, grid) if rollout else jnp.ones(tokens.shape[:2])
+        real = jnp.broadcast_to(valid[:, None], tokens.shape[:2])
+        return Descriptors(
+            pooled=_unit(output.pooled.astype(jnp.float32)),
+            tokens=_unit(tokens),
+            weights=_share(jnp.where(real, weights, 0.0)),
+            valid=real,
+        )
+
+    if mesh is None:
+        return jax.jit(describe)
+    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, parallel.ROWS)
+    return jax.jit(describe, in_shardings=(whole, rows, rows), out_shardings=rows)
+
+
+def describe_batches(
+    describe: Callable[[Any, Any, Any], Descriptors],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    mesh: Mesh | None = None,
+) -> tuple[Descriptors, np.ndarray]:
+    """Describes all batches; the next one is sent while the one before computes.
+
+    Args:
+        describe: from `make_describe`, with the same mesh.
+        variables: of the model.
+        batches: each with `images` (b, h, w, 3), `index` (b,) and `valid` (b,), all of one size. With
+            several processes each passes its own images, the same number of batches in each.
+        mesh: the one `describe` was made with.
+
+    Returns:
+        descriptors of the valid rows on the host, in order of `index`, and that index (n,): which image of
+        the source each row is; images that were skipped are missing from it.
+
+    Raises:
+        ValueError: no valid row at all, or rows whose descriptor is not finite, named by index.
+    """
+    done, pending = [], None
+    if mesh is not None:
+        variables = parallel.replicate(variables, mesh)
+    for batch in batches:
+        parts = (np.asarray(batch.images), np.asarray(batch.index), np.asarray(batch.valid))
+        if mesh is not None:
+            parts = parallel.shard_batch(parallel.pad_rows(parts, mesh.local_mesh.size), mesh)
+        images, index, valid = parts
+        before, pending = pending, (describe(variables, images, valid), index, valid)
+        if before is not None:
+            done.append(_real(*parallel.fetch(before)))
+    if pending is not None:
+        done.append(_real(*parallel.fetch(pending)))
+    if not sum(len(index) for _, index in done):
+        raise ValueError("describe_batches: there is no image to describe")
+    found, index = jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+    order = np.argsort(index, kind="stable")
+    found, index = found.take(order), index[order]
+    bad = ~(np.isfinite(found.pooled).all(axis=1) & np.isfinite(found.tokens).all(axis=(1, 2)))
+    if bad.any():
+        raise ValueError(
+            f"describe_batches: the model gave values that are not finite for images {index[bad][:10].tolist()}"
+            f" ({int(bad.sum())} of {len(index)}); check the weights, or model.dtype"
+        )
+    return found, index
+
+
+def _real(found: Descriptors, index: np.ndarray, valid: np.ndarray) -> tuple[Descriptors, np.ndarray]:
+    return found.take(valid), index[valid]

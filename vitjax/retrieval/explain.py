@@ -1,0 +1,246 @@
+"""Which patch matched which, and what each match adds to the structural score.
+
+The structural score is a sum over patch pairs, plan times similarity, so it takes itself apart exactly: the
+strongest matches, plus one remainder for all others.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from vitjax import parallel
+from vitjax.config import RerankConfig
+from vitjax.retrieval import matching
+from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.matching import Numbers, Plan
+
+Box = tuple[float, float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """One patch of the query matched with one of the candidate.
+
+    Attributes:
+        query_patch: number of the patch, in raster order.
+        candidate_patch: likewise.
+        query_box: (left, top, right, bottom) as shares of the image the model saw, 0 to 1.
+        candidate_box: likewise.
+        similarity: cosine of the two tokens.
+        mass: share of the images' weight that moves between them.
+        contribution: mass times similarity, what the match adds to the structural score.
+    """
+
+    query_patch: int
+    candidate_patch: int
+    query_box: Box
+    candidate_box: Box
+    similarity: float
+    mass: float
+    contribution: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """A structural score taken apart: it equals the contributions of `matches` plus `remainder`.
+
+    Attributes:
+        structural: the score.
+        matches: the strongest, by falling contribution.
+        remainder: what all other patch pairs add, summed for itself.
+        additivity_error: how far the parts are from the score in sum; rounding only.
+        marginal_error: L1 distance of the plan's marginals from the wanted ones.
+    """
+
+    structural: float
+    matches: list[Match]
+    remainder: float
+    additivity_error: float
+    marginal_error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON."""
+        return dataclasses.asdict(self)
+
+
+@struct.dataclass
+class Matches:
+    """The strongest matches of p pairs, on the host; (p, top) by falling contribution, the rest (p,).
+
+    Attributes:
+        query_patch: (p, top).
+        candidate_patch: (p, top).
+        similarity: (p, top).
+        mass: (p, top).
+        contribution: (p, top).
+        structural: (p,), NaN where the pair could not be matched.
+        remainder: (p,), what all other patch pairs add.
+        error: (p,), marginal error of the plan.
+    """
+
+    query_patch: Any
+    candidate_patch: Any
+    similarity: Any
+    mass: Any
+    contribution: Any
+    structural: Any
+    remainder: Any
+    error: Any
+
+    def explanation(
+        self, pair: int, query_grid: tuple[int, int], candidate_grid: tuple[int, int] | None = None
+    ) -> Explanation:
+        """Returns one pair's matches with their boxes.
+
+        Args:
+            pair: which one, from 0.
+            query_grid: (h, w) of the query's tokens.
+            candidate_grid: of the candidate's; None: the same.
+        """
+        own = jax.tree.map(lambda x: x[pair], self)
+        parts = float(own.contribution.sum(dtype=np.float64)) + float(own.remainder)
+        rows = zip(own.query_patch, own.candidate_patch, own.similarity, own.mass, own.contribution, strict=True)
+        return Explanation(
+            structural=float(own.structural),
+            matches=[
+                Match(
+                    query_patch=int(i),
+                    candidate_patch=int(j),
+                    query_box=patch_box(int(i), query_grid),
+                    candidate_box=patch_box(int(j), candidate_grid or query_grid),
+                    similarity=float(similarity),
+                    mass=float(mass),
+                    contribution=float(contribution),
+                )
+                for i, j, similarity, mass, contribution in rows
+            ],
+            remainder=float(own.remainder),
+            additivity_error=abs(float(own.structural) - parts),
+            marginal_error=float(own.error),
+        )
+
+
+def patch_box(patch: int, grid: tuple[int, int]) -> Box:
+    """(left, top, right, bottom) of a patch in raster order, as shares of the image the model saw.
+
+    >>> patch_box(3, (2, 2))
+    (0.5, 0.5, 1.0, 1.0)
+    """
+    h, w = grid
+    if not 0 <= patch < h * w:
+        raise ValueError(f"patch_box: patch {patch} is not on a {h}x{w} grid of {h * w} patches")
+    row, column = divmod(patch, w)
+    return column / w, row / h, (column + 1) / w, (row + 1) / h
+
+
+def explain_pair(
+    plan: Float[Array | np.ndarray, "n m"],
+    similarity: Float[Array | np.ndarray, "n m"],
+    *,
+    query_grid: tuple[int, int],
+    candidate_grid: tuple[int, int] | None = None,
+    top: int = 12,
+    marginal_error: float = 0.0,
+) -> Explanation:
+    """Takes one pair's structural score apart, from a plan and similarities at hand.
+
+    Args:
+        plan: transported mass, of `vitjax.ot.structural_match`.
+        similarity: cosines of the same patches.
+        query_grid: (h, w) of the query's n tokens.
+        candidate_grid: of the candidate's m tokens; None: the same.
+        top: matches wanted; the rest is summed up.
+        marginal_error: passed on.
+    """
+    plan, similarity = jnp.asarray(plan, jnp.float32)[None], jnp.asarray(similarity, jnp.float32)[None]
+    structural = jnp.sum(plan * similarity, axis=(1, 2))
+    found = _strongest(plan, similarity, structural, jnp.full(1, marginal_error, jnp.float32), top)
+    return parallel.fetch(found).explanation(0, query_grid, candidate_grid)
+
+
+def match_pairs(
+    queries: Descriptors,
+    gallery: Descriptors,
+    query_rows: Int[Array | np.ndarray, " p"],
+    gallery_rows: Int[Array | np.ndarray, " p"],
+    *,
+    config: RerankConfig | None = None,
+    top: int = 12,
+) -> Matches:
+    """Matches given pairs again, as `rerank` did, and keeps the strongest patch pairs of each.
+
+    The whole plan of a pair never leaves the device. Pairs go through in blocks of one fixed shape.
+
+    Args:
+        queries: as given to `rerank`.
+        gallery: likewise.
+        query_rows: the query of each pair.
+        gallery_rows: its candidate.
+        config: the one given to `rerank`; None: the defaults.
+        top: patch pairs kept; all, where there are no more.
+
+    Raises:
+        ValueError: rows out of range, descriptors that do not fit together, config out of range.
+    """
+    config = config or RerankConfig()
+    plan, numbers = matching.settings(config)
+    matching.check_pair(queries, gallery, config.marginals, "match_pairs")
+    pairs = np.stack([np.asarray(query_rows), np.asarray(gallery_rows)], axis=1).reshape(-1, 2)
+    sizes = np.array([len(queries), len(gallery)])
+    if top < 1 or ((pairs < 0) | (pairs >= sizes[None, :])).any():
+        raise ValueError(
+            f"match_pairs: rows must be in 0..{sizes[0] - 1} (queries) and 0..{sizes[1] - 1} (gallery), and "
+            f"top, {top}, at least 1"
+        )
+    most = min(matching.pairs_per_block(queries.tokens.shape[1], *gallery.tokens.shape[1:]), 32)
+    done, pending = [], None
+    for start in range(0, max(len(pairs), 1), most):
+        part = parallel.pad_rows(pairs[start : start + most], most)
+        block = queries.take(part[:, 0]), gallery.take(part[:, 1])
+        pending, before = _match_strongest(*block, numbers, plan=plan, top=top), pending
+        if before is not None:
+            done.append(parallel.fetch(before))
+    done.append(parallel.fetch(pending))
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(pairs)], *done)
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "top"))
+def _match_strongest(
+    queries: Descriptors, candidates: Descriptors, numbers: Numbers, *, plan: Plan, top: int
+) -> Matches:
+    match = matching.match_pairs_on_device(queries, candidates, plan, numbers)
+    return _strongest(match.plan, match.similarity, match.structural, match.error, top)
+
+
+def _strongest(
+    plan: Float[Array, "p n m"],
+    similarity: Float[Array, "p n m"],
+    structural: Float[Array, " p"],
+    error: Float[Array, " p"],
+    top: int,
+) -> Matches:
+    p, n, m = plan.shape
+    mass, cosine = plan.reshape(p, n * m), similarity.reshape(p, n * m)
+    parts = mass * cosine
+    contribution, where = jax.lax.top_k(parts, min(top, n * m))
+    rest = parts.at[jnp.arange(p)[:, None], where].set(0.0)
+    return Matches(
+        query_patch=where // m,
+        candidate_patch=where % m,
+        similarity=jnp.take_along_axis(cosine, where, axis=1),
+        mass=jnp.take_along_axis(mass, where, axis=1),
+        contribution=contribution,
+        structural=structural,
+        remainder=rest.sum(axis=1),
+        error=error,
+    )

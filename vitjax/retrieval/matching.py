@@ -1,0 +1,165 @@
+"""One block of image pairs matched on a device: the core that reranking and explaining share."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array
+
+from vitjax import parallel
+from vitjax.config import RerankConfig, validate_rerank
+from vitjax.ot import structural_match
+from vitjax.ot.marginals import pair_marginals
+from vitjax.retrieval.descriptors import Descriptors
+
+_CROSS = ("cross_correlation", "inverse", "complement", "softmax")  # compare pooled vectors with tokens
+_CPU_PAIRS = 128  # enough to keep the cores busy; more would only be padding for a single query
+_BLOCK_BYTES = 2**30  # of an accelerator's memory, for one block of pairs
+
+
+class Plan(NamedTuple):
+    """The part of a rerank config that a compiled program is made for."""
+
+    marginals: str
+    iterations: int
+    solver: str
+    balanced: bool
+    endless: bool
+
+
+@struct.dataclass
+class Numbers:
+    """The part of a rerank config that may change without compiling again."""
+
+    epsilon: Any
+    mass: Any
+    tolerance: Any
+    weight: Any
+
+
+@struct.dataclass
+class PairMatch:
+    """Results of a block of pairs.
+
+    Attributes:
+        score: (p,), structural + weight * pooled; see `rerank` for pairs that could not be matched.
+        structural: (p,), NaN where the pair could not be matched.
+        pooled: (p,), cosine of the pooled vectors.
+        error: (p,), L1 distance of the plan's marginals from the wanted ones, rows and columns added.
+        fallback: (p,), True where a marginal was unusable and uniform took its place.
+        plan: (p, n, m).
+        similarity: (p, n, m).
+    """
+
+    score: Any
+    structural: Any
+    pooled: Any
+    error: Any
+    fallback: Any
+    plan: Any
+    similarity: Any
+
+
+def settings(config: RerankConfig) -> tuple[Plan, Numbers]:
+    """Parts a config by what needs a compilation; raises ValueError where it is out of range."""
+    validate_rerank(config)
+    plan = Plan(config.marginals, config.iterations, config.solver, config.mass >= 1, config.tolerance <= 0)
+    numbers = (config.epsilon, config.mass, config.tolerance, config.weight)
+    return plan, Numbers(*(np.float32(x) for x in numbers))
+
+
+def pairs_per_block(n: int, m: int, d: int) -> int:
+    """How many pairs of n and m tokens of length d one block holds on one device.
+
+    On an accelerator a block's tokens, similarities and plans stay below about 1 GiB; on a CPU it is 128
+    pairs, or fewer where they would take more.
+    """
+    each = 4 * (d * (n + m) + 6 * n * m)
+    most = max(1, _BLOCK_BYTES // each)
+    return min(most, _CPU_PAIRS) if jax.default_backend() == "cpu" else most
+
+
+def match_pairs_on_device(queries: Descriptors, candidates: Descriptors, plan: Plan, numbers: Numbers) -> PairMatch:
+    """Matches p pairs, each for itself; to be called under jit.
+
+    Args:
+        queries: p rows.
+        candidates: p rows.
+        plan: static.
+        numbers: float32 scalars.
+    """
+    # Kinds that do not look at the pooled vectors get a token in their place: it has the length asked for.
+    centres = [x.pooled if plan.marginals in _CROSS else x.tokens[:, 0] for x in (queries, candidates)]
+    marginals = pair_marginals(
+        plan.marginals,
+        queries.tokens,
+        candidates.tokens,
+        *centres,
+        query_weights=queries.weights,
+        candidate_weights=candidates.weights,
+        query_valid=queries.valid,
+        candidate_valid=candidates.valid,
+    )
+    match = structural_match(
+        queries.tokens,
+        candidates.tokens,
+        marginals.a,
+        marginals.b,
+        epsilon=numbers.epsilon,
+        # Plain numbers choose the cheaper programs: balanced transport, and no test for convergence.
+        mass=1.0 if plan.balanced else numbers.mass,
+        iterations=plan.iterations,
+        tolerance=0.0 if plan.endless else numbers.tolerance,
+        solver=plan.solver,
+    )
+    pooled = jnp.einsum("pd,pd->p", queries.pooled, candidates.pooled, precision="highest")
+    possible = queries.valid.any(axis=1) & candidates.valid.any(axis=1) & jnp.isfinite(match.score)
+    least = unmatched_score(pooled, numbers.mass, numbers.weight)
+    return PairMatch(
+        score=jnp.where(possible, match.score + numbers.weight * pooled, least),
+        structural=jnp.where(possible, match.score, jnp.nan),
+        pooled=pooled,
+        error=match.transport.row_error + match.transport.col_error,
+        fallback=marginals.fallback,
+        plan=match.transport.plan,
+        similarity=match.similarity,
+    )
+
+
+def unmatched_score(pooled: Any, mass: Any, weight: Any) -> Any:
+    """Score of a pair that was not matched: the least it could have got; -inf without a pooled cosine."""
+    xp = jnp if isinstance(pooled, jax.Array) else np
+    return xp.where(xp.isnan(pooled), -xp.inf, weight * pooled - mass)
+
+
+def check_pair(queries: Descriptors, gallery: Descriptors, marginals: str, where: str) -> None:
+    """Raises ValueError where two sets of descriptors cannot be compared."""
+    if not len(gallery):
+        raise ValueError(f"{where}: the gallery is empty")
+    ours, theirs = (x.pooled.shape[1] for x in (queries, gallery))
+    tokens, their_tokens = (x.tokens.shape[2] for x in (queries, gallery))
+    if ours != theirs or tokens != their_tokens:
+        raise ValueError(
+            f"{where}: queries have pooled length {ours} and token length {tokens}, the gallery {theirs} and "
+            f"{their_tokens}; describe both with the same model and block"
+        )
+    if marginals in _CROSS and ours != tokens:
+        raise ValueError(
+            f"{where}: marginals {marginals!r} compare pooled vectors (length {ours}) with tokens (length "
+            f"{tokens}), so the lengths must be equal; use 'uniform' or 'rollout'"
+        )
+
+
+def on_device(gallery: Descriptors, mesh: Any) -> Descriptors:
+    """Puts a gallery on the device(s), padded so that galleries of similar size share a compiled program."""
+    if isinstance(gallery.tokens, np.ndarray):
+        step = max(64, 1 << max(len(gallery).bit_length() - 4, 0))
+        gallery = parallel.pad_rows(gallery, step)
+    return jax.device_put(gallery) if mesh is None else parallel.replicate(gallery, mesh)
+
+
+def rows_of(index: Array) -> Array:
+    """Row numbers that can be gathered: padding (-1) reads row 0, and its result is dropped later."""
+    return jnp.maximum(index, 0)

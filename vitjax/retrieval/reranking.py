@@ -1,0 +1,187 @@
+"""The top of a ranking, ordered again by matching patch tokens; the rest keeps its order."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
+
+from vitjax import parallel
+from vitjax.config import RerankConfig
+from vitjax.retrieval import matching
+from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.matching import Numbers, Plan
+
+
+@struct.dataclass
+class Reranked:
+    """A new order, and what it is made of; every array is (q, k), on the host, in the new order.
+
+    Attributes:
+        index: rows of the gallery, best first, -1 = padding, always last.
+        score: structural + weight * pooled for the candidates that were matched. For the others, what they
+            would have got at the very least, weight * pooled - mass; -inf for padding. So a score depends on
+            its own pair only, lies in [-mass - weight, mass + weight], and never rises along a row, if the
+            ranking that came in had falling pooled cosines.
+        structural: sum of plan times similarity, in [-mass, mass]; NaN where not matched: beyond `top_k`,
+            padding, an image without valid tokens, or values that are not finite.
+        pooled: cosine of the pooled vectors; NaN for padding.
+        error: how far the plan's marginals are from what was asked (L1, rows and columns added); NaN where
+            not matched.
+        fallback: True where a marginal was all zero or not finite and uniform weights took its place.
+    """
+
+    index: Any
+    score: Any
+    structural: Any
+    pooled: Any
+    error: Any
+    fallback: Any
+
+
+def rerank(
+    queries: Descriptors,
+    gallery: Descriptors,
+    index: Int[Array | np.ndarray, "q k"],
+    *,
+    config: RerankConfig | None = None,
+    mesh: Mesh | None = None,
+) -> Reranked:
+    """Matches each query with its first `config.top_k` candidates and orders those by the new score.
+
+    Source: "Beyond the CLS Token", BMVC 2022: score = structural + pooled cosine (`config.weight` scales the
+    latter), the top reordered, the rest left in its order. Differs from the released code in that each pair
+    is solved for itself, until its iterations are used up or its own marginal error is small enough.
+    Equal scores keep the order they had.
+
+    Pairs go through the device in blocks of one fixed shape, so there is one compilation whatever the number
+    of queries, and for a gallery on the host also for galleries of similar size. Memory on each device: the
+    gallery (about 4 t d bytes an image; it stays there during the call, so `jax.device_put` it once when
+    calling often), and a block: 128 pairs on a CPU, about 1 GiB on an accelerator.
+
+    Args:
+        queries: q images.
+        gallery: n images; tokens of the same length, not necessarily as many.
+        index: rows of the gallery per query, best first, as `search` returns it; -1 = padding.
+        config: see `vitjax.config.RerankConfig`; None: its defaults.
+        mesh: spreads the pairs over its devices; each holds the gallery. None: one device.
+
+    Raises:
+        ValueError: rows outside of the gallery, descriptors that do not fit together, config out of range.
+    """
+    config = config or RerankConfig()
+    plan, numbers = matching.settings(config)
+    matching.check_pair(queries, gallery, config.marginals, "rerank")
+    index = _checked(index, len(queries), len(gallery))
+    q, k = index.shape
+    queries, head = parallel.fetch(queries), min(config.top_k, k)
+    found = _match_head(queries, gallery, index[:, :head], plan, numbers, mesh)
+    tail = _pooled(queries.pooled, gallery, index[:, head:])
+    blank = np.full(tail.shape, np.nan, np.float32)
+    least = matching.unmatched_score(tail, numbers.mass, numbers.weight)
+    joined = {
+        "index": index,
+        "score": np.concatenate([found["score"], least], axis=1).astype(np.float32),
+        "structural": np.concatenate([found["structural"], blank], axis=1),
+        "pooled": np.concatenate([found["pooled"], tail], axis=1),
+        "error": np.concatenate([found["error"], blank], axis=1),
+        "fallback": np.concatenate([found["fallback"], np.zeros(tail.shape, bool)], axis=1),
+    }
+    padding = index < 0
+    for name, value in (("score", -np.inf), ("structural", np.nan), ("pooled", np.nan), ("error", np.nan)):
+        joined[name][padding] = value
+    joined["fallback"][padding] = False
+    # Within the head by score; head before tail; padding last. lexsort is stable and its last key leads.
+    rank = np.broadcast_to(np.arange(k) >= head, (q, k))
+    order = np.lexsort((np.where(rank, 0.0, -joined["score"]), rank, padding), axis=1)
+    return Reranked(**{name: np.take_along_axis(x, order, axis=1) for name, x in joined.items()})
+
+
+def _checked(index: Any, queries: int, rows: int) -> np.ndarray:
+    index = np.asarray(index)
+    if index.ndim != 2 or len(index) != queries or not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(
+            f"rerank: index is {index.dtype} of shape {index.shape} for {queries} queries; "
+            "expected integers (queries, k)"
+        )
+    if index.size and (index.min() < -1 or index.max() >= rows):
+        raise ValueError(
+            f"rerank: index holds rows {index.min()} to {index.max()}, but the gallery has {rows}; "
+            "rows count from 0, and -1 is padding"
+        )
+    return index.astype(np.int32)
+
+
+def _match_head(
+    queries: Descriptors, gallery: Descriptors, index: np.ndarray, plan: Plan, numbers: Numbers, mesh: Mesh | None
+) -> dict[str, np.ndarray]:
+    """Scores of all pairs of `index`, block by block, in its shape."""
+    names = ("score", "structural", "pooled", "error", "fallback")
+    q, k = index.shape
+    if not index.size:
+        return {name: np.zeros((q, k), bool if name == "fallback" else np.float32) for name in names}
+    most = matching.pairs_per_block(queries.tokens.shape[1], *gallery.tokens.shape[1:])
+    parts = -(-k // most)  # a query with more candidates than a block holds is cut into even parts
+    width = -(-k // parts)
+    lines = np.pad(index, ((0, 0), (0, parts * width - k)), constant_values=-1).reshape(q * parts, width)
+    height = max(1, most // width) * (1 if mesh is None else mesh.size)
+    gallery = matching.on_device(gallery, mesh)
+    done, pending = [], None
+    for start in range(0, len(lines), height):
+        owner = np.arange(start, min(start + height, len(lines))) // parts
+        part = parallel.pad_rows((queries.take(owner), lines[start : start + height]), height)
+        part = jax.device_put(part) if mesh is None else parallel.spread_rows(part, mesh)
+        # One block computes while the one before it is fetched: bounded memory, no idle device.
+        pending, before = _match_block(*part, gallery, numbers, plan=plan, mesh=mesh), pending
+        if before is not None:
+            done.append(parallel.fetch(before))
+    done.append(parallel.fetch(pending))
+    columns = (np.concatenate(x)[: len(lines)].reshape(q, parts * width)[:, :k] for x in zip(*done, strict=True))
+    return dict(zip(names, columns, strict=True))
+
+
+@functools.partial(jax.jit, static_argnames=("plan", "mesh"))
+def _match_block(
+    queries: Descriptors,
+    index: Int[Array, "b k"],
+    gallery: Descriptors,
+    numbers: Numbers,
+    *,
+    plan: Plan,
+    mesh: Mesh | None,
+) -> tuple[Array, ...]:
+    def local(queries: Descriptors, index: Array, gallery: Descriptors, numbers: Numbers) -> tuple[Array, ...]:
+        b, k = index.shape
+        candidates = gallery.take(matching.rows_of(index).reshape(b * k))
+        repeated = jax.tree.map(
+            lambda x: jnp.broadcast_to(x[:, None], (b, k, *x.shape[1:])).reshape(b * k, *x.shape[1:]), queries
+        )
+        match = matching.match_pairs_on_device(repeated, candidates, plan, numbers)
+        parts = (match.score, match.structural, match.pooled, match.error, match.fallback)
+        return tuple(x.reshape(b, k) for x in parts)
+
+    if mesh is None:
+        return local(queries, index, gallery, numbers)
+    # Each device solves its own pairs: no communication, whatever a solver does inside.
+    rows, whole = parallel.ROWS, PartitionSpec()
+    specs = (rows, rows, whole, whole)
+    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
+        queries, index, gallery, numbers
+    )
+
+
+def _pooled(queries: np.ndarray, gallery: Descriptors, index: np.ndarray) -> np.ndarray:
+    """Cosines of the candidates that are not matched, on the host in blocks of about 64 MiB."""
+    found = np.zeros(index.shape, np.float32)
+    if not index.size:
+        return found
+    pooled = parallel.fetch(gallery.pooled)
+    step = max(1, 2**24 // (index.shape[1] * pooled.shape[1]))
+    for start in range(0, len(index), step):
+        rows = slice(start, start + step)
+        found[rows] = np.matmul(pooled[index[rows]], queries[rows, :, None])[:, :, 0]
+    return found

@@ -1,0 +1,328 @@
+"""The report page: one self-contained HTML file that shows what reranking changed, and why.
+
+The page loads nothing (its content security policy forbids it) and works from disk. Python writes numbers and
+text as one JSON block; report.js builds every element from it with `textContent`, so a file name is never
+read as HTML.
+"""
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vitjax.viz.embed import embed_images
+
+Box = tuple[float, float, float, float]
+_ADDS_UP = 2e-3  # float32 sums over 256 x 256 pairs, kernel-domain transport included
+_PAGE_BYTES = 7_500_000  # of the whole page; photos get smaller before it gets larger
+
+
+@dataclass(frozen=True, slots=True)
+class MatchView:
+    """One matched pair of patches.
+
+    Attributes:
+        query_box: x0, y0, x1, y1 in the query picture, shares of its sides in [0, 1], origin top left.
+        candidate_box: the same in the candidate's picture.
+        similarity: cosine of the two patch tokens, in [-1, 1].
+        mass: transported between them, a share of the whole image's mass 1, in [0, 1].
+        contribution: what the pair adds to the structural score (similarity times mass).
+    """
+
+    query_box: Box
+    candidate_box: Box
+    similarity: float
+    mass: float
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateView:
+    """One gallery image in a query's ranking.
+
+    Attributes:
+        image: key in `Report.images`.
+        name: file name or id as the user knows it; any text.
+        rank_before: place in the pooled search, from 1; None = not in that ranking.
+        rank_after: place after reranking, from 1; None = not in that ranking.
+        pooled: pooled cosine, in [-1, 1].
+        structural: structural score; None = this candidate was not reranked.
+        score: final score = structural + Report.weight * pooled; None = not reranked.
+        right: whether it answers the query; None = unknown (no labels), nothing is marked.
+        label: its class name, if any.
+        matches: pairs to draw, largest contribution first; may be empty.
+        remaining_pairs: number of patch pairs not in `matches`.
+        remaining_contribution: what these add; matches + remaining = structural.
+        note: one line about this candidate, e.g. that its marginal fell back to uniform.
+    """
+
+    image: str
+    name: str
+    rank_before: int | None
+    rank_after: int | None
+    pooled: float
+    structural: float | None = None
+    score: float | None = None
+    right: bool | None = None
+    label: str = ""
+    matches: Sequence[MatchView] = ()
+    remaining_pairs: int = 0
+    remaining_contribution: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryView:
+    """One query and the candidates the page shows for it.
+
+    Attributes:
+        image: key in `Report.images`.
+        name: file name or id; any text.
+        candidates: each gallery image once, any order: the union of the first ranks before and after.
+        label: class name, if any.
+    """
+
+    image: str
+    name: str
+    candidates: Sequence[CandidateView]
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedView:
+    """A file that was left out, and why (one line)."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """All that the page shows.
+
+    Attributes:
+        title: heading and window title.
+        subtitle: one line: what was compared.
+        images: key -> uint8 (h, w, 3) RGB picture as the model saw it; each is embedded once.
+        queries: in the order of the page.
+        ranks: thumbnails in each row: candidates with a rank up to this.
+        weight: of the pooled cosine in the final score.
+        metrics_before: pooled search, names of `retrieval_metrics` -> share in [0, 1]; empty = no labels.
+        metrics_after: reranked, same names.
+        milliseconds: stage ("extract", "search", "rerank") -> milliseconds per query.
+        settings: name -> value, in the order of the page: weights, model, block, grid, epsilon, mass...
+        environment: name -> text: device and versions.
+        random_weights: True puts a warning on top: the scores mean nothing.
+        notes: further warnings, one line each.
+        skipped: files left out.
+    """
+
+    title: str
+    subtitle: str
+    images: Mapping[str, np.ndarray]
+    queries: Sequence[QueryView]
+    ranks: int = 5
+    weight: float = 1.0
+    metrics_before: Mapping[str, float] = field(default_factory=dict)
+    metrics_after: Mapping[str, float] = field(default_factory=dict)
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, object] = field(default_factory=dict)
+    random_weights: bool = False
+    notes: Sequence[str] = ()
+    skipped: Sequence[SkippedView] = ()
+
+
+def write_report(path: str | os.PathLike[str], report: Report) -> None:
+    """Writes the page, whole or not at all: a failure leaves an older file as it was.
+
+    Raises:
+        ValueError: a picture is missing or not uint8 (h, w, 3), a box leaves its picture, or a candidate's
+            contributions do not add up to its score: a page that explains something else is not written.
+        OSError: the folder cannot be written to.
+    """
+    _check(report)
+    page = render(report)
+    target = pathlib.Path(path)
+    temporary = target.with_name(f".report-{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(page)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def render(report: Report) -> bytes:
+    """Returns the page's bytes, UTF-8; the report must have been checked."""
+    style, script = _asset("report.css"), _asset("report.js")
+    data = _page(report)
+    room = max(1_000_000, _PAGE_BYTES - len(_json(data)))
+    data["images"] = embed_images(report.images, thumbnails=set(report.images) - _large(report), budget=room)
+    parts = {
+        # Character references also carry the lone surrogates of undecodable file names, which UTF-8 cannot.
+        "title": html.escape(report.title).encode("ascii", "xmlcharrefreplace").decode("ascii"),
+        "style": style,
+        "script": script,
+        "style_hash": _hash(style),
+        "script_hash": _hash(script),
+        # In a script block only "<" can end the block or open a comment.
+        "data": _json(data).replace("<", "\\u003c"),
+    }
+    # One pass: text that looks like a placeholder inside the data is not filled again.
+    return re.sub(r"@@(\w+)@@", lambda hit: parts[hit[1]], _asset("report.html")).encode("utf-8")
+
+
+def _asset(name: str) -> str:
+    return importlib.resources.files("vitjax.viz").joinpath(name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _json(data: dict) -> str:
+    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+
+
+def _page(report: Report) -> dict:
+    return {
+        "title": report.title,
+        "subtitle": report.subtitle,
+        "ranks": report.ranks,
+        "weight": _number(report.weight),
+        "metrics": [
+            {
+                "name": metric_name(name),
+                "before": _number(value),
+                "after": _number(report.metrics_after[name]),
+            }
+            for name, value in report.metrics_before.items()
+        ],
+        "milliseconds": [[name, _number(value)] for name, value in report.milliseconds.items()],
+        "settings": [[name, _text(value)] for name, value in report.settings.items()],
+        "environment": [[name, _text(value)] for name, value in report.environment.items()],
+        "random": report.random_weights,
+        "notes": list(report.notes),
+        "skipped": [[item.name, item.reason] for item in report.skipped],
+        "sizes": {key: [image.shape[1], image.shape[0]] for key, image in report.images.items()},
+        "queries": [
+            {
+                "image": query.image,
+                "name": query.name,
+                "label": query.label,
+                "candidates": [_candidate(item) for item in query.candidates],
+            }
+            for query in report.queries
+        ],
+    }
+
+
+def _large(report: Report) -> set[str]:
+    """Keys of pictures shown large: the queries, and the candidates with something drawn on them."""
+    matched = {c.image for query in report.queries for c in query.candidates if c.structural is not None}
+    return {query.image for query in report.queries} | matched
+
+
+def _candidate(item: CandidateView) -> dict:
+    return {
+        "image": item.image,
+        "name": item.name,
+        "label": item.label,
+        "before": item.rank_before,
+        "after": item.rank_after,
+        "pooled": _number(item.pooled),
+        "structural": _number(item.structural),
+        "score": _number(item.score),
+        "right": item.right,
+        "matches": [
+            [
+                *(_number(share, 4) for share in (*match.query_box, *match.candidate_box)),
+                _number(match.similarity, 5),
+                _number(match.mass, 6),
+                _number(match.contribution),
+            ]
+            for match in item.matches
+        ],
+        "pairs": item.remaining_pairs,
+        "remaining": _number(item.remaining_contribution),
+        "note": item.note,
+    }
+
+
+def _number(value: float | None, decimals: int = 7) -> float | None:
+    """None for what JSON has no number for."""
+    return None if value is None or not math.isfinite(value) else round(float(value), decimals)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def metric_name(name: str) -> str:
+    """Human name of a `retrieval_metrics` key.
+
+    >>> metric_name("recall_at_5"), metric_name("mean_average_precision_at_r")
+    ('Recall@5', 'MAP@R')
+    """
+    short = name.replace("mean_average_precision", "MAP").replace("mean_reciprocal_rank", "MRR")
+    short = re.sub(r"_at_(\w+)$", lambda hit: "@" + hit[1].upper(), short)
+    short = short.replace("r_precision", "R-precision").replace("_", " ")
+    return short[:1].upper() + short[1:]
+
+
+def _check(report: Report) -> None:
+    wrong = [
+        f"images[{key!r}] is {image.dtype} {image.shape}, not uint8 (h, w, 3)"
+        for key, image in report.images.items()
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size
+    ]
+    if set(report.metrics_before) != set(report.metrics_after):
+        wrong.append(
+            f"metrics before {list(report.metrics_before)} and after {list(report.metrics_after)} differ"
+        )
+    for query in report.queries:
+        shown = (query, *query.candidates)
+        wrong += [
+            f"{item.name!r}: images has no {item.image!r}"
+            for item in shown
+            if item.image not in report.images
+        ]
+        for candidate in query.candidates:
+            wrong += [
+                f"{query.name!r} and {candidate.name!r}: {line}"
+                for line in _explains(candidate, report.weight)
+            ]
+    if wrong:
+        raise ValueError(
+            f"report: {'; '.join(wrong[:5])}" + (f"; and {len(wrong) - 5} more" if wrong[5:] else "")
+        )
+
+
+def _explains(item: CandidateView, weight: float) -> list[str]:
+    wrong = [
+        f"box {box} must be x0 < x1, y0 < y1 in [0, 1]"
+        for match in item.matches
+        for box in (match.query_box, match.candidate_box)
+        if not (-1e-6 <= box[0] < box[2] <= 1 + 1e-6 and -1e-6 <= box[1] < box[3] <= 1 + 1e-6)
+    ]
+    if item.structural is None or not math.isfinite(item.structural):
+        return wrong
+    total = math.fsum(match.contribution for match in item.matches) + item.remaining_contribution
+    if not abs(total - item.structural) <= _ADDS_UP:
+        wrong.append(f"contributions add up to {total:.6f}, structural score is {item.structural:.6f}")
+    final = item.structural + weight * item.pooled
+    if item.score is not None and not abs(final - item.score) <= _ADDS_UP:
+        wrong.append(f"structural + {weight:g} x pooled = {final:.6f}, score is {item.score:.6f}")
+    return wrong

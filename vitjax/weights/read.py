@@ -1,0 +1,114 @@
+"""Weight files as flat {name: array}; nothing in a file is ever executed."""
+
+import os
+import pathlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from vitjax.weights.errors import WeightsError
+from vitjax.weights.onnx_file import read_onnx
+from vitjax.weights.pickle_tensors import read_pickle
+
+_PICKLES = (".pth", ".pt", ".bin", ".pth.tar", ".tar")
+_SAFETENSORS_TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Arrays of a weight file by their name in it.
+
+    Args:
+        path: .safetensors, .npz, .pth, .pt, .bin, .pth.tar (without torch) or .onnx (extra `onnx`).
+
+    Returns:
+        Arrays in the types of the file, some of them views of one buffer.
+
+    Raises:
+        WeightsError: the file is missing, damaged, hostile or of an unknown kind.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise WeightsError(f"weights file {str(path)!r} does not exist; check the path.")
+    try:
+        if path.stat().st_size == 0:
+            raise WeightsError(f"weights file {str(path)!r} is empty; fetch it again.")
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        if path.suffix == ".onnx":
+            return read_onnx(path)
+        if path.name.endswith(_PICKLES):
+            return read_pickle(path)
+    except OSError as error:
+        raise WeightsError(f"weights file {str(path)!r} cannot be read: {error.strerror or error}.") from error
+    raise WeightsError(
+        f"weights file {str(path)!r} has an unknown ending; known: .safetensors .npz .onnx {' '.join(_PICKLES)}."
+    )
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        tensors = safetensors.deserialize(path.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise WeightsError(
+            f"weights file {str(path)!r} is not a whole safetensors file ({error}); fetch it again."
+        ) from error
+    state = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _SAFETENSORS_TYPES:
+            raise WeightsError(f"weights file {str(path)!r}: {name!r} has type {tensor['dtype']}, not supported.")
+        flat = np.frombuffer(tensor["data"], _SAFETENSORS_TYPES[tensor["dtype"]])
+        state[name] = flat.reshape(tensor["shape"])
+    return state
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(info.file_size for info in file.infolist())
+        # Trained weights hardly compress; what unpacks to twenty times its size is made to fill the memory.
+        if unpacked > max(64 * 2**20, 20 * path.stat().st_size):
+            raise WeightsError(f"weights file {str(path)!r} unpacks to {unpacked} bytes; refused.")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (
+        zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, NotImplementedError, struct.error,
+        MemoryError, RuntimeError, SyntaxError,
+    ) as error:  # fmt: skip
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"weights file {str(path)!r} is not a whole .npz of plain arrays ({error}); fetch or save it again."
+        ) from error
+
+
+def check_state(state: Mapping) -> dict[str, np.ndarray]:
+    """Accepts arrays handed over directly, by name.
+
+    Raises:
+        WeightsError: a name that is no text, or a value that is no array of numbers.
+    """
+    checked = {}
+    for name, value in state.items():
+        array = np.asarray(value)
+        if not isinstance(name, str) or array.dtype.kind in "OUSMm":
+            raise WeightsError(f"weights: {name!r} is a {type(value).__name__}; expected an array of numbers.")
+        checked[name] = array
+    return checked

@@ -1,0 +1,119 @@
+"""What happened when a checkpoint met a model, in words a user can act on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A weight that only one side has, or that differs in shape; shapes as in a torch file."""
+
+    name: str
+    file_shape: tuple[int, ...] | None = None
+    model_shape: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        sides = (("file", self.file_shape), ("model", self.model_shape))
+        return f"{self.name} ({', '.join(f'{who} {shape}' for who, shape in sides if shape is not None)})"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Every name that did not fit, and everything that was adapted.
+
+    Attributes:
+        source: where the weights came from.
+        layout: whose names the file uses.
+        loaded: number of parameters that took a value from the file.
+        missing: the model has them, the file does not; timm's names.
+        unexpected: the file has them, the model does not; the file's names.
+        mis_shaped: both have them, in different shapes.
+        ignored: names in the file that are left out on purpose, and why.
+        notes: what was adapted: position table resized, classifier fresh.
+        hints: what to change so that it fits.
+    """
+
+    source: str
+    layout: str
+    loaded: int
+    missing: tuple[Mismatch, ...]
+    unexpected: tuple[Mismatch, ...]
+    mis_shaped: tuple[Mismatch, ...]
+    ignored: dict[str, str]
+    notes: tuple[str, ...]
+    hints: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """True where every parameter has its weight and no weight is left over."""
+        return not (self.missing or self.unexpected or self.mis_shaped)
+
+    def __str__(self) -> str:
+        """First line: the verdict and what to do; then one line per name."""
+        parts = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": self.mis_shaped}
+        if self.fits:
+            first = f"weights {self.source!r} ({self.layout} layout): {self.loaded} parameters loaded"
+        else:
+            counts = ", ".join(f"{len(found)} {kind}" for kind, found in parts.items() if found)
+            first = f"weights {self.source!r} ({self.layout} layout) do not fit the model: {counts}"
+        lines = ["; ".join([first, *self.notes, *self.hints]) + "."]
+        lines += [f"  {kind}: {item}" for kind, found in parts.items() for item in found]
+        lines += [f"  left out: {name} ({why})" for name, why in self.ignored.items()]
+        return "\n".join(lines)
+
+
+def hints(
+    state: Mapping[str, Any],
+    wanted: Mapping[tuple[str, ...], tuple[int, ...]],
+    missing: Sequence[Mismatch],
+    unexpected: Sequence[Mismatch],
+    mis_shaped: Sequence[Mismatch],
+) -> Iterator[str]:
+    """Yields what to change so that a checkpoint fits, from the kind of its mismatches.
+
+    Args:
+        state: the checkpoint in timm's names.
+        wanted: the model's parameter shapes by linen path.
+        missing: see LoadReport, like the next two.
+        unexpected: see LoadReport.
+        mis_shaped: see LoadReport.
+    """
+    names = {m.name for m in missing}
+    extra = {m.name for m in unexpected}
+    width = state["patch_embed.proj.weight"].shape if "patch_embed.proj.weight" in state else ()
+    kernel = wanted.get(("patch_embed", "proj", "kernel"), ())
+    if len(width) == 4 and len(kernel) == 4 and (width[0] != kernel[3] or width[2] != kernel[0]):
+        yield (
+            f"the file is of a model {width[0]} wide with patches of {width[2]} pixels, yours is {kernel[3]} wide with "
+            f"{kernel[0]}: choose another model name"
+        )
+        return
+    in_file = {int(n.split(".")[1]) for n in state if n.startswith("blocks.") and n.split(".")[1].isdigit()}
+    in_model = {int(p[0].split("_")[1]) for p in wanted if p[0].startswith("blocks_")}
+    if not in_file:
+        yield "the file has no blocks.*: it is not a plain vision transformer"
+    elif len(in_file) != len(in_model):
+        yield f"the file has {len(in_file)} blocks, the model {len(in_model)}: choose another model name or depth"
+    shapes = {m.name.split(".")[-1]: m for m in mis_shaped}
+    if "pos_embed" in shapes or "position_embeddings" in shapes:
+        yield "the position table fits no grid: set img_size, no_embed_class and reg_tokens as in the file"
+    if any(n.endswith(".gamma") or "layer_scale" in n for n in extra):
+        yield "the file has LayerScale: build with init_values=1e-5 or choose a deit3 or dinov2 name"
+    if any(n.endswith(".gamma") for n in names):
+        yield "the file has no LayerScale: build with init_values=None or choose another model name"
+    if any(n.split(".")[0] in ("head", "head_dist") for n in names):
+        yield "the file has no such classifier: build with num_classes=0, or load with drop_head=True"
+    heads = [m for m in mis_shaped if m.file_shape and m.model_shape and m.name.split(".")[-2:][0] in _HEADS]
+    if heads:
+        classes = (heads[0].file_shape or (0,))[0]
+        yield f"the classifier is for {classes} classes: build with num_classes={classes}, or load with drop_head=True"
+    if any("fc_norm" in n for n in names | extra):
+        yield "one side pools before its final norm: check global_pool and fc_norm"
+    if any("dist_token" in n or "distillation_token" in n for n in names | extra):
+        yield "only one side is distilled: choose a *_distilled_* name or a plain one"
+    if any("reg_token" in n or "register_tokens" in n for n in names | extra):
+        yield "only one side has register tokens: choose a *_reg4_* name or a plain one"
+
+
+_HEADS = ("head", "head_dist", "classifier", "cls_classifier", "distillation_classifier")
