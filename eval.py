@@ -23,18 +23,18 @@ from vitjax.data.pipeline import Batch, Skipped
 from vitjax.data.scenes import SceneSource
 from vitjax.data.sources import FolderSource, ImageSource, align_labels
 from vitjax.reranker import Reranker
-from vitjax.retrieval import Descriptors, Reranked, match_pairs, rerank, runs, search
-from vitjax.retrieval.metrics import relevance_metrics, retrieval_metrics, same_label
+from vitjax.retrieval import Descriptors, Explanation, Reranked, match_pairs, rerank, runs, search
+from vitjax.retrieval.truth import KS, Truth, read_ground_truth
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
-from vitjax.viz.report import CandidateView, MatchView, QueryView, Report, SkippedView, write_report
+from vitjax.viz.rankings import Rankings
+from vitjax.viz.report import QueryView, Report, SkippedView, write_report
 from vitjax.weights import cache_dir
 
-KS = (1, 5, 10)  # of recall
 WHOLE_RANKING = 2000  # galleries up to this size are ranked to the end
 console = Console(stderr=True, highlight=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Side:
     """One side of the search: its pictures, and the descriptors of those that could be read.
 
@@ -46,37 +46,18 @@ class Side:
     rows: np.ndarray
     skipped: list[Skipped]
 
-    def name(self, row: int) -> str:
-        """Name of the picture that a row describes."""
-        return self.source.names[self.rows[row]]
+    def names(self) -> list[str]:
+        """Name of the picture of each row."""
+        return [self.source.names[i] for i in self.rows]
 
+    def classes(self) -> list[str] | None:
+        """Class name of each row; None where there are no classes."""
+        labels = self.source.labels
+        return None if labels is None else [self.source.class_names[labels[i]] for i in self.rows]
 
-@dataclass(frozen=True)
-class Truth:
-    """What is known about right answers; row numbers are those of the descriptors.
-
-    Attributes:
-        positives: per query, the gallery rows that are right; None = nothing is known.
-        labels: classes of queries and gallery, where the truth comes from classes.
-        own: per query, the gallery row that is the query itself; -1 = none.
-    """
-
-    positives: list[np.ndarray] | None
-    labels: tuple[np.ndarray, np.ndarray] | None
-    own: np.ndarray
-
-    def right(self, query: int, row: int) -> bool | None:
-        """Whether a gallery row answers a query; None where nothing is known."""
-        return None if self.positives is None else bool(np.isin(row, self.positives[query]))
-
-    def metrics(self, index: np.ndarray) -> dict[str, float]:
-        """Metrics of a ranking: with classes those of metric learning, else those of place recognition."""
-        if self.labels is not None:
-            searched_in_itself = bool((self.own >= 0).all())
-            return retrieval_metrics(
-                index, *self.labels, ref_includes_query=searched_in_itself, ks=KS, on_short="omit"
-            )
-        return {} if self.positives is None else relevance_metrics(index, self.positives, ks=KS)
+    def seen(self, row: int, reranker: Reranker) -> np.ndarray:
+        """The picture of a row as the model saw it."""
+        return reranker.preprocess.view(self.source.read(int(self.rows[row])))
 
 
 def main(config: EvalConfig, workdir: str) -> None:
@@ -86,7 +67,7 @@ def main(config: EvalConfig, workdir: str) -> None:
         print(json.dumps(record.plain(results), allow_nan=False))
 
 
-def evaluate(config: EvalConfig, workdir: str) -> dict:
+def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     """Searches, reranks and measures; writes all under `workdir` and returns what results.json holds."""
     validate(config)
     parallel.initialize_distributed()
@@ -95,21 +76,19 @@ def evaluate(config: EvalConfig, workdir: str) -> dict:
         raise program.UserError(reason)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    clock = record.Stopwatch()
-    device = record.device()
+    clock, device = record.Stopwatch(), record.device()
     say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
 
     with clock.stage("load"):
         gallery_source, query_source = open_sources(config)
         reranker = Reranker.from_config(config)
-    for note in notes_on_weights(config, reranker):
-        say(f"[yellow]{note}[/yellow]")
+    if not config.weights:
+        say("[yellow]the weights are RANDOM: the figures say nothing; set config.weights[/yellow]")
 
     with clock.stage("extract"):
         gallery = describe(reranker, gallery_source, config, "gallery")
-        queries = (
-            gallery if query_source is gallery_source else describe(reranker, query_source, config, "queries")
-        )
+        searched_in_itself = query_source is gallery_source
+        queries = gallery if searched_in_itself else describe(reranker, query_source, config, "queries")
     truth = find_truth(config, queries, gallery)
 
     with clock.stage("search"):
@@ -122,24 +101,25 @@ def evaluate(config: EvalConfig, workdir: str) -> dict:
             queries.descriptors, gallery.descriptors, before, config.rerank, reranker.mesh
         )
     clock.close()
-    spent = sum(clock.compile_seconds.values())
-    say(f"compiled {clock.compiled} programs in {spent:.1f} s ({clock.cached} from the cache)")
+    seconds = sum(clock.compile_seconds.values())
+    say(f"compiled {clock.compiled} programs in {seconds:.1f} s ({clock.cached} from the cache)")
 
     results = summarize(config, reranker, queries, gallery, truth, before, after, clock)
     if not parallel.is_main_process():
         return results
     show_table(results)
-    names = (
-        [queries.name(i) for i in range(len(queries.rows))],
-        [gallery.name(i) for i in range(len(gallery.rows))],
-    )
+    rankings = Rankings(
+        before, after, queries.names(), gallery.names(), queries.classes(), gallery.classes(), truth.right,
+        weight=config.rerank.weight, ranks=config.figures.candidates,
+    )  # fmt: skip
+    names = rankings.query_names, rankings.gallery_names
     runs.write_run(out / "run_pooled.trec", *names, before, found, tag="pooled")
     runs.write_run(out / "run.trec", *names, after.index, after.score, tag="reranked")
     if truth.positives is not None:
         runs.write_qrels(out / "qrels.trec", *names, truth.positives)
-    draw(config, out, reranker, queries, gallery, truth, before, after, results)
-    record.write_json(out / "results.json", results)
+    draw(config, out, reranker, queries, gallery, rankings, results)
     record.append_row(out / "results.csv", csv_row(config, results))
+    record.write_json(out / "results.json", results)
     say(f"wrote {out / 'results.json'}" + (f" and {out / 'report.html'}" if config.figures.report else ""))
     return results
 
@@ -171,13 +151,6 @@ def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
     return gallery, gallery if same else FolderSource(data.query)
 
 
-def notes_on_weights(config: EvalConfig, reranker: Reranker) -> list[str]:
-    """What a person must know about the weights before believing a figure."""
-    if not config.weights:
-        return ["the weights are RANDOM: the figures say nothing about the model; set config.weights"]
-    return list(reranker.load_report.notes) if reranker.load_report else []
-
-
 def describe(reranker: Reranker, source: ImageSource, config: EvalConfig, what: str) -> Side:
     """Runs the model over one side's pictures, with a progress bar."""
 
@@ -204,39 +177,17 @@ def find_truth(config: EvalConfig, queries: Side, gallery: Side) -> Truth:
     labels = align_labels(queries.source, gallery.source)
     if labels is None:
         return Truth(None, None, own)
-    labels = labels[0][queries.rows], labels[1][gallery.rows]
-    return Truth(same_label(*labels, own), labels, own)
+    return Truth.from_labels(labels[0][queries.rows], labels[1][gallery.rows], own)
 
 
 def own_rows(queries: Side, gallery: Side) -> np.ndarray:
-    """Per query, the gallery row that is the same file; it must not be its own first hit."""
+    """Per query, the gallery row that is the same file: it must not be its own first hit."""
     if queries is gallery:
         return np.arange(len(gallery.rows))
     if not (isinstance(queries.source, FolderSource) and isinstance(gallery.source, FolderSource)):
         return np.full(len(queries.rows), -1)
     row_of = {gallery.source.path(int(i)): row for row, i in enumerate(gallery.rows)}
     return np.array([row_of.get(queries.source.path(int(i)), -1) for i in queries.rows])
-
-
-def read_ground_truth(path: str, queries: int, gallery: int) -> dict[int, list[int]]:
-    """Reads {query index: [right gallery indices]}, an index being a position in file-name order."""
-    try:
-        data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        pairs = data.items() if isinstance(data, dict) else enumerate(data)
-        truth = {int(query): [int(i) for i in np.atleast_1d(right)] for query, right in pairs}
-    except OSError as error:
-        raise program.UserError(f"data.ground_truth {path}: {error.strerror}") from None
-    except (ValueError, TypeError):
-        raise program.UserError(
-            f'data.ground_truth {path}: expected JSON like {{"0": [3, 4], "1": [5]}}: query -> gallery indices'
-        ) from None
-    largest = max((i for right in truth.values() for i in right), default=-1)
-    if max(truth, default=-1) >= queries or largest >= gallery:
-        raise program.UserError(
-            f"data.ground_truth {path} names query {max(truth)} and gallery picture {largest}, but there are "
-            f"{queries} queries and {gallery} gallery pictures; an index is a place in file-name order, from 0"
-        )
-    return truth
 
 
 def ranking_depth(config: EvalConfig, truth: Truth, gallery: int) -> int:
@@ -270,9 +221,10 @@ def summarize(
     clock: record.Stopwatch,
 ) -> dict[str, Any]:
     """Everything results.json holds."""
-    pictures = len(gallery.rows) + (0 if queries is gallery else len(queries.rows))
-    skipped = {"gallery": gallery.skipped, "query": [] if queries is gallery else queries.skipped}
-    count, matched = len(queries.rows), np.isfinite(after.structural)
+    sides = {"gallery": gallery} | ({} if queries is gallery else {"query": queries})
+    pictures, count = sum(len(side.rows) for side in sides.values()), len(queries.rows)
+    matched = np.isfinite(after.structural)
+    asked = before[:, : config.rerank.top_k] >= 0
     return {
         "task": config.task,
         "metrics": {"pooled": truth.metrics(before), "reranked": truth.metrics(after.index)},
@@ -285,21 +237,21 @@ def summarize(
         "seconds": clock.seconds | {"compile": sum(clock.compile_seconds.values())},
         "queries": count,
         "gallery": len(gallery.rows),
-        "own_file_left_out": int((truth.own >= 0).sum()),
+        "queries_found_in_gallery_and_left_out": int((truth.own >= 0).sum()),
         "transport": {
             "pairs": int(matched.sum()),
-            "unmatched_pairs": int((after.index[:, : config.rerank.top_k] >= 0).sum() - matched.sum()),
+            "unmatched_pairs": int(asked.sum() - matched.sum()),
             "largest_marginal_error": float(np.max(after.error[matched], initial=0.0)),
             "uniform_fallback_pairs": int(after.fallback.sum()),
         },
         "weights": {
             "source": config.weights or "random",
-            "report": str(reranker.load_report) if reranker.load_report else "random",
+            "report": str(reranker.load_report).splitlines() if reranker.load_report else [],
         },
         "skipped": [
-            {"side": side, "index": s.index, "name": s.name, "reason": s.reason}
-            for side, items in skipped.items()
-            for s in items
+            {"side": name, "index": item.index, "name": item.name, "reason": item.reason}
+            for name, side in sides.items()
+            for item in side.skipped
         ],
         "device": record.device(),
         "versions": record.versions(),
@@ -326,24 +278,26 @@ def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
 
 def show_table(results: dict[str, Any]) -> None:
     """Prints both orders side by side, in percent, and what a query costs."""
-    before, after = results["metrics"]["pooled"], results["metrics"]["reranked"]
-    shares = [name for name in before if not name.startswith("queries")]
-    if shares:
+    before, after = shares(results["metrics"]["pooled"]), shares(results["metrics"]["reranked"])
+    if before:
         table = Table("metric, %", title=f"{results['queries']} queries in {results['gallery']} pictures")
         for column in ("pooled search", "reranked", "difference"):
             table.add_column(column, justify="right")
-        for name in shares:
-            old, new = 100 * before[name], 100 * after[name]
-            table.add_row(name.replace("_", " "), f"{old:.1f}", f"{new:.1f}", f"{new - old:+.1f}")
+        for name, old in before.items():
+            new = after[name]
+            table.add_row(
+                name.replace("_", " "), f"{100 * old:.1f}", f"{100 * new:.1f}", f"{100 * (new - old):+.1f}"
+            )
         console.print(table)
     cost = results["milliseconds_per_query"]
     say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
-    transport = results["transport"]
-    if transport["uniform_fallback_pairs"]:
-        say(
-            f"[yellow]{transport['uniform_fallback_pairs']} pairs had a marginal of zeros; "
-            "uniform weights took its place[/yellow]"
-        )
+    if count := results["transport"]["uniform_fallback_pairs"]:
+        say(f"[yellow]{count} pairs had a marginal of zeros; uniform weights took its place[/yellow]")
+
+
+def shares(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that are shares in [0, 1], without the counts of queries."""
+    return {name: value for name, value in metrics.items() if not name.startswith("queries")}
 
 
 def draw(
@@ -352,35 +306,28 @@ def draw(
     reranker: Reranker,
     queries: Side,
     gallery: Side,
-    truth: Truth,
-    before: np.ndarray,
-    after: Reranked,
+    rankings: Rankings,
     results: dict[str, Any],
 ) -> None:
-    """Writes report.html and the PNG files under figures/."""
-    figures = config.figures
-    shown = range(min(len(queries.rows), max(figures.count, figures.report)))
-    if not shown:
-        return
-    views = view_queries(config, reranker, queries, gallery, truth, before, after, shown)
-    images = view_images(reranker, queries, gallery, views)
-    if figures.count:
+    """Writes report.html, and PNG files of the queries whose first hit changed before the others."""
+    figures, count = config.figures, len(queries.rows)
+    in_report = range(min(figures.report, count))
+    as_png = sorted(range(count), key=lambda q: not rankings.first_hit_changed(q))[: figures.count]
+    views = view_queries(
+        config, reranker, queries, gallery, rankings, list(dict.fromkeys([*in_report, *as_png]))
+    )
+    images = view_images(reranker, queries, gallery, list(views.values()))
+    for q in as_png:
         (out / "figures").mkdir(exist_ok=True)
-        for i, view in enumerate(views[: figures.count]):
-            save_figure(
-                out / "figures" / f"{i:03d}_ranking.png",
-                ranking_figure(images, view, ranks=figures.candidates),
-            )
-            best = min(view.candidates, key=lambda c: c.rank_after or len(before))
-            picture = matches_figure(images[view.image], images[best.image], best.matches)
-            save_figure(out / "figures" / f"{i:03d}_matches.png", picture)
-    if figures.report:
-        kept = views[: figures.report]
-        used = {key for view in kept for key in (view.image, *(c.image for c in view.candidates))}
-        write_report(
-            out / "report.html",
-            make_report(config, kept, {key: images[key] for key in used}, results, reranker),
-        )
+        best = min(views[q].candidates, key=lambda candidate: candidate.rank_after or np.inf)
+        ranking = ranking_figure(images, views[q], ranks=figures.candidates)
+        save_figure(out / "figures" / f"{q:04d}_ranking.png", ranking)
+        matches = matches_figure(images[views[q].image], images[best.image], best.matches)
+        save_figure(out / "figures" / f"{q:04d}_matches.png", matches, limit=500_000)
+    if in_report:
+        shown = [views[q] for q in in_report]
+        used = {key: images[key] for view in shown for key in keys_of(view)}
+        write_report(out / "report.html", make_report(config, shown, used, results, reranker.token_grid))
 
 
 def view_queries(
@@ -388,30 +335,11 @@ def view_queries(
     reranker: Reranker,
     queries: Side,
     gallery: Side,
-    truth: Truth,
-    before: np.ndarray,
-    after: Reranked,
-    shown: Iterable[int],
-) -> list[QueryView]:
-    """What the page says of each query: its first candidates before and after, and their matches."""
-    ranks = config.figures.candidates
-    chosen = {
-        q: [int(r) for r in dict.fromkeys([*after.index[q, :ranks], *before[q, :ranks]]) if r >= 0]
-        for q in shown
-    }
-    place = {
-        q: (
-            {int(r): i + 1 for i, r in enumerate(before[q])},
-            {int(r): i for i, r in enumerate(after.index[q])},
-        )
-        for q in chosen
-    }
-    pairs = [
-        (q, row)
-        for q, rows in chosen.items()
-        for row in rows
-        if np.isfinite(after.structural[q, place[q][1][row]])
-    ]
+    rankings: Rankings,
+    shown: list[int],
+) -> dict[int, QueryView]:
+    """What the page says of each query: its first candidates in both orders, and why they match."""
+    pairs = [(q, row) for q in shown for row in rankings.matched(q)]
     found = match_pairs(
         queries.descriptors,
         gallery.descriptors,
@@ -420,59 +348,25 @@ def view_queries(
         config=config.rerank,
         top=config.figures.matches,
     )
-    explained = {pair: found.explanation(i, reranker.token_grid) for i, pair in enumerate(pairs)}
-    tokens = queries.descriptors.tokens.shape[1] * gallery.descriptors.tokens.shape[1]
-    views = []
-    for q, rows in chosen.items():
-        was, now = place[q]
-        candidates = []
-        for row in rows:
-            i, why = now[row], explained.get((q, row))
-            candidates.append(
-                CandidateView(
-                    image=f"g{row}",
-                    name=gallery.name(row),
-                    rank_before=was[row],
-                    rank_after=i + 1,
-                    pooled=float(after.pooled[q, i]),
-                    structural=why.structural if why else None,
-                    score=why.structural + config.rerank.weight * float(after.pooled[q, i]) if why else None,
-                    right=truth.right(q, row),
-                    label=label_of(gallery, row),
-                    matches=[
-                        MatchView(m.query_box, m.candidate_box, m.similarity, m.mass, m.contribution)
-                        for m in why.matches
-                    ]
-                    if why
-                    else (),
-                    remaining_pairs=tokens - len(why.matches) if why else 0,
-                    remaining_contribution=why.remainder if why else 0.0,
-                    note="a marginal was all zero: uniform weights were used" if after.fallback[q, i] else "",
-                )
-            )
-        views.append(
-            QueryView(image=f"q{q}", name=queries.name(q), candidates=candidates, label=label_of(queries, q))
-        )
-    return views
-
-
-def label_of(side: Side, row: int) -> str:
-    """Class name of a row, empty where there are no classes."""
-    labels = side.source.labels
-    return "" if labels is None else side.source.class_names[labels[side.rows[row]]]
+    explained: dict[int, dict[int, Explanation]] = {q: {} for q in shown}
+    for i, (q, row) in enumerate(pairs):
+        explained[q][row] = found.explanation(i, reranker.token_grid)
+    patches = queries.descriptors.tokens.shape[1] * gallery.descriptors.tokens.shape[1]
+    return {q: rankings.view(q, explained[q], patches) for q in shown}
 
 
 def view_images(
     reranker: Reranker, queries: Side, gallery: Side, views: Sequence[QueryView]
 ) -> dict[str, np.ndarray]:
     """The pictures that the views name, as the model saw them."""
-    keys = dict.fromkeys(key for view in views for key in (view.image, *(c.image for c in view.candidates)))
+    keys = list(dict.fromkeys(key for view in views for key in keys_of(view)))
     sides = {"q": queries, "g": gallery}
-    return {
-        key: reranker.preprocess.view(side.source.read(int(side.rows[int(key[1:])])))
-        for key in bar(list(keys), len(keys), "drawing")
-        for side in [sides[key[0]]]
-    }
+    return {key: sides[key[0]].seen(int(key[1:]), reranker) for key in bar(keys, len(keys), "drawing")}
+
+
+def keys_of(view: QueryView) -> list[str]:
+    """Names of the pictures in a view."""
+    return [view.image, *(candidate.image for candidate in view.candidates)]
 
 
 def make_report(
@@ -480,11 +374,10 @@ def make_report(
     views: Sequence[QueryView],
     images: dict[str, np.ndarray],
     results: dict[str, Any],
-    reranker: Reranker,
+    grid: tuple[int, int],
 ) -> Report:
     """Fills the page."""
-    model, rule, metrics = config.model, config.rerank, results["metrics"]
-    h, w = reranker.token_grid
+    model, rule = config.model, config.rerank
     return Report(
         title="Search, and search again patch by patch",
         subtitle=f"{results['queries']} queries in {results['gallery']} pictures; the first {rule.top_k} "
@@ -493,13 +386,14 @@ def make_report(
         queries=views,
         ranks=config.figures.candidates,
         weight=rule.weight,
-        metrics_before={k: v for k, v in metrics["pooled"].items() if not k.startswith("queries")},
-        metrics_after={k: v for k, v in metrics["reranked"].items() if not k.startswith("queries")},
+        metrics_before=shares(results["metrics"]["pooled"]),
+        metrics_after=shares(results["metrics"]["reranked"]),
         milliseconds=results["milliseconds_per_query"],
         settings={
             "model": model.name,
-            "weights": results["weights"]["source"],
-            "tokens": f"after block {model.block}, {h} x {w}",
+            "weights": results["weights"]["source"].partition("#")[0],
+            "tokens": f"after block {model.block}, {grid[0]} x {grid[1]}",
+            "method": rule.method,
             "marginals": rule.marginals,
             "epsilon": rule.epsilon,
             "mass": rule.mass,
@@ -512,7 +406,6 @@ def make_report(
             **results["versions"],
         },
         random_weights=not config.weights,
-        notes=notes_on_weights(config, reranker) if config.weights else (),
         skipped=[SkippedView(item["name"], item["reason"]) for item in results["skipped"]],
     )
 

@@ -2,13 +2,14 @@
 
     python benchmarks/transport.py [--pairs 100 --tokens 49 --dim 128 --iterations 50 --csv transport.csv]
 
-The floor is what any score of all token pairs must pay: the similarity matrices and one sum of them weighted by the
-marginals, in one jit. Tokens are synthetic but related, like photos of one place: every image is a smooth random field over the patch
-grid around a common mean, and a candidate is the query's field with another one mixed in. On independent noise every solver
-converges in a few iterations, which would flatter the marginal error. Marginals are uniform.
+The floor is what any score of all token pairs must pay: the similarity matrices and one sum of them weighted
+by the marginals, in one jit. Tokens are synthetic but related, like photos of one place: every image is a
+smooth random field over the patch grid around a common mean, and a candidate is the query's field with
+another one mixed in. On independent noise every solver converges in a few iterations, which would flatter the
+marginal error. Marginals are uniform.
 
-The solvers take turns, and each figure is the median over rounds: other work on the machine hits all of them alike. Compile time is
-apart.
+The solvers take turns, and each figure is the median over rounds: other work on the machine hits all of them
+alike. Compile time is apart.
 """
 
 import argparse
@@ -82,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=21, help="rounds; the median counts")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic tokens")
     parser.add_argument(
-        "--tokens-file", type=pathlib.Path, help=".npy of real tokens (images, tokens, dim): the first is the query"
+        "--tokens-file",
+        type=pathlib.Path,
+        help=".npy of real tokens (images, tokens, dim): the first is the query",
     )
     parser.add_argument("--csv", type=pathlib.Path, help="write the table here as well")
     return parser
@@ -159,7 +162,9 @@ def _rows(times: dict, errors: dict, seconds: dict, pairs: int) -> list[Row]:
 
 
 def _print(rows: list[Row]) -> None:
-    print(f"{'solver':8}{'pairs/s':>12}{'ms':>10}{'of floor':>10}{'x OTT':>8}{'error':>11}{'worst':>11}{'compile s':>11}")
+    print(
+        f"{'solver':8}{'pairs/s':>12}{'ms':>10}{'of floor':>10}{'x OTT':>8}{'error':>11}{'worst':>11}{'compile s':>11}"
+    )
     for row in rows:
         print(
             f"{row.model:8}{row.infer_samples_per_sec:12,.0f}{row.infer_step_time:10.2f}{row.share_of_floor:10.2f}"

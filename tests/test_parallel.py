@@ -35,6 +35,13 @@ queries, gallery = queries.astype(np.float32), gallery.astype(np.float32)
 scores, index = search(queries, gallery, 4, mesh=mesh)
 alone = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :4]
 np.testing.assert_array_equal(index, alone)
+
+from vitjax.retrieval import Descriptors, rerank
+images = Descriptors.from_arrays(gallery, rng.normal(size=(31, 4, 6)))
+together = rerank(images.take(np.arange(5)), images, index, mesh=mesh)
+apart = rerank(images.take(np.arange(5)), images, index)
+np.testing.assert_array_equal(together.index, apart.index)
+np.testing.assert_allclose(together.score, apart.score, rtol=0, atol=1e-6)
 print("done", rank)
 """
 
@@ -89,7 +96,7 @@ def test_half_a_distributed_setting_is_refused(monkeypatch, count, rank):
         parallel.initialize_distributed()
 
 
-def test_two_processes_share_rows_and_search_alike():
+def test_two_processes_share_rows_and_rank_alike():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -75,10 +75,10 @@ def _parse(argv: list[str], config_type: type) -> tuple[Any, str, bool]:
     file, rest = _take_config_file(argv)
     config = _load(file, config_type)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=rest)
     flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
     try:
+        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=rest)
         extra = values(rest)[1:]
     except (flags.Error, KeyError, AttributeError, ValueError, TypeError) as error:
         raise UserError(_explain(error, config_type)) from None
@@ -86,7 +86,7 @@ def _parse(argv: list[str], config_type: type) -> tuple[Any, str, bool]:
         raise UserError(f"unknown argument {extra[0]!r}; options look like --name=value (see --help)")
     if not values["workdir"].value and not values["print_config"].value:
         raise UserError("say where results go: --workdir DIR")
-    return values["config"].value, values["workdir"].value or "", values["print_config"].value
+    return values["config"].value, values["workdir"].value or "", bool(values["print_config"].value)
 
 
 def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:

@@ -138,12 +138,12 @@ class Stopwatch:
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
         jax.monitoring.unregister_event_listener(self._on_event)
 
-    def _on_duration(self, event: str, seconds: float, **_: Any) -> None:
+    def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
         if not event.startswith("/jax/core/compile/"):  # tracing, lowering, and the backend's compilation
             return
-        start = time.perf_counter() - seconds
+        start = time.perf_counter() - duration_secs
         # A function traced inside another reports first: the outer one's time holds it already.
-        self._compiling = [item for item in self._compiling if item[0] < start] + [(start, seconds)]
+        self._compiling = [item for item in self._compiling if item[0] < start] + [(start, duration_secs)]
         self.compiled += event.endswith("backend_compile_duration")
 
     def _on_event(self, event: str, **_: Any) -> None:

@@ -4,6 +4,7 @@ import functools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,6 @@ from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.data.pipeline import Batch, Skipped, batches
 from vitjax.data.sources import ImageSource, ListSource
 from vitjax.data.transforms import Preprocess, preprocess
-from vitjax.models.outputs import BackboneOutput
 from vitjax.retrieval import Descriptors, describe_batches, make_describe, rerank
 from vitjax.retrieval.explain import Match, match_pairs
 from vitjax.weights import LoadReport, load_with_report
@@ -87,7 +87,7 @@ class Reranker:
         settings = self.config.model
         rollout = self.config.rerank.marginals == "rollout"
 
-        def forward(variables: dict, images: jax.Array) -> BackboneOutput:
+        def forward(variables: dict, images: jax.Array) -> Any:
             return model.apply(variables, images, block=settings.block, return_attention=rollout)
 
         self._describe = make_describe(forward, grid=settings.grid, rollout=rollout, mesh=self.mesh)

@@ -22,7 +22,9 @@ def pooled_by_loops(x, size):
     return out.reshape(size * size, d)
 
 
-@pytest.mark.parametrize(("grid", "size"), [((16, 16), 8), ((14, 14), 7), ((16, 16), 7), ((5, 9), 4), ((3, 2), 5)])
+@pytest.mark.parametrize(
+    ("grid", "size"), [((16, 16), 8), ((14, 14), 7), ((16, 16), 7), ((5, 9), 4), ((3, 2), 5)]
+)
 def test_pooling_is_the_mean_of_each_adaptive_cell(grid, size):
     x = np.random.default_rng(0).normal(size=(2, *grid, 3)).astype(np.float32)
     got = pool_grid(x.reshape(2, -1, 3), grid, size)
@@ -109,7 +111,10 @@ def test_batches_and_devices_do_not_change_a_description(images, variables, grid
     )
     mesh = parallel.make_mesh()
     parts, same = describe_batches(
-        make_describe(forward, grid=grid, rollout=rollout, mesh=mesh), variables, batches_of(images, 3), mesh=mesh
+        make_describe(forward, grid=grid, rollout=rollout, mesh=mesh),
+        variables,
+        batches_of(images, 3),
+        mesh=mesh,
     )
     np.testing.assert_array_equal(index, np.arange(7))
     np.testing.assert_array_equal(same, index)

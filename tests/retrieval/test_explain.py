@@ -25,7 +25,10 @@ def test_patches_that_moved_are_matched_with_where_they_went():
     rng = np.random.default_rng(0)
     tokens, moved = rng.normal(size=(1, 9, 32)), rng.permutation(9)
     pooled = rng.normal(size=(1, 32))
-    query, candidate = Descriptors.from_arrays(pooled, tokens), Descriptors.from_arrays(pooled, tokens[:, moved])
+    query, candidate = (
+        Descriptors.from_arrays(pooled, tokens),
+        Descriptors.from_arrays(pooled, tokens[:, moved]),
+    )
     found = match_pairs(query, candidate, np.array([0]), np.array([0]), top=9)
     np.testing.assert_array_equal(moved[found.candidate_patch[0]], found.query_patch[0])
     assert found.contribution.sum() > 0.99

@@ -28,7 +28,9 @@ def test_a_ranking_counted_by_hand():
 
 def test_perfect_ranking_is_one_and_diml_falls_short_by_the_query():
     labels = np.repeat(np.arange(3), 4)
-    ranking = np.array([[j for j in np.argsort(labels != labels[i], kind="stable") if j != i] for i in range(12)])
+    ranking = np.array(
+        [[j for j in np.argsort(labels != labels[i], kind="stable") if j != i] for i in range(12)]
+    )
     best = retrieval_metrics(ranking, labels, labels, ref_includes_query=True)
     assert {value for name, value in best.items() if not name.startswith("queries")} == {1.0}
     diml = retrieval_metrics(ranking, labels, labels, ref_includes_query=True, definition="diml")

@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.conftest import GOLDEN
 from tests.retrieval.cases import random_descriptors
 from vitjax import parallel
 from vitjax.retrieval import search, topk
@@ -28,6 +29,15 @@ def test_equals_a_stable_sort_of_all_scores_ties_and_duplicates_included(block, 
     want_scores, want = sorted_whole(queries, gallery, k)
     np.testing.assert_array_equal(index, want)
     np.testing.assert_array_equal(scores, want_scores)
+
+
+def test_finds_the_ranking_of_the_metric_learning_fixture():
+    with np.load(GOLDEN / "e1_metric_learning.npz") as file:
+        given = {key.removeprefix("inputs/"): file[key] for key in file.files if key.startswith("inputs/")}
+    x, queries = (given[name] for name in ("embeddings", "queries"))
+    own = np.arange(len(x))
+    np.testing.assert_array_equal(search(x, x, len(x) - 1, exclude=own)[1], given["ranking"])
+    np.testing.assert_array_equal(search(queries, x, len(x))[1], given["query_ranking"])
 
 
 def test_two_devices_find_what_one_finds():

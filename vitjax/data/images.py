@@ -20,12 +20,17 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 MAX_SIDE = 32_767  # pixels
-MAX_PIXELS = 50_331_648  # 8192 x 6144: the largest phone photos in wide use, 192 MiB decoded
-MAX_PIXELS_WEBP = 25_165_824  # its decoder holds three copies of the canvas
+MAX_PIXELS = {
+    "JPEG": 50_331_648,  # 8192 x 6144: the largest phone photos in wide use
+    "MPO": 50_331_648,  # a JPEG with more pictures behind the first
+    "PNG": 33_554_432,  # 8192 x 4096: slower to decode, and never halved
+    "WEBP": 20_971_520,  # 5120 x 4096: its decoder holds three more copies of the picture
+}
+MAX_PIXELS_DECODED = 50_331_648  # of pictures that come as arrays or PIL images
 MAX_BYTES = 128 * 2**20  # of a file: metadata chunks are read whole before the size is known
 HALVED_ABOVE = 25_165_824  # pixels: a larger JPEG is decoded at half its sides
 
-# What Pillow raises on damaged files, found by feeding it some 18,000 of them.
+# What Pillow raises on damaged files; tests/data/corpus.py makes some to find out.
 _DAMAGE = (
     OSError,  # UnidentifiedImageError is one
     ValueError,
@@ -71,7 +76,7 @@ def read_image(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> 
             array (h, w), (h, w, 1), (h, w, 3) or (h, w, 4).
 
     Returns:
-        A new image, in memory, of at most `MAX_PIXELS` pixels.
+        A new image, in memory. Files may have `MAX_PIXELS` by format, the rest `MAX_PIXELS_DECODED`.
 
     Raises:
         ImageError: missing, unreadable, of another format, damaged, or too large.
@@ -149,7 +154,9 @@ def _open(file, name: str, size: int) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name} is not a JPEG, PNG or WebP image; convert or remove it.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{name} is too large: above {MAX_PIXELS:,} pixels; save it smaller.") from None
+        raise ImageError(
+            f"{name} is too large: above {MAX_PIXELS['JPEG']:,} pixels; save it smaller."
+        ) from None
     except ImageError:
         raise
     except MemoryError:
@@ -177,7 +184,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
 
 def _check_size(size: tuple[int, int], kind: str | None, name: str) -> None:
     width, height = size
-    most = MAX_PIXELS_WEBP if kind == "WEBP" else MAX_PIXELS
+    most = MAX_PIXELS.get(kind or "", MAX_PIXELS_DECODED)
     if width < 1 or height < 1:
         raise ImageError(f"{name} has no pixels ({width} x {height}); replace or remove it.")
     if width * height > most or max(size) > MAX_SIDE:
@@ -193,7 +200,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow clips 16-bit grey at 255; the high byte is what it keeps of 16-bit colour.
         samples = np.asarray(image)
-        if samples.min() < 0 or samples.max() > 65_535:
+        if image.mode == "I" and (samples.min() < 0 or samples.max() > 65_535):
             raise ValueError("integer samples beyond 16 bits")
         return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":

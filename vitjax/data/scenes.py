@@ -2,8 +2,8 @@
 
 Nothing is downloaded: the photos lie inside the two wheels. Each is cut into disjoint regions, and every
 region is a scene, a flat thing photographed from several poses. Regions of one photo look alike as a whole
-(the same colours, the same texture) and differ in their parts: patches can tell them apart where pooled vectors
-cannot.
+(the same colours, the same texture) and differ in their parts: patches can tell them apart where pooled
+vectors cannot.
 
 Left out of the wheels' images: drawings, diagrams and colour charts (chessboard, color, horse, logo,
 phantom), photos with nothing sharp to match (cell, clock_motion), and those too small to be seen from nearby

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -83,7 +83,7 @@ class ListSource:
     Names are "index: path" for paths and the index alone for the rest, so they are unique.
     """
 
-    def __init__(self, items: Sequence[str | os.PathLike | bytes | Image.Image | np.ndarray]) -> None:
+    def __init__(self, items: Sequence[Any]) -> None:
         if isinstance(items, (str, bytes, os.PathLike)):
             raise TypeError(
                 f"ListSource takes a list of pictures, not {type(items).__name__}; wrap it in [ ]."

@@ -77,7 +77,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
     if name not in VIT:
         near = difflib.get_close_matches(name, VIT, n=3, cutoff=0.0)
         raise ValueError(
-            f"model {name!r} is unknown; nearest: {', '.join(map(repr, near))} (vitjax.list_models() lists all)."
+            f"model {name!r} is unknown; nearest: {', '.join(map(repr, near))} (list_models() lists all)."
         )
     known = [f.name for f in dataclasses.fields(VisionTransformer) if f.name not in ("parent", "name")]
     unknown = sorted(set(overrides) - set(known))
@@ -88,9 +88,15 @@ def build(name: str, **overrides: Any) -> nn.Module:
     fields = VIT[name][0] | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     size = fields.get("img_size", 224)
     if not all(isinstance(x, int) for x in (size if isinstance(size, tuple) and len(size) == 2 else (size,))):
-        raise ValueError(f"model {name!r}: img_size is {size!r}; give a side or (height, width), in whole pixels.")
-    if "dtype" in fields:
-        fields["dtype"] = jnp.dtype(fields["dtype"]).name
+        raise ValueError(
+            f"model {name!r}: img_size is {size!r}; give a side or (height, width), in whole pixels."
+        )
+    try:
+        fields["dtype"] = jnp.dtype(fields.get("dtype", "float32")).name
+    except TypeError as error:
+        raise ValueError(
+            f"model {name!r}: dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'."
+        ) from error
     model = VisionTransformer(**fields)
     _check(name, model)
     return model
@@ -119,7 +125,7 @@ def _check(name: str, model: VisionTransformer) -> None:
 
 
 def list_models(
-    filter: str | Sequence[str] = "",  # noqa: A002 (timm's name)
+    filter: str | Sequence[str] = "",
     *,
     pretrained: bool = False,
     exclude_filters: str | Sequence[str] = (),

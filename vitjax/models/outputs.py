@@ -10,11 +10,11 @@ class BackboneOutput(flax.struct.PyTreeNode):
     """Tokens, pooled feature and, where asked for, attention of one forward pass.
 
     Attributes:
-        tokens: patch tokens after the final norm, row by row of `grid` (kept ones only where pruned), float32.
+        tokens: patch tokens after the final norm, row by row of `grid`, float32; where pruned, the kept ones.
         pooled: one feature per image: CLS token, mean of CLS and distillation token, or mean of tokens.
         prefix: tokens that stand for no patch, after the final norm: CLS, then distillation or registers.
         logits: class scores before softmax; None without a classifier or where `block` stopped early.
-        attention: one (b, heads, queries, keys) array per block that ran, after softmax; None unless asked for.
+        attention: one (b, heads, queries, keys) array per block that ran, after softmax; None if not asked.
         heads: scores of each classifier by name: "cls", "dist".
         scores: per pruning stage, log-probabilities (b, n, 2) of keeping (index 0) and dropping a token.
         decisions: per pruning stage, 1 where a token was kept; None in a model that drops none.

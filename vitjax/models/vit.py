@@ -46,10 +46,11 @@ class Block(nn.Module):
 class VisionTransformer(nn.Module):
     """Vision transformer whose patch tokens, prefix tokens and attention maps are all part of the result.
 
-    Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); Touvron et al. 2021, DeiT (arXiv:2012.12877); Touvron
-    et al. 2022, DeiT III (arXiv:2204.07118); Oquab et al. 2023, DINOv2 (arXiv:2304.07193); Darcet et al. 2024,
-    registers (arXiv:2309.16588). Field names, weight names and defaults are timm's. Differences from timm: images
-    of any size divisible by `patch_size` are accepted, the position table being resized to their grid.
+    Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); Touvron et al. 2021, DeiT (arXiv:2012.12877);
+    Touvron et al. 2022, DeiT III (arXiv:2204.07118); Oquab et al. 2023, DINOv2 (arXiv:2304.07193); Darcet et
+    al. 2024, registers (arXiv:2309.16588). Field names, weight names and defaults are timm's. Different from
+    timm: images of any size divisible by `patch_size` are accepted, the position table being resized to
+    their grid.
 
     Attributes:
         img_size: pixels, side or (height, width); the size the position table belongs to.
@@ -71,7 +72,7 @@ class VisionTransformer(nn.Module):
         distilled: a distillation token after CLS, with a classifier of its own.
         interpolate_antialias: how the position table is resized to images of another size.
         interpolate_offset: in patches; 0.1 in the original DINOv2 without registers.
-        dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax and results are float32.
+        dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -170,7 +171,7 @@ class VisionTransformer(nn.Module):
             tokens=patches,
             pooled=pooled,
             prefix=prefix,
-            logits=sum(heads.values()) / len(heads) if heads else None,
+            logits=jnp.stack(list(heads.values())).mean(axis=0) if heads else None,
             attention=tuple(maps) if return_attention else None,
             heads=heads,
             grid=grid,
@@ -191,7 +192,7 @@ class VisionTransformer(nn.Module):
         size = self.patch_size
         if channels != 3:
             raise ValueError(
-                f"images have shape {images.shape}; expected (batch, height, width, 3): colour in the last axis."
+                f"images have shape {images.shape}; expected (batch, height, width, 3): colour comes last."
             )
         if height < size or width < size or height % size or width % size:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Optimal transport between patch tokens; knows arrays only."""
 
-from vitjax.ot import marginals
+from vitjax.ot import marginals, released
 from vitjax.ot.outputs import PairMarginals, StructuralMatch, Transport
 from vitjax.ot.rollout import attention_rollout, rollout_matrix
 from vitjax.ot.similarity import structural_match, structural_similarity
@@ -14,6 +14,7 @@ __all__ = [
     "marginals",
     "partial_sinkhorn",
     "relaxed_sinkhorn",
+    "released",
     "rollout_matrix",
     "sinkhorn",
     "structural_match",

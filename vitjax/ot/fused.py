@@ -1,23 +1,24 @@
 """Batched Sinkhorn scaling: the kernel domain's speed with the log domain's range.
 
-Problems are worked on in segments of a few iterations. At the start of a segment the potentials f and g are absorbed
-in the kernel, K = exp((f_i + g_j - cost_ij) / epsilon); inside it only the scalings u and v move, by two matrix-vector
-products per iteration; at its end log u and log v go back into f and g. This is the stabilised scaling of Schmitzer 2019
-(arXiv:1610.06519, section 3) on a fixed timetable instead of a test per iteration: one code path for every epsilon, no branch
-that could tie a pair to its batch-mates, and reverse-mode differentiable.
+Problems are worked on in segments of a few iterations. At the start of a segment the potentials f and g are
+absorbed in the kernel, K = exp((f_i + g_j - cost_ij) / epsilon); inside it only the scalings u and v move, by
+two matrix-vector products per iteration; at its end log u and log v go back into f and g. This is the
+stabilised scaling of Schmitzer 2019 (arXiv:1610.06519, section 3) on a fixed timetable instead of a test per
+iteration: one code path for every epsilon, no branch that could tie a pair to its batch-mates, and
+reverse-mode differentiable.
 
-Why nothing under- or overflows: the first potentials are hard c-transforms of each other (the epsilon -> 0 limit of an
-iteration), so every row and column of the first kernel holds an entry that is exactly 1, and later kernels are plans whose
-columns sum to b. Within a segment the scalings are held in [1 / LIMIT, LIMIT]; a problem that wants to move further goes on in
-the next segment, so the limit costs iterations, never a NaN.
+Why nothing under- or overflows: the first potentials are hard c-transforms of each other (the epsilon -> 0
+limit of an iteration), so every row and column of the first kernel holds an entry that is exactly 1, and
+later kernels are plans whose columns sum to b. Within a segment the scalings are held in [1 / LIMIT, LIMIT];
+a problem that wants to move further goes on in the next segment, so the limit costs iterations, never a NaN.
 
-Partial transport adds one dummy point per side as a vector and a scalar, not as a larger matrix: r = a / (K c + k c0),
-r0 = (1 - s) / (k' c), and the same for the columns. Relaxed transport (Chizat et al. 2018, arXiv:1607.05816) raises the
-update to the power tau.
+Partial transport adds one dummy point per side as a vector and a scalar, not as a larger matrix: r = a / (K c
++ k c0), r0 = (1 - s) / (k' c), and the same for the columns. Relaxed transport (Chizat et al. 2018,
+arXiv:1607.05816) raises the update to the power tau.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +27,22 @@ from jaxtyping import Array, Bool, Float
 from vitjax.ot.outputs import Transport
 
 _SEGMENT = 25  # iterations between absorptions, each of which costs one exp per entry
-_LIMIT = 2.0**40  # entries lost to underflow are below 2^-126 * LIMIT^2: far below float32 resolution of the plan
+_LIMIT = (
+    2.0**40
+)  # entries lost to underflow are below 2^-126 * LIMIT^2: far below float32 resolution of the plan
 _FAR = 1e30  # stands for infinity where an infinity would turn into NaN; exp(-_FAR) is 0
-_RELAXED_START = 8  # hard iterations to begin a relaxed problem; a balanced one is at its fixed point after one
+_RELAXED_START = (
+    8  # hard iterations to begin a relaxed problem; a balanced one is at its fixed point after one
+)
+
+Maybe = Any  # an array (p,), or None in a problem that has no such part
 
 
-class Problem(NamedTuple):
+class _Problem(NamedTuple):
     """Independent problems in units of epsilon: row sums `a`, column sums `b`.
 
-    `slack` is the mass of a dummy point per side (None: balanced); `tau_a` and `tau_b` relax the marginals (None: both 1).
+    `slack` is the mass of a dummy point per side (None: balanced); `tau_a` and `tau_b` relax the marginals
+    (None: both 1).
     """
 
     cost: Float[Array, "p n m"]
@@ -42,10 +50,10 @@ class Problem(NamedTuple):
     b: Float[Array, "p m"]
     rows: Bool[Array, "p n"]  # has mass
     cols: Bool[Array, "p m"]
-    slack: Float[Array, " p"] | None
+    slack: Maybe
     price: Float[Array, " p"]  # cost of meeting the dummy point
-    tau_a: Float[Array, " p"] | None
-    tau_b: Float[Array, " p"] | None
+    tau_a: Maybe
+    tau_b: Maybe
 
 
 class _Sides(NamedTuple):
@@ -53,14 +61,14 @@ class _Sides(NamedTuple):
 
     rows: Float[Array, "p n"]
     cols: Float[Array, "p m"]
-    row_slack: Float[Array, " p"] | None = None
-    col_slack: Float[Array, " p"] | None = None
+    row_slack: Maybe = None
+    col_slack: Maybe = None
 
 
 class _Kernel(NamedTuple):
     real: Float[Array, "p n m"]
-    to_slack: Float[Array, "p n"] | None = None  # the dummy column
-    from_slack: Float[Array, "p m"] | None = None  # the dummy row; the corner is 0: dummies never meet
+    to_slack: Maybe = None  # (p, n), the dummy column
+    from_slack: Maybe = None  # (p, m), the dummy row; the corner is 0: dummies never meet
 
 
 def transport(
@@ -89,7 +97,7 @@ def transport(
     Returns:
         Plans whose columns are exact to rounding; what is left of the error is in the rows.
     """
-    problem = _problem(cost, a, b, epsilon, slack, taus)
+    problem = _prepare(cost, a, b, epsilon, slack, taus)
     potentials = _first_potentials(problem)
     segments, rest = divmod(iterations - 1, _SEGMENT)
     if tolerance is None:
@@ -105,18 +113,19 @@ def transport(
     return _result(problem, potentials, kernel, scale)
 
 
-def _problem(cost, a, b, epsilon, slack, taus) -> Problem:
+def _prepare(cost, a, b, epsilon, slack, taus) -> _Problem:
     tiny = jnp.finfo(cost.dtype).tiny
     rows, cols = ~(a <= tiny), ~(b <= tiny)  # NaN counts as mass, so that it shows in the result
     # A side without any mass leaves the other side nowhere to go: an empty plan, and an error that says so.
     rows, cols = rows & cols.any(-1, keepdims=True), cols & rows.any(-1, keepdims=True)
     scaled = jnp.where(rows[:, :, None] & cols[:, None, :], cost, 0.0) / epsilon[:, None, None]
-    # Any constant price gives the same plan, the dummies' own scalings absorb it; 1 = the cost of zero similarity.
-    return Problem(scaled, a, b, rows, cols, slack, 1.0 / epsilon, *(taus or (None, None)))
+    # Any constant price gives the same plan, the dummies' own scalings absorb it; 1 = the cost of zero
+    # similarity.
+    return _Problem(scaled, a, b, rows, cols, slack, 1.0 / epsilon, *(taus or (None, None)))
 
 
-def _first_potentials(problem: Problem) -> _Sides:
-    """Hard c-transforms: f_i = min_j cost_ij - g_j, g_j = min_i cost_ij - f_i, over rows and columns with mass."""
+def _first_potentials(problem: _Problem) -> _Sides:
+    """Hard c-transforms: f_i = min_j cost_ij - g_j, g_j = min_i cost_ij - f_i, where there is mass."""
     no_row, no_col = jnp.where(problem.rows, 0.0, _FAR), jnp.where(problem.cols, 0.0, _FAR)
     slack = problem.slack is not None
     no_slack = jnp.where(problem.slack > 0, 0.0, _FAR) if slack else None
@@ -128,7 +137,9 @@ def _first_potentials(problem: Problem) -> _Sides:
             rows = jnp.minimum(rows, (problem.price + no_slack)[:, None])
         rows = tau_a * jnp.where(problem.rows, rows, 0.0)
         cols = jnp.min(problem.cost + (no_row - rows)[:, :, None], axis=-2)
-        if slack:  # the dummy row costs its price everywhere, so its own minimum is the price and 0 is left to a column
+        if (
+            slack
+        ):  # the dummy row costs its price everywhere: its own minimum is the price, which leaves 0 here
             cols = jnp.minimum(cols, no_slack[:, None])
         cols = tau_b * jnp.where(problem.cols, cols, 0.0)
     sides = _Sides(jnp.where(problem.rows, rows, -_FAR), jnp.where(problem.cols, cols, -_FAR))
@@ -141,7 +152,7 @@ def _first_potentials(problem: Problem) -> _Sides:
     )
 
 
-def _kernel(problem: Problem, potentials: _Sides) -> _Kernel:
+def _kernel(problem: _Problem, potentials: _Sides) -> _Kernel:
     real = jnp.exp((potentials.rows[:, :, None] - problem.cost) + potentials.cols[:, None, :])
     if problem.slack is None:
         return _Kernel(real)
@@ -153,7 +164,7 @@ def _kernel(problem: Problem, potentials: _Sides) -> _Kernel:
     )
 
 
-def _segment(problem: Problem, potentials: _Sides, length: int) -> tuple[_Kernel, _Sides]:
+def _segment(problem: _Problem, potentials: _Sides, length: int) -> tuple[_Kernel, _Sides]:
     """Runs `length` iterations on one kernel; returns it and the scalings."""
     kernel = _kernel(problem, potentials)
     ones = None if problem.slack is None else jnp.ones_like(problem.slack)
@@ -168,14 +179,14 @@ def _segment(problem: Problem, potentials: _Sides, length: int) -> tuple[_Kernel
     return kernel, jax.lax.scan(step, start, length=length)[0]
 
 
-def _update_rows(problem: Problem, potentials: _Sides, sums: _Sides) -> dict[str, Array]:
+def _update_rows(problem: _Problem, potentials: _Sides, sums: _Sides) -> dict[str, Array]:
     new = {"rows": _scaling(problem.a, sums.rows, problem.rows, potentials.rows, problem.tau_a)}
     if problem.slack is not None:
         new["row_slack"] = _scaling(problem.slack, sums.row_slack, problem.slack > 0)
     return new
 
 
-def _update_cols(problem: Problem, potentials: _Sides, sums: _Sides) -> dict[str, Array]:
+def _update_cols(problem: _Problem, potentials: _Sides, sums: _Sides) -> dict[str, Array]:
     new = {"cols": _scaling(problem.b, sums.cols, problem.cols, potentials.cols, problem.tau_b)}
     if problem.slack is not None:
         new["col_slack"] = _scaling(problem.slack, sums.col_slack, problem.slack > 0)
@@ -214,7 +225,7 @@ def _scaling(wanted, sums, live, potential=None, tau=None) -> Array:
     return present * jnp.exp(jnp.clip(tau * balanced - (1.0 - tau) * potential, -range_, range_))
 
 
-def _absorb(problem: Problem, potentials: _Sides, scale: _Sides) -> _Sides:
+def _absorb(problem: _Problem, potentials: _Sides, scale: _Sides) -> _Sides:
     def add(potential, scaling, live):
         return potential + jnp.log(jnp.where(live, scaling, 1.0))
 
@@ -227,7 +238,7 @@ def _absorb(problem: Problem, potentials: _Sides, scale: _Sides) -> _Sides:
     return _Sides(rows, cols, row_slack, add(potentials.col_slack, scale.col_slack, live))
 
 
-def _row_error(problem: Problem, potentials: _Sides, scale: _Sides, sums: _Sides) -> Float[Array, " p"]:
+def _row_error(problem: _Problem, potentials: _Sides, scale: _Sides, sums: _Sides) -> Float[Array, " p"]:
     """L1 distance of the plan's row sums, scale * sums, from those that the next iteration would give them.
 
     Balanced and partial: from the marginal `a`, since that is what an iteration gives the rows.
@@ -242,7 +253,7 @@ def _row_error(problem: Problem, potentials: _Sides, scale: _Sides, sums: _Sides
     return error
 
 
-def _col_error(problem: Problem, potentials: _Sides, scale: _Sides, sums: _Sides) -> Float[Array, " p"]:
+def _col_error(problem: _Problem, potentials: _Sides, scale: _Sides, sums: _Sides) -> Float[Array, " p"]:
     if problem.tau_b is None:
         wanted = problem.b
     else:
@@ -253,7 +264,7 @@ def _col_error(problem: Problem, potentials: _Sides, scale: _Sides, sums: _Sides
     return error
 
 
-def _until(problem: Problem, potentials: _Sides, tolerance, segments: int) -> _Sides:
+def _until(problem: _Problem, potentials: _Sides, tolerance, segments: int) -> _Sides:
     """Runs segments until every problem is within its tolerance; one that is stays exactly as it is."""
 
     def unfinished(state):
@@ -275,7 +286,7 @@ def _until(problem: Problem, potentials: _Sides, tolerance, segments: int) -> _S
     return jax.lax.while_loop(unfinished, body, start)[1]
 
 
-def _result(problem: Problem, potentials: _Sides, kernel: _Kernel, scale: _Sides) -> Transport:
+def _result(problem: _Problem, potentials: _Sides, kernel: _Kernel, scale: _Sides) -> Transport:
     plan = scale.rows[:, :, None] * kernel.real * scale.cols[:, None, :]
     row_error = _row_error(problem, potentials, scale, _row_sums(kernel, scale))
     col_error = _col_error(problem, potentials, scale, _col_sums(kernel, scale))

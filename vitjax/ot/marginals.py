@@ -1,11 +1,11 @@
 """Weights of an image's patch tokens: how much mass each may send or receive.
 
-Every function returns weights that sum to 1 over the valid tokens. Where the raw weights are all zero or not finite (cross-correlation
-with a CLS token that is orthogonal to every patch, say) uniform weights take their place; `pair_marginals` tells where.
-An image without a single valid token has weights 0.
+Every function returns weights that sum to 1 over the valid tokens. Where the raw weights are all zero or not
+finite (cross-correlation with a CLS token that is orthogonal to every patch, say) uniform weights take their
+place; `pair_marginals` tells where. An image without a single valid token has weights 0.
 
-Source of the kinds: DIML (ICCV 2021, arXiv:2108.05889) and "Beyond the CLS Token" (BMVC 2022). Difference from their code:
-divided by the sum, not by the sum + 1e-5; that form is in `vitjax.ot.released`.
+Source of the kinds: DIML (ICCV 2021, arXiv:2108.05889) and "Beyond the CLS Token" (BMVC 2022). Difference
+from their code: divided by the sum, not by the sum + 1e-5; that form is in `vitjax.ot.released`.
 """
 
 import jax
@@ -20,7 +20,7 @@ KINDS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "so
 
 def uniform(valid: Bool[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     """Same weight for every valid token."""
-    return _normalise(jnp.ones(valid.shape), valid)[0]
+    return _normalise(_even(valid), valid)[0]
 
 
 def cross_correlation(
@@ -39,7 +39,7 @@ def cross_correlation(
     Returns:
         Weights that sum to 1.
     """
-    return _normalise(raw("cross_correlation", tokens, other), valid)[0]
+    return _of_tokens("cross_correlation", tokens, other, valid)
 
 
 def inverse(
@@ -50,7 +50,7 @@ def inverse(
     valid: Bool[Array, "*batch n"] | None = None,
 ) -> Float[Array, "*batch n"]:
     """Less weight on tokens that look like the other image: exp(-relu(token . other) / temperature)."""
-    return _normalise(raw("inverse", tokens, other, temperature), valid)[0]
+    return _of_tokens("inverse", tokens, other, valid, temperature)
 
 
 def complement(
@@ -60,7 +60,7 @@ def complement(
     valid: Bool[Array, "*batch n"] | None = None,
 ) -> Float[Array, "*batch n"]:
     """Less weight on tokens that look like the other image: 1 - relu(token . other)."""
-    return _normalise(raw("complement", tokens, other), valid)[0]
+    return _of_tokens("complement", tokens, other, valid)
 
 
 def softmax(
@@ -70,7 +70,7 @@ def softmax(
     valid: Bool[Array, "*batch n"] | None = None,
 ) -> Float[Array, "*batch n"]:
     """Mildly more weight on tokens that look like the other image: softmax over tokens of token . other."""
-    return _normalise(raw("softmax", tokens, other), valid)[0]
+    return _of_tokens("softmax", tokens, other, valid)
 
 
 def from_rollout(
@@ -111,7 +111,8 @@ def pair_marginals(
     """Weights of both images of a pair, each by the tokens of one and the pooled vector of the other.
 
     Args:
-        kind: "uniform", "rollout" (the given weights), "cross_correlation", "inverse", "complement" or "softmax".
+        kind: "uniform", "rollout" (the given weights), "cross_correlation", "inverse", "complement" or
+            "softmax".
         query_tokens: L2-normalised.
         candidate_tokens: L2-normalised.
         query_pooled: L2-normalised.
@@ -126,36 +127,51 @@ def pair_marginals(
         Both marginals, and where uniform weights had to take the place of either.
     """
     if kind == "uniform":
-        a_raw, b_raw = jnp.ones(query_valid.shape), jnp.ones(candidate_valid.shape)
+        a_raw, b_raw = _even(query_valid), _even(candidate_valid)
     elif kind == "rollout":
         a_raw, b_raw = jax.nn.relu(query_weights), jax.nn.relu(candidate_weights)
     else:
-        a_raw, b_raw = raw(kind, query_tokens, candidate_pooled), raw(kind, candidate_tokens, query_pooled)
+        a_raw = _raw(kind, query_tokens, candidate_pooled, query_valid)
+        b_raw = _raw(kind, candidate_tokens, query_pooled, candidate_valid)
+    if compat not in (None, "released"):
+        raise ValueError(f"vitjax.ot.marginals: compat {compat!r} is unknown; known: None, 'released'")
     normalise = released.normalise if compat == "released" else _normalise
     a, a_fallback = normalise(a_raw, query_valid)
     b, b_fallback = normalise(b_raw, candidate_valid)
     return PairMarginals(a, b, a_fallback | b_fallback)
 
 
-def raw(
-    kind: str, tokens: Float[Array, "*batch n d"], other: Float[Array, "*batch d"], temperature: float = 0.1
-) -> Float[Array, "*batch n"]:
-    """Weights before they are made to sum to 1; `kind` is one that compares tokens with the other image."""
+def _raw(kind: str, tokens: Array, other: Array, valid: Array, temperature: float = 0.1) -> Array:
+    """Weights before they are made to sum to 1, of a kind that compares tokens with the other image."""
     # Float32 whatever the tokens were: exp(-c / 0.1) of a bfloat16 cosine is off by several percent.
     dtype = jnp.promote_types(tokens.dtype, jnp.float32)
     c = jnp.einsum(
         "...nd,...d->...n", tokens.astype(dtype), other.astype(dtype), precision=jax.lax.Precision.HIGHEST
     )
+    if kind == "softmax":
+        weights = jnp.where(valid, jnp.exp(c), 0.0)  # of a cosine: no overflow
+        return weights / jnp.maximum(weights.sum(-1, keepdims=True), jnp.finfo(dtype).tiny)
     kinds = {
         "cross_correlation": jax.nn.relu,
         "inverse": lambda c: jnp.exp(-jax.nn.relu(c) / temperature),
         "complement": lambda c: 1.0 - jax.nn.relu(c),
-        # Not jax.nn.softmax: padding is only taken out when the weights are normalised.
-        "softmax": jnp.exp,
     }
     if kind not in kinds:
-        raise ValueError(f"vitjax.ot.marginals: kind {kind!r} is unknown; known: {', '.join(map(repr, KINDS))}")
+        raise ValueError(
+            f"vitjax.ot.marginals: kind {kind!r} is unknown; known: {', '.join(map(repr, KINDS))}"
+        )
     return kinds[kind](c)
+
+
+def _of_tokens(
+    kind: str, tokens: Array, other: Array, valid: Array | None, temperature: float = 0.1
+) -> Array:
+    valid = jnp.ones(tokens.shape[:-1], bool) if valid is None else valid
+    return _normalise(_raw(kind, tokens, other, valid, temperature), valid)[0]
+
+
+def _even(valid: Array) -> Array:
+    return valid / jnp.maximum(valid.sum(-1, keepdims=True), 1).astype(jnp.float32)
 
 
 def _normalise(weights, valid) -> tuple[Array, Array]:
@@ -166,7 +182,6 @@ def _normalise(weights, valid) -> tuple[Array, Array]:
     total = weights.sum(-1, keepdims=True)
     # Sums so small that dividing by them overflows are as good as zero.
     usable = jnp.isfinite(total) & (total > 1e-20)
-    even = valid / jnp.maximum(valid.sum(-1, keepdims=True), 1)
     # The inner `where` keeps NaN out of the gradient, which passes through both branches of the outer one.
     share = jnp.where(usable, weights, 0.0) / jnp.where(usable, total, 1.0)
-    return jnp.where(usable, share, even.astype(weights.dtype)), ~usable[..., 0]
+    return jnp.where(usable, share, _even(valid).astype(weights.dtype)), ~usable[..., 0]

@@ -1,7 +1,8 @@
 """The same problems through OTT-JAX: the reference for `vitjax.ot.fused`.
 
-Iterations are unrolled (`implicit_diff=None`): OTT's implicit gradient is NaN, or silently wrong, where marginals hold zeros.
-Importing this module imports OTT, which takes seconds; `vitjax.ot` does so only when asked for `solver="ott"`.
+Iterations are unrolled (`implicit_diff=None`): OTT's implicit gradient is NaN, or silently wrong, where
+marginals hold zeros. Importing this module imports OTT, which takes seconds; `vitjax.ot` does so only when
+asked for `solver="ott"`.
 """
 
 import functools
@@ -34,11 +35,13 @@ def transport(
 ) -> Transport:
     """Entropic transport of p independent problems; arguments and result as in `vitjax.ot.fused.transport`.
 
-    Partial transport solves the extended problem: one more row and column for the dummy points. Relaxed: `taus` are numbers,
-    since OTT chooses its formulas by them before tracing.
+    Partial transport solves the extended problem: one more row and column for the dummy points. Relaxed:
+    `taus` are numbers, since OTT chooses its formulas by them before tracing.
     """
     if taus is not None and not all(isinstance(tau, float | int) for tau in taus):
-        raise ValueError("vitjax.ot: solver 'ott' needs tau_a and tau_b as Python numbers; use solver 'fused'")
+        raise ValueError(
+            "vitjax.ot: solver 'ott' needs tau_a and tau_b as Python numbers; use solver 'fused'"
+        )
     one = functools.partial(_one, taus=taus or (1.0, 1.0), iterations=iterations)
     return jax.vmap(one)(cost, a, b, epsilon, slack, tolerance)
 
@@ -76,9 +79,11 @@ def _one(cost, a, b, epsilon, slack, tolerance, *, taus: tuple, iterations: int)
 
 
 def _error(sums: Array, wanted: Array, potential: Array, tau: float) -> Array:
-    """L1 distance from the wanted sums; relaxed, from those that another update of the potential would give."""
+    """L1 distance from the wanted sums; relaxed, from those that another update would give."""
     if tau < 1:
         live = (wanted > 0) & (sums > 0)
         ratio = jnp.log(jnp.where(live, wanted, 1.0)) - jnp.log(jnp.where(live, sums, 1.0))
-        wanted = jnp.where(live, sums * jnp.exp(tau * ratio - (1.0 - tau) * jnp.where(live, potential, 0.0)), 0.0)
+        wanted = jnp.where(
+            live, sums * jnp.exp(tau * ratio - (1.0 - tau) * jnp.where(live, potential, 0.0)), 0.0
+        )
     return jnp.abs(sums - wanted).sum()

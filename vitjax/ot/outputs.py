@@ -1,11 +1,11 @@
-"""Results of `vitjax.ot`: frozen pytrees, so that they pass through jit, vmap and lax.map."""
+"""Results of `vitjax.ot`: named tuples, pytrees that may also hold NumPy arrays or shardings."""
 
-import flax.struct
+from typing import NamedTuple
+
 from jaxtyping import Array, Bool, Float
 
 
-@flax.struct.dataclass
-class Transport:
+class Transport(NamedTuple):
     """A transport plan and how far it is from what was asked.
 
     Args:
@@ -23,8 +23,7 @@ class Transport:
     mass: Float[Array, "*batch"]
 
 
-@flax.struct.dataclass
-class StructuralMatch:
+class StructuralMatch(NamedTuple):
     """How well the patch tokens of two images match.
 
     Args:
@@ -38,8 +37,7 @@ class StructuralMatch:
     similarity: Float[Array, "*batch n m"]
 
 
-@flax.struct.dataclass
-class PairMarginals:
+class PairMarginals(NamedTuple):
     """Patch weights of both images of a pair.
 
     Args:

@@ -1,8 +1,9 @@
-"""What the papers' released code computes, for comparing with its numbers; reached through `compat="released"`.
+"""What the papers' released code computes; reached through `compat="released"`, to compare with its numbers.
 
-Source: behaviour of DIML (wl-zhao/DIML, commit c15dbea) and of vit-reranking (cazhang/vit-reranking, commit 888d776); written from its
-description, no code taken. Not for use: the stop rule looks at the mean change of the row scalings over the whole batch, so a
-pair's score depends on its batch-mates, and a small mass stops after two iterations with hardly anything moved.
+Source: behaviour of DIML (wl-zhao/DIML, commit c15dbea) and of vit-reranking (cazhang/vit-reranking, commit
+888d776); written from its description, no code taken. Not for use: the stop rule looks at the mean change of
+the row scalings over the whole batch, so a pair's score depends on its batch-mates, and a small mass stops
+after two iterations with hardly anything moved.
 """
 
 import jax
@@ -41,7 +42,8 @@ def extended_plan(
     epsilon: Float[Array, "*batch"],
     iterations: int = 100,
 ) -> Float[Array, "*batch rows cols"]:
-    """Plan of the released solver; partial transport: with the dummy row and column, whose *kernel* value is 1 - mass.
+    """Plan of the released solver; partial transport: with the dummy row and column, whose *kernel* value is
+    1 - mass.
 
     Args:
         cost: 1 - similarity. The released code has the candidate image in the rows.
@@ -80,6 +82,6 @@ def extended_plan(
 def normalise(
     weights: Float[Array, "*batch n"], valid: Bool[Array, "*batch n"]
 ) -> tuple[Float[Array, "*batch n"], Bool[Array, "*batch"]]:
-    """Weights over their sum + 1e-5, so that they sum to a little less than 1; all zero stays all zero, never replaced."""
+    """Weights over their sum + 1e-5: they sum to a little less than 1, and all zero stays all zero."""
     weights = jnp.where(valid, weights, 0.0)
     return weights / (weights.sum(-1, keepdims=True) + 1e-5), jnp.zeros(weights.shape[:-1], bool)

@@ -1,8 +1,9 @@
 """Attention rollout: how much each patch matters for what the network says about the image.
 
-Source: Abnar & Zuidema 2020 (arXiv:2005.00928), eq. 1: A_l = (attention_l + I) with rows normalised; the rollout
-is A_L ... A_j. The share of small entries to discard and the fusion of heads follow "Beyond the CLS Token" (BMVC 2022), with one
-difference from its code: entries are discarded per image, there they were discarded where *any* image of the batch discarded.
+Source: Abnar & Zuidema 2020 (arXiv:2005.00928), eq. 1: A_l = (attention_l + I) with rows normalised; the
+rollout is A_L ... A_j. The share of small entries to discard and the fusion of heads follow "Beyond the CLS
+Token" (BMVC 2022), with one difference from its code: entries are discarded per image, there they were
+discarded where *any* image of the batch discarded.
 """
 
 from collections.abc import Sequence
@@ -25,24 +26,26 @@ def attention_rollout(
     """Weight of every patch token in the class token's (or else the mean token's) rollout.
 
     Args:
-        attention: after softmax, one entry per block, tokens in the network's order: prefix (class token first, then
-            distillation or register tokens), then patches. Every block must attend from and to the same tokens.
+        attention: after softmax, one entry per block, tokens in the network's order: prefix (class token
+            first, then distillation or register tokens), then patches. Every block must attend from and to
+            the same tokens.
         start: first block that counts, from 0; negative counts from the end.
         heads: "mean", "min" or "max" over heads.
         discard: share of the smallest entries of each image's attention that is set to 0, in [0, 1).
         grid: height and width of the patch grid; tells how many tokens are prefix. None: one is.
 
     Returns:
-        Per-image weights that sum to 1. With a prefix: the class token's row, patch columns only, so that attention that went
-        to registers or the distillation token is left out. Without: the mean over all rows.
+        Per-image weights that sum to 1. With a prefix: the class token's row, patch columns only, so that
+        attention that went to registers or the distillation token is left out. Without: the mean over all
+        rows.
     """
     rollout = rollout_matrix(attention, start=start, heads=heads, discard=discard)
     tokens = rollout.shape[-1]
     prefix = 1 if grid is None else tokens - grid[0] * grid[1]
     if not 0 <= prefix < tokens:
         raise ValueError(
-            f"attention_rollout: attention has {tokens} tokens, fewer than the {grid} grid; give the grid of the "
-            f"patch tokens."
+            f"attention_rollout: attention has {tokens} tokens, fewer than the {grid} grid; "
+            f"give the grid of the patch tokens."
         )
     weights = rollout[:, 0, prefix:] if prefix else rollout.mean(-2)
     return weights / weights.sum(-1, keepdims=True)
@@ -55,7 +58,8 @@ def rollout_matrix(
     heads: str = "mean",
     discard: float = 0.0,
 ) -> Float[Array, "b q k"]:
-    """Product of all blocks' row-normalised attention with residual; row i: where token i's content comes from.
+    """Product of all blocks' row-normalised attention with residual; row i: where token i's content comes
+    from.
 
     Args:
         attention: as in `attention_rollout`.
@@ -67,16 +71,20 @@ def rollout_matrix(
         Rows that sum to 1, float32.
     """
     if heads not in _FUSE:
-        raise ValueError(f"attention_rollout: heads {heads!r} is unknown; known: {', '.join(map(repr, _FUSE))}")
+        raise ValueError(
+            f"attention_rollout: heads {heads!r} is unknown; known: {', '.join(map(repr, _FUSE))}"
+        )
     blocks = list(attention)
     if not -len(blocks) <= start < len(blocks):
-        raise ValueError(f"attention_rollout: start is {start} but there are {len(blocks)} blocks of attention")
+        raise ValueError(
+            f"attention_rollout: start is {start} but there are {len(blocks)} blocks of attention"
+        )
     blocks = blocks[start:]
     shapes = {x.shape[-2:] for x in blocks}
     if len(shapes) > 1 or any(q != k for q, k in shapes):
         raise ValueError(
-            f"attention_rollout: blocks attend from (queries) and to (keys) {sorted(shapes)}; one square size is "
-            f"needed, so choose a later start or a plain vision transformer."
+            f"attention_rollout: blocks attend from and to {sorted(shapes)} tokens; one square size "
+            f"is needed, so choose a later start or a plain vision transformer."
         )
     rollout = None
     for block in blocks:

@@ -25,8 +25,9 @@ def structural_match(
 ) -> StructuralMatch:
     """Matches patch tokens by transport and keeps everything a person may want to look at.
 
-    Source: "Beyond the CLS Token", BMVC 2022: S = cosine similarity, cost = 1 - S, score = sum(plan * S), not divided by
-    the mass. Differs from the released code in that the query is in the rows and every pair is solved for itself.
+    Source: "Beyond the CLS Token", BMVC 2022: S = cosine similarity, cost = 1 - S, score = sum(plan * S), not
+    divided by the mass. Differs from the released code in that the query is in the rows and every pair is
+    solved for itself.
 
     Args:
         query_tokens: L2-normalised by the caller. A padded token (any finite value) is one whose weight is 0.
@@ -91,7 +92,7 @@ def structural_similarity(
 
 
 def _transposed(transport: Transport) -> Transport:
-    return transport.replace(
+    return transport._replace(
         plan=jnp.swapaxes(transport.plan, -1, -2),
         row_error=transport.col_error,
         col_error=transport.row_error,

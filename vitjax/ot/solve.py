@@ -24,10 +24,11 @@ def sinkhorn(
     solver: str = "fused",
     compat: str | None = None,
 ) -> Transport:
-    """Entropic transport of all mass: minimises sum(plan * cost) - epsilon * entropy(plan) under both marginals.
+    """Entropic transport of all mass: minimises sum(plan * cost) - epsilon * entropy(plan) under both
+    marginals.
 
-    Source: Cuturi 2013 (arXiv:1306.0895), Alg. 1. Solved in float32 (float64 where the cost is), every problem
-    of the batch for itself: its result does not depend on the others.
+    Source: Cuturi 2013 (arXiv:1306.0895), Alg. 1. Solved in float32 (float64 where the cost is), every
+    problem of the batch for itself: its result does not depend on the others.
 
     Args:
         cost: finite wherever both marginals have mass; 1 - cosine for unit tokens.
@@ -35,11 +36,11 @@ def sinkhorn(
         b: column sums; likewise.
         epsilon: entropic regularisation in units of the cost; a number or one per problem; may be traced.
         iterations: at most this many passes over rows and columns; static.
-        tolerance: a problem is done once row_error + col_error is at most this, looked at every few iterations; 0 = run
-            them all, the only choice with a reverse-mode gradient. May be traced.
+        tolerance: a problem is done once row_error + col_error is at most this, looked at every few
+            iterations; 0 = run them all, the only choice with a reverse-mode gradient. May be traced.
         solver: "fused", ours, or "ott", OTT-JAX.
-        compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and solver are
-            then not looked at.
+        compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and
+            solver are then not looked at.
 
     Returns:
         The plan, its L1 marginal errors and its mass. A problem that holds NaN has NaN errors and leaves the
@@ -67,15 +68,17 @@ def partial_sinkhorn(
 ) -> Transport:
     """Entropic transport of a given share of the mass; the rest meets a dummy point of its own side.
 
-    Source: "Beyond the CLS Token", BMVC 2022: one dummy point per side with mass 1 - s, zero similarity to every
-    real point, forbidden to meet the other dummy. Solved to convergence of the marginals, where the released code stops on a
-    batch-wide change of the scalings and may move almost no mass; see `vitjax.ot.released`.
+    Source: "Beyond the CLS Token", BMVC 2022: one dummy point per side with mass 1 - s, zero similarity to
+    every real point, forbidden to meet the other dummy. Solved to convergence of the marginals, where the
+    released code stops on a batch-wide change of the scalings and may move almost no mass; see
+    `vitjax.ot.released`.
 
     Args:
         cost: as in `sinkhorn`.
         a: row sums, each problem's sum 1.
         b: column sums, likewise.
-        mass: share s in (0, 1] that must be moved; a number or one per problem; may be traced. 1 is `sinkhorn`.
+        mass: share s in (0, 1] that must be moved; a number or one per problem; may be traced. 1 is
+            `sinkhorn`.
         epsilon: as in `sinkhorn`.
         iterations: as in `sinkhorn`.
         tolerance: as in `sinkhorn`, on the errors of the extended problem.
@@ -105,10 +108,12 @@ def relaxed_sinkhorn(
     tolerance: Number = 0.0,
     solver: str = "fused",
 ) -> Transport:
-    """Entropic transport whose marginals may be missed at a price: rho * KL(plan's marginal, wanted marginal).
+    """Entropic transport whose marginals may be missed at a price: rho * KL(plan's marginal, wanted
+    marginal).
 
-    Source: Chizat et al. 2018 (arXiv:1607.05816), with OTT-JAX's parameter tau = rho / (rho + epsilon): 1 = balanced,
-    0 = that marginal is free. tau_a = 1 and tau_b = 0 in the limit epsilon -> 0 is every row's best match.
+    Source: Chizat et al. 2018 (arXiv:1607.05816), with OTT-JAX's parameter tau = rho / (rho + epsilon): 1 =
+    balanced, 0 = that marginal is free. tau_a = 1 and tau_b = 0 in the limit epsilon -> 0 is every row's best
+    match.
 
     Args:
         cost: as in `sinkhorn`. The mass that is moved depends on its level, not only on differences.
@@ -122,8 +127,8 @@ def relaxed_sinkhorn(
         solver: as in `sinkhorn`.
 
     Returns:
-        The plan; its mass is free. Errors are measured against the marginals that the problem's own optimality condition
-        asks for, a * exp(-f / rho), not against a: they go to 0 as iterations converge.
+        The plan; its mass is free. Errors are measured against the marginals that the problem's own
+        optimality condition asks for, a * exp(-f / rho), not against a: they go to 0 as iterations converge.
     """
     return _solve(cost, a, b, None, (tau_a, tau_b), epsilon, iterations, tolerance, solver, None)
 
@@ -137,19 +142,22 @@ def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compa
     def per_problem(value: Number) -> Array:
         return jnp.broadcast_to(jnp.asarray(value, dtype), batch).reshape(size)
 
-    # A number, known before tracing, picks the cheaper program; a traced value of the same size gives the same plan.
+    # A number, known before tracing, picks the cheaper program; a traced value of the same size gives the
+    # same plan.
     balanced = mass is None or (isinstance(mass, float | int) and mass >= 1)
     if compat == "released":
         mass = None if balanced else jnp.broadcast_to(jnp.asarray(mass, dtype), batch)
         epsilon = jnp.broadcast_to(jnp.asarray(epsilon, dtype), batch)
-        return released.sinkhorn(cost.astype(dtype), a.astype(dtype), b.astype(dtype), mass, epsilon, iterations)
+        return released.sinkhorn(
+            cost.astype(dtype), a.astype(dtype), b.astype(dtype), mass, epsilon, iterations
+        )
     endless = isinstance(tolerance, float | int) and tolerance <= 0
     flat = (
         cost.astype(dtype).reshape(size, *cost.shape[-2:]),
         a.astype(dtype).reshape(size, a.shape[-1]),
         b.astype(dtype).reshape(size, b.shape[-1]),
         per_problem(epsilon),
-        None if balanced else jnp.maximum(1.0 - per_problem(mass), 0.0),
+        None if mass is None or balanced else jnp.maximum(1.0 - per_problem(mass), 0.0),
         None if endless else per_problem(tolerance),
     )
     if solver == "fused":
@@ -171,8 +179,8 @@ def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compa
 def _check(cost, a, b, iterations: int, compat: str | None) -> None:
     if cost.ndim < 2 or a.shape != cost.shape[:-1] or b.shape != (*cost.shape[:-2], cost.shape[-1]):
         raise ValueError(
-            f"vitjax.ot: cost {cost.shape}, a {a.shape}, b {b.shape} do not belong together; give cost (..., n, m), "
-            f"a (..., n) and b (..., m) with the same leading dimensions."
+            f"vitjax.ot: cost {cost.shape}, a {a.shape}, b {b.shape} do not belong together; "
+            f"give cost (..., n, m), a (..., n) and b (..., m) with the same leading dimensions."
         )
     if iterations < 1:
         raise ValueError(f"vitjax.ot: iterations is {iterations}; it must be at least 1")

@@ -137,9 +137,7 @@ def pool_weights(
     """
     x = _on_grid(weights[:, :, None], grid, size).astype(jnp.float32)[..., 0]
     rows, columns = _cells(grid[0], size), _cells(grid[1], size)
-    x = jnp.einsum(
-        "sh,bhw,tw->bst", rows / rows.sum(0), x, columns / columns.sum(0), precision="highest"
-    )
+    x = jnp.einsum("sh,bhw,tw->bst", rows / rows.sum(0), x, columns / columns.sum(0), precision="highest")
     return x.reshape(x.shape[0], size * size)
 
 
@@ -249,8 +247,9 @@ def describe_batches(
     bad = ~(np.isfinite(found.pooled).all(axis=1) & np.isfinite(found.tokens).all(axis=(1, 2)))
     if bad.any():
         raise ValueError(
-            f"describe_batches: the model gave values that are not finite for images {index[bad][:10].tolist()}"
-            f" ({int(bad.sum())} of {len(index)}); check the weights, or model.dtype"
+            "describe_batches: the model gave values that are not finite for images "
+            f"{index[bad][:10].tolist()} ({int(bad.sum())} of {len(index)}); "
+            "check the weights, or compute in float32"
         )
     return found, index
 

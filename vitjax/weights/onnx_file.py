@@ -44,7 +44,9 @@ def read_onnx(path: pathlib.Path) -> dict[str, np.ndarray]:
         try:
             state[tensor.name] = numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, MemoryError) as error:
-            raise WeightsError(f"weights file {str(path)!r}: {tensor.name!r} is damaged ({error}).") from error
+            raise WeightsError(
+                f"weights file {str(path)!r}: {tensor.name!r} is damaged ({error})."
+            ) from error
     if not state:
         raise WeightsError(f"weights file {str(path)!r} holds no weights; fetch it again.")
     return _name_positions(_name_linears(state, graph))

@@ -13,7 +13,7 @@ import safetensors
 
 from vitjax.weights.errors import WeightsError
 from vitjax.weights.onnx_file import read_onnx
-from vitjax.weights.pickle_tensors import read_pickle
+from vitjax.weights.torch_file import read_torch
 
 _PICKLES = (".pth", ".pt", ".bin", ".pth.tar", ".tar")
 _SAFETENSORS_TYPES = {
@@ -55,11 +55,14 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
         if path.suffix == ".onnx":
             return read_onnx(path)
         if path.name.endswith(_PICKLES):
-            return read_pickle(path)
+            return read_torch(path)
     except OSError as error:
-        raise WeightsError(f"weights file {str(path)!r} cannot be read: {error.strerror or error}.") from error
+        raise WeightsError(
+            f"weights file {str(path)!r} cannot be read: {error.strerror or error}."
+        ) from error
     raise WeightsError(
-        f"weights file {str(path)!r} has an unknown ending; known: .safetensors .npz .onnx {' '.join(_PICKLES)}."
+        f"weights file {str(path)!r} has an unknown ending; known: .safetensors .npz .onnx "
+        f"{' '.join(_PICKLES)}."
     )
 
 
@@ -73,7 +76,9 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     state = {}
     for name, tensor in tensors:
         if tensor["dtype"] not in _SAFETENSORS_TYPES:
-            raise WeightsError(f"weights file {str(path)!r}: {name!r} has type {tensor['dtype']}, not supported.")
+            raise WeightsError(
+                f"weights file {str(path)!r}: {name!r} has type {tensor['dtype']}, not supported."
+            )
         flat = np.frombuffer(tensor["data"], _SAFETENSORS_TYPES[tensor["dtype"]])
         state[name] = flat.reshape(tensor["shape"])
     return state
@@ -95,7 +100,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         if isinstance(error, WeightsError):
             raise
         raise WeightsError(
-            f"weights file {str(path)!r} is not a whole .npz of plain arrays ({error}); fetch or save it again."
+            f"weights file {str(path)!r} is not a whole .npz of plain arrays ({error}); fetch it again."
         ) from error
 
 
@@ -109,6 +114,8 @@ def check_state(state: Mapping) -> dict[str, np.ndarray]:
     for name, value in state.items():
         array = np.asarray(value)
         if not isinstance(name, str) or array.dtype.kind in "OUSMm":
-            raise WeightsError(f"weights: {name!r} is a {type(value).__name__}; expected an array of numbers.")
+            raise WeightsError(
+                f"weights: {name!r} is a {type(value).__name__}; expected an array of numbers."
+            )
         checked[name] = array
     return checked

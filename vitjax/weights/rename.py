@@ -150,12 +150,14 @@ def _place(renamed: Renamed, table: dict[str, str], name: str, inner: str, array
         if match:
             inner = match.expand(target)
             break
+    if inner in renamed.state:
+        inner = name  # A second weight for the same place stays under its own name, and is unexpected.
     renamed.state[inner] = array
     renamed.origin[inner] = name
 
 
 def _join(renamed: Renamed, first: str, parts: tuple[str, ...], target: str, *, axis: int) -> None:
-    """Replaces `parts` by one array where all are there; a part alone stays, and is reported as unexpected."""
+    """Replaces `parts` by one array where all are there; a part alone stays, for the report."""
     if not all(p in renamed.state for p in parts):
         return
     arrays = [renamed.state[p] for p in parts]
@@ -185,7 +187,7 @@ def to_path(name: str, array: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def to_name(path: tuple[str, ...]) -> str:
-    """timm name of a linen parameter; the other direction of `to_path`."""
+    """Timm name of a linen parameter; the other direction of `to_path`."""
     *modules, leaf = path
     leaf = "weight" if leaf in ("scale", "kernel") else leaf
     return re.sub(r"(?<=[a-z])_(\d+)(?=\.)", r".\1", ".".join((*modules, leaf)))

@@ -85,8 +85,8 @@ def hints(
     kernel = wanted.get(("patch_embed", "proj", "kernel"), ())
     if len(width) == 4 and len(kernel) == 4 and (width[0] != kernel[3] or width[2] != kernel[0]):
         yield (
-            f"the file is of a model {width[0]} wide with patches of {width[2]} pixels, yours is {kernel[3]} wide with "
-            f"{kernel[0]}: choose another model name"
+            f"the file is of a model {width[0]} wide with patches of {width[2]} pixels, yours is {kernel[3]} "
+            f"wide with {kernel[0]}: choose another model name"
         )
         return
     in_file = {int(n.split(".")[1]) for n in state if n.startswith("blocks.") and n.split(".")[1].isdigit()}
@@ -94,7 +94,7 @@ def hints(
     if not in_file:
         yield "the file has no blocks.*: it is not a plain vision transformer"
     elif len(in_file) != len(in_model):
-        yield f"the file has {len(in_file)} blocks, the model {len(in_model)}: choose another model name or depth"
+        yield f"the file has {len(in_file)} blocks, the model {len(in_model)}: choose another name or depth"
     shapes = {m.name.split(".")[-1]: m for m in mis_shaped}
     if "pos_embed" in shapes or "position_embeddings" in shapes:
         yield "the position table fits no grid: set img_size, no_embed_class and reg_tokens as in the file"
@@ -107,7 +107,10 @@ def hints(
     heads = [m for m in mis_shaped if m.file_shape and m.model_shape and m.name.split(".")[-2:][0] in _HEADS]
     if heads:
         classes = (heads[0].file_shape or (0,))[0]
-        yield f"the classifier is for {classes} classes: build with num_classes={classes}, or load with drop_head=True"
+        yield (
+            f"the classifier is for {classes} classes: build with num_classes={classes}, or load with "
+            "drop_head=True"
+        )
     if any("fc_norm" in n for n in names | extra):
         yield "one side pools before its final norm: check global_pool and fc_norm"
     if any("dist_token" in n or "distillation_token" in n for n in names | extra):

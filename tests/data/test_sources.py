@@ -1,0 +1,103 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from tests.data.corpus import encoded, photo
+from vitjax.data import FolderSource, ImageError, ImageSource, ListSource, align_labels
+
+PNG = encoded(photo(8, 6), "PNG")
+
+
+def fill(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PNG)
+    return folder
+
+
+def test_flat_folder_has_no_labels(tmp_path):
+    source = FolderSource(fill(tmp_path, "b.png", "a.png"))
+    assert isinstance(source, ImageSource)
+    assert (source.names, source.labels, source.class_names, len(source)) == (["a.png", "b.png"], None, [], 2)
+    assert source.read(1).size == (8, 6)
+
+
+def test_folders_that_hold_images_are_classes(tmp_path):
+    source = FolderSource(
+        fill(tmp_path, "pear/x.png", "apple/red/1.png", "apple/red/2.png", "apple/green/1.png")
+    )
+    assert source.class_names == ["apple/green", "apple/red", "pear"]
+    assert [source.class_names[i] for i in source.labels] == ["apple/green", "apple/red", "apple/red", "pear"]
+
+
+def test_images_of_the_root_beside_sub_folders_are_a_class_of_their_own(tmp_path):
+    source = FolderSource(fill(tmp_path, "x.png", "a/y.png"))
+    assert [source.class_names[i] for i in source.labels] == ["a", "."]
+
+
+def test_one_file_is_a_source_of_one(tmp_path):
+    source = FolderSource(fill(tmp_path, "x.png", "y.png") / "y.png")
+    assert (source.names, source.labels, source.read(0).size) == (["y.png"], None, (8, 6))
+
+
+@pytest.mark.parametrize("path", ["missing", ""])
+def test_missing_folder_says_what_to_give(path):
+    with pytest.raises(ValueError, match="give a folder of images"):
+        FolderSource(path)
+
+
+def test_hostile_file_names_are_kept_apart_and_printable(tmp_path):
+    names = [
+        "<script>alert(1)<",
+        "\"quotes' & spaces",
+        "new\nline",
+        "x" * 251,
+        "bild-\u00e4\u00f6-\u732b-\u202e",
+        "a..",
+        "%2e%2e",
+        os.fsdecode(b"\xff\xfe"),
+    ]
+    made = []
+    for name in names:
+        try:
+            fill(tmp_path, name + ".png")
+            made.append(name)
+        except OSError:  # not every file system takes every name
+            continue
+    source = FolderSource(tmp_path)
+    assert len(source) == len(made) >= 6
+    assert len(set(source.names)) == len(source)
+    json.dumps(source.names).encode("utf-8")
+    "".join(source.names).encode("utf-8")
+    for i in range(len(source)):
+        assert source.read(i).size == (8, 6)
+
+
+def test_a_hostile_name_stays_on_one_line_of_an_error(tmp_path):
+    (tmp_path / "a\nb.png").write_bytes(b"")
+    with pytest.raises(ImageError) as caught:
+        FolderSource(tmp_path).read(0)
+    assert str(caught.value).isprintable()
+
+
+def test_list_takes_paths_pictures_arrays_and_bytes(tmp_path):
+    path = fill(tmp_path, "x.png") / "x.png"
+    source = ListSource([path, str(path), photo(8, 6), np.zeros((6, 8, 3), np.uint8), PNG])
+    assert isinstance(source, ImageSource)
+    assert len(set(source.names)) == len(source) == 5
+    assert {source.read(i).size for i in range(5)} == {(8, 6)}
+    with pytest.raises(ImageError, match="item 0 is a int"):
+        ListSource([3]).read(0)
+    with pytest.raises(TypeError, match="wrap it in"):
+        ListSource("x.png")
+
+
+def test_labels_of_two_folders_meet_by_class_name(tmp_path):
+    gallery = FolderSource(fill(tmp_path / "g", "a/1.png", "c/1.png"))
+    query = FolderSource(fill(tmp_path / "q", "b/1.png", "c/1.png"))
+    of_query, of_gallery = align_labels(query, gallery)
+    np.testing.assert_array_equal(of_query[:, None] == of_gallery[None, :], [[False, False], [False, True]])
+    assert align_labels(query, FolderSource(fill(tmp_path / "n", "1.png"))) is None

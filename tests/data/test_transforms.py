@@ -1,0 +1,224 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vitjax
+from tests.data.corpus import photo
+from vitjax.data import Preprocess, preprocess
+from vitjax.data.transforms import HALF, IMAGENET
+
+CROP = Preprocess(224, 0.9, "bicubic", *IMAGENET)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "corner"),
+    [
+        # timm: floor(224 / .9) = 248 for the shorter side, the longer cut down to whole pixels,
+        # the corner rounded half to even.
+        ((500, 375), (330, 248), (53, 12)),
+        ((375, 500), (248, 330), (12, 53)),
+        ((640, 427), (371, 248), (74, 12)),  # 73.5 -> 74
+        ((501, 427), (290, 248), (33, 12)),
+        ((243, 227), (265, 248), (20, 12)),  # 20.5 -> 20
+        ((300, 300), (248, 248), (12, 12)),
+        ((100, 90), (275, 248), (26, 12)),  # 25.5 -> 26
+    ],
+)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_crop_equals_resize_and_centre_crop_by_hand(size, resized, corner, interpolation):
+    image = photo(*size)
+    how = getattr(Image.Resampling, interpolation.upper())
+    left, top = corner
+    expected = np.asarray(image.resize(resized, how))[top : top + 224, left : left + 224]
+    recipe = CROP.replace(interpolation=interpolation)
+    np.testing.assert_array_equal(recipe.view(image), expected)
+    mean, std = np.array(IMAGENET[0]), np.array(IMAGENET[1])
+    np.testing.assert_allclose(recipe(image), (expected / 255.0 - mean) / std, rtol=1e-5, atol=1e-6)
+    assert recipe(image).dtype == np.float32
+
+
+def test_squash_keeps_the_whole_picture_whatever_the_crop():
+    image = photo(500, 375)
+    expected = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(CROP.replace(resize="squash").view(image), expected)
+
+
+def test_an_image_of_the_right_size_is_not_touched():
+    image = photo(224, 224)
+    np.testing.assert_array_equal(CROP.replace(crop_pct=1.0).view(image), np.asarray(image))
+
+
+def test_crop_larger_than_the_picture_is_padded_with_black():
+    # crop_pct 2 resizes the shorter side to 5 for a crop of 10: 5 x 7, padded 2 left, 1 above.
+    recipe = Preprocess(10, 2.0, "bicubic", *HALF)
+    image = photo(5, 7)
+    view = recipe.view(image)
+    expected = np.zeros((10, 10, 3), np.uint8)
+    expected[1:8, 2:7] = np.asarray(image)
+    np.testing.assert_array_equal(view, expected)
+
+
+@pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (40, 20_000)])
+def test_a_very_long_picture_costs_no_more_than_its_crop(size):
+    # The whole resized form of 1 x 30,000 would be 1.8 gigapixels.
+    image = Image.linear_gradient("L").resize(size).convert("RGB")
+    view = CROP.view(image)
+    assert view.shape == (224, 224, 3)
+    np.testing.assert_allclose(view.astype(int), 127, atol=2)
+
+
+def test_cropped_region_alone_equals_the_crop_of_the_whole(monkeypatch):
+    image = photo(90, 2000)
+    whole = CROP.view(image)
+    monkeypatch.setattr("vitjax.data.transforms._MOST_RESIZED", 1)
+    # The positions are the same numbers up to rounding, which may turn one level in each of two passes.
+    assert np.abs(CROP.view(image).astype(int) - whole).max() <= 2
+
+
+def test_every_model_has_its_preprocessing():
+    for name in vitjax.list_models("*vit_*") + vitjax.list_models("deit*"):
+        recipe = preprocess(name)
+        model = vitjax.build(name)
+        assert recipe.image_size == model.img_size, name
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "crop", "stats"),
+    [
+        ("deit_small_patch16_224", 224, 0.9, IMAGENET),
+        ("deit_small_patch16_224.fb_in1k", 224, 0.9, IMAGENET),
+        ("deit3_small_patch16_224", 224, 1.0, IMAGENET),
+        ("deit3_small_patch16_224.fb_in1k", 224, 0.9, IMAGENET),
+        ("vit_base_patch16_224.augreg2_in21k_ft_in1k", 224, 0.9, HALF),
+        ("vit_small_patch16_384", 384, 1.0, HALF),
+        ("hf:timm/vit_small_patch14_dinov2.lvd142m", 518, 1.0, IMAGENET),
+        (vitjax.DEMO_WEIGHTS, 224, 1.0, IMAGENET),
+    ],
+)
+def test_numbers_of_known_weights(name, size, crop, stats):
+    assert preprocess(name) == Preprocess(size, crop, "bicubic", *stats)
+
+
+def test_unknown_name_lists_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"'deit_smal_patch16_224' is unknown; nearest: 'deit_small_patch16_224'"
+    ):
+        preprocess("deit_smal_patch16_224")
+
+
+TIMM = {
+    "architecture": "x",
+    "pretrained_cfg": {
+        "input_size": [3, 256, 256],
+        "crop_pct": 0.95,
+        "interpolation": "bilinear",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+    },
+}
+DINOV2 = {
+    "size": {"shortest_edge": 256},
+    "crop_size": {"height": 224, "width": 224},
+    "do_center_crop": True,
+    "resample": 3,
+    "image_mean": list(IMAGENET[0]),
+    "image_std": list(IMAGENET[1]),
+    "rescale_factor": 0.00392156862745098,
+}
+VIT = {
+    "size": {"height": 224, "width": 224},
+    "resample": 2,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "expected"),
+    [
+        ("config.json", TIMM, Preprocess(256, 0.95, "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
+        (
+            "config.json",
+            TIMM["pretrained_cfg"],
+            Preprocess(256, 0.95, "bilinear", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+        ),
+        ("preprocessor_config.json", DINOV2, Preprocess(224, 224 / 256, "bicubic", *IMAGENET)),
+        ("preprocessor_config.json", VIT, Preprocess(224, 1.0, "bilinear", *HALF, resize="squash")),
+        (
+            "preprocessor_config.json",
+            VIT | {"size": 224},
+            Preprocess(224, 1.0, "bilinear", *HALF, resize="squash"),
+        ),
+    ],
+)
+def test_weights_file_brings_the_recipe_beside_it(tmp_path, monkeypatch, file, config, expected):
+    (tmp_path / file).write_text(json.dumps(config))
+    assert preprocess(tmp_path / "model.safetensors") == expected
+
+    def fetch(source):
+        from vitjax.weights import WeightsError
+
+        if not source.endswith("/" + file):
+            raise WeightsError("no such file")
+        return tmp_path / file
+
+    monkeypatch.setattr("vitjax.weights.hub.fetch", fetch)
+    assert preprocess("hf:someone/something") == expected
+
+
+@pytest.mark.parametrize("short", [196, 224, 250, 256, 392, 518, 1000])
+def test_shorter_side_of_a_processor_survives_the_division(short):
+    for side in (112, 224, 518):
+        image = Image.new("RGB", (short * 2, short))
+        recipe = Preprocess(side, side / short, "bicubic", *HALF)
+        if side <= short:
+            # Already of the right shorter side: nothing is resampled, so the crop is exact.
+            marked = Image.new("RGB", image.size)
+            marked.putpixel((short, short // 2), (255, 255, 255))
+            assert recipe.view(marked).max() == 255
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop_size": {"height": 224, "width": 200}},
+        {"size": {"height": 256, "width": 256}},  # squashed and then cropped: not expressible
+        {"resample": 1},
+        {"rescale_factor": 1 / 127.5},
+        {"image_mean": [0.5]},
+        {"size": "large"},
+        {"image_std": None},
+    ],
+)
+def test_a_recipe_that_is_not_supported_is_refused_not_bent(tmp_path, change):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(DINOV2 | change))
+    with pytest.raises(ValueError, match="not supported"):
+        preprocess(tmp_path / "model.npz")
+
+
+def test_a_weights_file_alone_asks_for_a_model_name(tmp_path):
+    (tmp_path / "config.json").write_text('{"hidden_size": 384}')
+    with pytest.raises(ValueError, match="pass a model name"):
+        preprocess(tmp_path / "model.npz")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not readable JSON"):
+        preprocess(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 0},
+        {"crop_pct": 0.0},
+        {"interpolation": "cubic"},
+        {"resize": "pad"},
+        {"std": (0.0, 1.0, 1.0)},
+        {"mean": (0.5,)},
+    ],
+)
+def test_values_out_of_range_name_the_field(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        dataclasses.replace(CROP, **change)

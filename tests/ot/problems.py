@@ -1,0 +1,47 @@
+"""Seeded problems and a plain float64 log-domain Sinkhorn to compare with, shared by the tests of vitjax.ot."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def problem(seed: int, *shape: int, zeros: bool = False, dtype=jnp.float32) -> tuple[jax.Array, ...]:
+    """Returns cost (*batch, n, m) in [0, 2] and marginals; `zeros`: the first row and the last column have no mass."""
+    rng = np.random.default_rng(seed)
+    *batch, n, m = shape
+    cost = rng.uniform(0, 2, shape)
+    a, b = rng.dirichlet(np.ones(n), batch), rng.dirichlet(np.ones(m), batch)
+    if zeros:
+        a[..., 0], b[..., -1] = 0, 0
+        a, b = a / a.sum(-1, keepdims=True), b / b.sum(-1, keepdims=True)
+    return tuple(jnp.asarray(x, dtype) for x in (cost, a, b))
+
+
+def tokens(seed: int, *shape: int) -> jax.Array:
+    x = np.random.default_rng(seed).normal(size=shape) + 1.0
+    return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float32)
+
+
+def reference_plan(cost, a, b, epsilon: float, mass: float = 1.0, iterations: int = 5000) -> np.ndarray:
+    """Solves one problem in float64, partial transport as one problem with a dummy point on each side."""
+    cost, a, b = (np.asarray(x, np.float64) for x in (cost, a, b))
+    n, m = cost.shape
+    if mass < 1:
+        cost = np.pad(cost, ((0, 1), (0, 1)), constant_values=1.0)
+        cost[n, m] = np.inf
+        a, b = np.append(a, 1 - mass), np.append(b, 1 - mass)
+    g = np.zeros(len(b))
+    with np.errstate(divide="ignore"):
+        log_a, log_b = np.log(a), np.log(b)
+    for _ in range(iterations):
+        f = _dual(log_a, (g[None, :] - cost) / epsilon, 1)
+        g = _dual(log_b, f[:, None] - cost / epsilon, 0) * epsilon
+    return np.exp(f[:, None] + (g[None, :] - cost) / epsilon)[:n, :m]
+
+
+def _dual(log_mass: np.ndarray, exponent: np.ndarray, axis: int) -> np.ndarray:
+    top = exponent.max(axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        total = np.log(np.exp(exponent - top).sum(axis)) + top.squeeze(axis)
+    return np.where(np.isfinite(log_mass), log_mass - total, -np.inf)

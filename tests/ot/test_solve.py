@@ -1,0 +1,303 @@
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from tests.ot.problems import problem, reference_plan
+from vitjax import ot
+
+EPSILONS = (1.0, 0.3, 0.1, 0.05, 0.02, 0.01, 0.005)
+
+
+def _gap(x, y) -> float:
+    return float(np.max(np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64))))
+
+
+def _error(transport: ot.Transport) -> np.ndarray:
+    return np.asarray(transport.row_error + transport.col_error)
+
+
+def _equal(x: ot.Transport, y: ot.Transport) -> None:
+    for name, left, right in zip(ot.Transport._fields, x, y, strict=True):
+        np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+def test_two_by_two_problem_has_the_plan_worked_out_by_hand():
+    # Symmetric: the plan is [[p, 1/2 - p], [1/2 - p, p]] with p / (1/2 - p) = exp(1 / epsilon).
+    half = jnp.full(2, 0.5)
+    plan = ot.sinkhorn(1.0 - jnp.eye(2), half, half, epsilon=0.5).plan
+    p = 0.5 / (1.0 + np.exp(-2.0))
+    np.testing.assert_allclose(plan, [[p, 0.5 - p], [0.5 - p, p]], atol=1e-7)
+
+
+def test_partial_plan_of_one_token_pair_is_the_mass():
+    one = jnp.ones(1)
+    transport = ot.partial_sinkhorn(jnp.full((1, 1), 0.3), one, one, mass=0.4, epsilon=0.05)
+    np.testing.assert_allclose(transport.plan, [[0.4]], atol=1e-6)
+    np.testing.assert_allclose(_error(transport), 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.9, 0.5, 0.1])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_plans_equal_a_float64_reference(mass, zeros):
+    cost, a, b = problem(3, 4, 8, 5, zeros=zeros)
+    for epsilon in (0.5, 0.05):
+        ours = ot.partial_sinkhorn(cost, a, b, mass=mass, epsilon=epsilon, iterations=3000)
+        for i in range(4):
+            plan = reference_plan(cost[i], a[i], b[i], epsilon, mass)
+            assert _gap(ours.plan[i], plan) < 1e-6
+        if zeros:
+            assert not np.asarray(ours.plan)[:, 0].any() and not np.asarray(ours.plan)[:, :, -1].any()
+
+
+@pytest.mark.parametrize("epsilon", [*EPSILONS, 1e-3, 1e-4])
+@pytest.mark.parametrize("mass", [1.0, 0.5])
+def test_no_epsilon_gives_nan_and_columns_stay_exact(epsilon, mass):
+    cost, a, b = problem(5, 6, 17, 11, zeros=True)
+    a = a.at[0].set(jnp.full(17, 1e-12).at[1].set(1.0))  # all but one token all but weightless
+    for iterations in (1, 7, 300):
+        transport = ot.partial_sinkhorn(cost, a, b, mass=mass, epsilon=epsilon, iterations=iterations)
+        assert all(np.isfinite(x).all() for x in transport)
+        assert (np.asarray(transport.plan) >= 0).all()
+        if mass == 1:
+            np.testing.assert_allclose(transport.plan.sum(-2), b, atol=1e-5)
+
+
+def test_error_falls_with_iterations_and_is_that_of_the_plan():
+    cost, a, b = problem(6, 5, 12, 9)
+    errors = []
+    for iterations in (1, 10, 100, 1000):
+        transport = ot.sinkhorn(cost, a, b, epsilon=0.05, iterations=iterations)
+        by_hand = np.abs(np.asarray(transport.plan).sum(-1) - a).sum(-1)
+        np.testing.assert_allclose(transport.row_error, by_hand, atol=1e-6)
+        np.testing.assert_allclose(transport.mass, 1.0, atol=1e-5)
+        errors.append(_error(transport).max())
+    assert errors[0] > errors[1] > errors[2] > errors[3] and errors[3] < 1e-5
+
+
+@pytest.mark.parametrize("mass", [0.1, 0.3, 0.7, 0.95, 0.999, 1.0])
+def test_mass_is_reached_once_the_errors_say_so(mass):
+    cost, a, b = problem(7, 8, 10, 14, zeros=True)
+    transport = ot.partial_sinkhorn(cost, a, b, mass=mass, epsilon=0.05, iterations=20_000, tolerance=1e-5)
+    assert (_error(transport) <= 1e-5).all()
+    np.testing.assert_allclose(transport.mass, mass, atol=1e-4)
+
+
+def test_partial_with_all_mass_is_balanced_traced_or_not():
+    cost, a, b = problem(8, 3, 6, 7, zeros=True)
+    balanced = ot.sinkhorn(cost, a, b, epsilon=0.05, iterations=60)
+
+    def partial(mass):
+        return ot.partial_sinkhorn(cost, a, b, mass=mass, epsilon=0.05, iterations=60)
+
+    _equal(partial(1.0), balanced)
+    for x, y in zip(jax.jit(partial)(1.0), balanced, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+    near = ot.partial_sinkhorn(cost, a, b, mass=1 - 1e-5, epsilon=0.05, iterations=4000)
+    assert _gap(near.plan, ot.sinkhorn(cost, a, b, epsilon=0.05, iterations=4000).plan) < 1e-4
+
+
+def test_permuting_tokens_permutes_the_plan():
+    cost, a, b = problem(9, 4, 9, 6)
+    rows, cols = np.random.default_rng(0).permutation(9), np.random.default_rng(1).permutation(6)
+    settings = {"mass": 0.8, "epsilon": 0.05, "iterations": 200}
+    plan = ot.partial_sinkhorn(cost, a, b, **settings).plan[:, rows][:, :, cols]
+    moved = ot.partial_sinkhorn(cost[:, rows][:, :, cols], a[:, rows], b[:, cols], **settings).plan
+    np.testing.assert_allclose(plan, moved, atol=1e-6)
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.6])
+def test_tokens_of_zero_mass_equal_removed_tokens(mass):
+    cost, a, b = problem(10, 4, 9, 6)
+    keep_a, keep_b = np.array([0, 2, 3, 7]), np.array([1, 2, 5])
+    mask_a, mask_b = np.isin(np.arange(9), keep_a), np.isin(np.arange(6), keep_b)
+    a, b = jnp.where(mask_a, a, 0.0), jnp.where(mask_b, b, 0.0)
+    a, b = a / a.sum(-1, keepdims=True), b / b.sum(-1, keepdims=True)
+    # What stands in for a padded token's cost must not matter, not even NaN.
+    junk = jnp.where(mask_a[:, None] & mask_b[None, :], cost, jnp.nan)
+    settings = {"mass": mass, "epsilon": 0.05, "iterations": 100}
+    masked = ot.partial_sinkhorn(junk, a, b, **settings)
+    small = cost[:, keep_a][:, :, keep_b], a[:, keep_a], b[:, keep_b]
+    removed = ot.partial_sinkhorn(*small, **settings)
+    np.testing.assert_allclose(masked.plan[:, keep_a][:, :, keep_b], removed.plan, atol=1e-6)
+    np.testing.assert_allclose(masked.mass, removed.mass, atol=1e-6)
+
+
+def test_identical_tokens_share_the_mass_evenly():
+    _, a, b = problem(11, 3, 5, 4)
+    plan = ot.sinkhorn(jnp.zeros((3, 5, 4)), a, b, epsilon=0.05).plan
+    np.testing.assert_allclose(plan, a[:, :, None] * b[:, None, :], atol=1e-7)
+
+
+def test_a_side_without_mass_gives_an_empty_plan_and_the_missing_mass_as_error():
+    cost, a, b = problem(12, 4, 5, 4)
+    a = a.at[1].set(0.0).at[2].set(0.0)
+    b = b.at[2].set(0.0).at[3].set(0.0)
+    for mass in (1.0, 0.5):
+        transport = ot.partial_sinkhorn(cost, a, b, mass=mass, epsilon=0.05)
+        assert not np.asarray(transport.plan)[1:].any() and not np.asarray(transport.mass)[1:].any()
+        assert np.isfinite(_error(transport)).all()
+        assert (_error(transport)[[1, 3]] >= mass - 1e-5).all()
+
+
+@pytest.mark.parametrize("bad", ["cost", "a", "epsilon"])
+@pytest.mark.parametrize("tolerance", [0.0, 1e-4])
+def test_nan_is_flagged_and_leaves_other_problems_alone(bad, tolerance):
+    cost, a, b = problem(13, 5, 6, 7)
+    epsilon = jnp.full(5, 0.05)
+    broken = {"cost": cost, "a": a, "epsilon": epsilon}
+    broken[bad] = broken[bad].at[2, ...].set(jnp.nan)
+    settings = {"mass": 0.8, "iterations": 400, "tolerance": tolerance}
+    healthy = ot.partial_sinkhorn(cost, a, b, epsilon=epsilon, **settings)
+    hurt = ot.partial_sinkhorn(broken["cost"], broken["a"], b, epsilon=broken["epsilon"], **settings)
+    assert not np.isfinite(_error(hurt)[2])
+    others = np.array([0, 1, 3, 4])
+    _equal(jax.tree.map(lambda x: x[others], hurt), jax.tree.map(lambda x: x[others], healthy))
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-4])
+def test_a_problem_does_not_depend_on_its_batch_mates_bit_for_bit(tolerance):
+    first, second = problem(14, 90, 13, 11, zeros=True), problem(15, 90, 13, 11)
+    epsilon = jnp.asarray(np.random.default_rng(0).choice(EPSILONS, 90), jnp.float32)
+    mixed = [
+        jnp.where(jnp.arange(90).reshape(90, *(1,) * (x.ndim - 1)) % 3 == 0, x, y)
+        for x, y in zip(first, second, strict=True)
+    ]
+    run = jax.jit(
+        lambda cost, a, b, epsilon: ot.partial_sinkhorn(
+            cost, a, b, mass=0.7, epsilon=epsilon, iterations=150, tolerance=tolerance
+        )
+    )
+    alone, among_others = run(*first, epsilon), run(*mixed, epsilon)
+    _equal(*(jax.tree.map(lambda x: x[::3], t) for t in (alone, among_others)))
+    order = np.random.default_rng(1).permutation(90)
+    moved = run(*(x[order] for x in first), epsilon[order])
+    _equal(moved, jax.tree.map(lambda x: x[order], alone))
+
+
+def test_leading_dimensions_are_only_a_batch():
+    cost, a, b = problem(16, 2, 3, 5, 4)
+    mass = jnp.asarray([[0.5, 0.9, 1.0], [0.3, 0.7, 0.8]])
+    deep = ot.partial_sinkhorn(cost, a, b, mass=mass, epsilon=0.05)
+    flat = ot.partial_sinkhorn(
+        cost.reshape(6, 5, 4), a.reshape(6, 5), b.reshape(6, 4), mass=mass.reshape(6), epsilon=0.05
+    )
+    _equal(deep, jax.tree.map(lambda x: x.reshape(2, 3, *x.shape[1:]), flat))
+    assert ot.sinkhorn(cost[0, 0], a[0, 0], b[0, 0], epsilon=0.05).row_error.shape == ()
+
+
+def test_jit_equals_eager_and_traces_once_for_all_values():
+    cost, a, b = problem(17, 3, 6, 5)
+    traces = 0
+
+    def run(epsilon, mass, tolerance):
+        nonlocal traces
+        traces += 1
+        return ot.partial_sinkhorn(
+            cost, a, b, epsilon=epsilon, mass=mass, tolerance=tolerance, iterations=500
+        )
+
+    compiled = jax.jit(run)
+    for values in ((0.05, 0.5, 1e-4), (0.3, 0.9, 1e-3), (0.01, 1.0, 0.0)):
+        jitted = compiled(*values)
+        assert all(np.isfinite(x).all() for x in jitted)
+    assert traces == 1
+    for x, y in zip(jitted, run(*(jnp.asarray(v) for v in values)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_tolerance_stops_each_problem_within_it():
+    cost, a, b = problem(18, 40, 12, 12)
+    for tolerance in (1e-2, 1e-4, jnp.asarray([1e-2, 1e-5] * 20)):
+        transport = ot.sinkhorn(cost, a, b, epsilon=0.03, iterations=50_000, tolerance=tolerance)
+        assert (_error(transport) <= tolerance).all()
+    loose = ot.sinkhorn(cost, a, b, epsilon=0.03, iterations=50_000, tolerance=1e-2)
+    assert _error(loose).max() > 1e-4  # it did stop early
+
+
+def test_bfloat16_tokens_are_solved_in_float32():
+    cost, a, b = problem(19, 2, 5, 5)
+    low = cost.astype(jnp.bfloat16)
+    transport = ot.sinkhorn(low, a, b, epsilon=0.05)
+    assert transport.plan.dtype == jnp.float32
+    _equal(transport, ot.sinkhorn(low.astype(jnp.float32), a, b, epsilon=0.05))
+
+
+@pytest.mark.parametrize("mass", [1.0, 0.6])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_gradients_equal_finite_differences_in_float64(mass, zeros):
+    with jax.enable_x64(True):
+        cost, a, b = problem(20, 2, 5, 4, zeros=zeros, dtype=jnp.float64)
+        weight = jnp.asarray(np.random.default_rng(0).normal(size=cost.shape))
+
+        def value(cost, a, b, epsilon, mass):
+            transport = ot.partial_sinkhorn(cost, a, b, mass=mass, epsilon=epsilon, iterations=60)
+            return jnp.sum(transport.plan * (weight + cost))
+
+        point = [cost, a, b, jnp.asarray(0.1), jnp.asarray(mass) if mass < 1 else mass]
+        checked = range(5 if mass < 1 else 4)
+        gradients = jax.jit(
+            jax.grad(value, argnums=tuple(checked)), static_argnums=(4,) if mass == 1 else ()
+        )(*point)
+        assert all(np.isfinite(g).all() for g in gradients)
+        rng = np.random.default_rng(1)
+        run = jax.jit(value, static_argnums=(4,) if mass == 1 else ())
+        for i in checked:
+            step = rng.normal(size=point[i].shape)
+            if i in (1, 2):  # marginals move within what they are: zeros stay zero, the sum stays 1
+                step = np.where(point[i] > 0, step, 0.0)
+                step -= np.where(
+                    point[i] > 0, step.sum(-1, keepdims=True) / (point[i] > 0).sum(-1, keepdims=True), 0.0
+                )
+            ahead, behind = ([*point[:i], point[i] + h * step, *point[i + 1 :]] for h in (1e-6, -1e-6))
+            difference = (run(*ahead) - run(*behind)) / 2e-6
+            np.testing.assert_allclose(
+                np.sum(gradients[i] * step), difference, rtol=1e-5, atol=1e-7, err_msg=str(i)
+            )
+            assert i == 0 or np.abs(gradients[i]).max() > 1e-6
+
+
+def test_float32_gradients_are_finite_at_every_epsilon_with_masked_tokens():
+    cost, a, b = problem(21, 3, 7, 6, zeros=True)
+
+    def value(cost, a, b, epsilon, mass):
+        return ot.partial_sinkhorn(cost, a, b, mass=mass, epsilon=epsilon, iterations=40).plan[:, 1].sum()
+
+    gradient = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3, 4)))
+    for epsilon in EPSILONS:
+        for mass in (1.0, 0.5):
+            assert all(np.isfinite(g).all() for g in gradient(cost, a, b, epsilon, mass))
+
+
+def test_two_devices_equal_one():
+    cost, a, b = problem(22, 64, 16, 16)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    run = jax.jit(lambda *x: ot.partial_sinkhorn(*x, mass=0.8, epsilon=0.05, iterations=50))
+    sharded = run(*(jax.device_put(x, split) for x in (cost, a, b)))
+    assert len(sharded.plan.sharding.device_set) == 2
+    for x, y in zip(sharded, run(cost, a, b), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_importing_vitjax_ot_does_not_import_ott():
+    code = "import sys, vitjax.ot; sys.exit(any(name.split('.')[0] in ('ott', 'jaxopt') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"solver": "exact"}, "solver 'exact' is unknown; known: 'fused', 'ott'"),
+        ({"compat": "paper"}, "compat 'paper' is unknown"),
+        ({"iterations": 0}, "iterations is 0; it must be at least 1"),
+    ],
+)
+def test_wrong_settings_say_what_is_allowed(change, words):
+    cost, a, b = problem(23, 3, 3)
+    with pytest.raises(ValueError, match=words):
+        ot.sinkhorn(cost, a, b, **{"epsilon": 0.1, **change})

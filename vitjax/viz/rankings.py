@@ -1,0 +1,97 @@
+"""Turns rankings and explanations into what the page and the pictures show."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from vitjax.viz.report import CandidateView, MatchView, QueryView
+
+
+@dataclass(frozen=True, eq=False)
+class Rankings:
+    """Both orders of one search; rows are those of the descriptors.
+
+    Attributes:
+        before: gallery rows per query, best first, -1 = padding.
+        after: the new order, with its scores (a `vitjax.retrieval.Reranked`).
+        query_names: one per query row.
+        gallery_names: one per gallery row.
+        query_labels: class names; None = no classes.
+        gallery_labels: class names; None = no classes.
+        right: whether a gallery row answers a query; None = unknown.
+        weight: of the pooled cosine in the score.
+        ranks: places shown of each order.
+    """
+
+    before: Int[np.ndarray, "q k"]
+    after: Any
+    query_names: Sequence[str]
+    gallery_names: Sequence[str]
+    query_labels: Sequence[str] | None
+    gallery_labels: Sequence[str] | None
+    right: Callable[[int, int], bool | None]
+    weight: float
+    ranks: int
+
+    def shown(self, query: int) -> list[int]:
+        """Gallery rows among the first places of either order, the new one first."""
+        first = [*self.after.index[query, : self.ranks], *self.before[query, : self.ranks]]
+        return [int(row) for row in dict.fromkeys(first) if row >= 0]
+
+    def first_hit_changed(self, query: int) -> bool:
+        """Whether reranking put another image first."""
+        return bool(self.before[query, 0] != self.after.index[query, 0])
+
+    def matched(self, query: int) -> list[int]:
+        """Of the rows shown, those that were matched patch by patch."""
+        place = self._places(query)[1]
+        return [row for row in self.shown(query) if np.isfinite(self.after.structural[query, place[row]])]
+
+    def view(self, query: int, explained: Mapping[int, Any], pairs: int) -> QueryView:
+        """Returns one query as the page shows it.
+
+        Args:
+            query: its row.
+            explained: gallery row -> `vitjax.retrieval.Explanation`, for the rows of `matched`.
+            pairs: number of patch pairs of two images.
+        """
+        was, now = self._places(query)
+        candidates = []
+        for row in self.shown(query):
+            place, why = now[row], explained.get(row)
+            pooled = float(self.after.pooled[query, place])
+            candidates.append(
+                CandidateView(
+                    image=f"g{row}",
+                    name=self.gallery_names[row],
+                    rank_before=was[row] + 1,
+                    rank_after=place + 1,
+                    pooled=pooled,
+                    structural=why.structural if why else None,
+                    score=why.structural + self.weight * pooled if why else None,
+                    right=self.right(query, row),
+                    label=self.gallery_labels[row] if self.gallery_labels else "",
+                    matches=_matches(why) if why else (),
+                    remaining_pairs=pairs - len(why.matches) if why else 0,
+                    remaining_contribution=why.remainder if why else 0.0,
+                    note=_FELL_BACK if self.after.fallback[query, place] else "",
+                )
+            )
+        label = self.query_labels[query] if self.query_labels else ""
+        return QueryView(f"q{query}", self.query_names[query], candidates, label)
+
+    def _places(self, query: int) -> tuple[dict[int, int], dict[int, int]]:
+        before, after = self.before[query], self.after.index[query]
+        return {int(r): i for i, r in enumerate(before)}, {int(r): i for i, r in enumerate(after)}
+
+
+_FELL_BACK = "the weights of one picture's patches were all zero: every patch weighs the same"
+
+
+def _matches(why: Any) -> list[MatchView]:
+    return [
+        MatchView(m.query_box, m.candidate_box, m.similarity, m.mass, m.contribution) for m in why.matches
+    ]
