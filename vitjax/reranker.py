@@ -93,7 +93,7 @@ class Reranker:
         self._describe = make_describe(forward, grid=settings.grid, rollout=rollout, mesh=self.mesh)
         side = self.preprocess.image_size
         blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-        native = jax.eval_shape(forward, self.variables, blank).grid
+        native = jax.eval_shape(lambda *inputs: jnp.zeros(forward(*inputs).grid), self.variables, blank).shape
         self.token_grid: tuple[int, int] = (settings.grid, settings.grid) if settings.grid else native
 
     @classmethod

@@ -14,9 +14,9 @@ MANIFESTS = pathlib.Path(__file__).parents[1] / "golden" / "manifests"
 # 12 d^2 + 13 d (and 2 d with LayerScale), the final norm 2 d, the classifier (d + 1) c, positions and tokens d each.
 PARAMETERS = {
     "vit_tiny_patch16_224": 5_717_416,
-    "vit_tiny_patch16_384": 5_790_952,
+    "vit_tiny_patch16_384": 5_790_376,
     "vit_small_patch16_224": 22_050_664,
-    "vit_small_patch16_384": 22_197_736,
+    "vit_small_patch16_384": 22_196_584,
     "vit_base_patch16_224": 86_567_656,
     "vit_base_patch16_384": 86_859_496,
     "vit_large_patch16_224": 304_326_632,
@@ -30,7 +30,7 @@ PARAMETERS = {
     "deit_base_distilled_patch16_224": 87_338_192,
     "deit_base_distilled_patch16_384": 87_630_032,
     "deit3_small_patch16_224": 22_059_496,
-    "deit3_small_patch16_384": 22_206_568,
+    "deit3_small_patch16_384": 22_205_416,
     "deit3_medium_patch16_224": 38_849_512,
     "deit3_base_patch16_224": 86_585_320,
     "deit3_base_patch16_384": 86_877_160,
@@ -38,10 +38,10 @@ PARAMETERS = {
     "deit3_large_patch16_384": 304_763_880,
     "vit_small_patch14_dinov2": 22_056_192,
     "vit_base_patch14_dinov2": 86_579_712,
-    "vit_large_patch14_dinov2": 304_368_640,
+    "vit_large_patch14_dinov2": 304_367_616,
     "vit_small_patch14_reg4_dinov2": 22_057_344,
     "vit_base_patch14_reg4_dinov2": 86_582_016,
-    "vit_large_patch14_reg4_dinov2": 304_371_712,
+    "vit_large_patch14_reg4_dinov2": 304_370_688,
 }
 
 

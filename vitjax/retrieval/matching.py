@@ -127,7 +127,7 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
         score=jnp.where(possible, structural + numbers.weight * pooled, least),
         structural=jnp.where(possible, structural, jnp.nan),
         pooled=pooled,
-        error=transport.row_error + transport.col_error,
+        error=jnp.where(possible, transport.row_error + transport.col_error, jnp.nan),
         fallback=marginals.fallback,
         plan=transport.plan,
         similarity=similarity,

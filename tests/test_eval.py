@@ -1,0 +1,241 @@
+"""The program as people run it, on small folders and a small model with random weights."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.pictures import picture, write_folder
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = [
+    "--config.weights=",
+    "--config.model.name=vit_tiny_patch16_224",
+    "--config.model.img_size=48",
+    "--config.model.block=3",
+    "--config.model.grid=0",
+    "--config.batch_size=8",
+    "--config.figures.count=1",
+]
+
+
+def start(config: str, workdir: pathlib.Path, *arguments: str, **env: str) -> subprocess.Popen:
+    command = [sys.executable, "-W", "error::DeprecationWarning:vitjax", "eval.py"]
+    command += [f"--config=configs/{config}.py", f"--workdir={workdir}", *SMALL, *arguments]
+    variables = os.environ | {"JAX_PLATFORMS": "cpu", "VITJAX_CACHE": str(ROOT / "runs" / "test-cache")} | env
+    return subprocess.Popen(
+        command, cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def run(config: str, workdir: pathlib.Path, *arguments: str, **env: str) -> tuple[int, str, str]:
+    process = start(config, workdir, *arguments, **env)
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return write_folder(tmp_path_factory.mktemp("pictures") / "shop", kinds=4, variants=4)
+
+
+@pytest.fixture(scope="module")
+def searched(folder, tmp_path_factory) -> tuple[pathlib.Path, dict]:
+    """A folder searched in itself: the output folder and the last line on stdout."""
+    workdir = tmp_path_factory.mktemp("runs") / "itself"
+    code, out, err = run("folder", workdir, f"--config.data.gallery={folder}", XLA_FLAGS="")
+    assert code == 0, err
+    return workdir, json.loads(out.splitlines()[-1])
+
+
+def test_the_last_line_is_what_results_json_holds(searched):
+    workdir, last = searched
+    assert json.loads((workdir / "results.json").read_text()) == last
+
+
+def test_results_have_the_promised_fields(searched):
+    _, results = searched
+    assert {
+        "metrics", "seconds", "images_per_second", "device", "versions", "config", "skipped",
+    } <= set(results)  # fmt: skip
+    for order in ("pooled", "reranked"):
+        metrics = results["metrics"][order]
+        assert {"precision_at_1", "r_precision", "mean_average_precision_at_r", "recall_at_5"} <= set(metrics)
+        assert 0.25 < metrics["precision_at_1"] <= 1
+    assert results["queries"] == results["gallery"] == 16
+    assert results["queries_found_in_gallery_and_left_out"] == 16
+    assert results["config"]["model"]["img_size"] == 48
+
+
+def test_a_searched_folder_leaves_a_page_pictures_and_trec_files(searched):
+    workdir, _ = searched
+    page = (workdir / "report.html").read_text()
+    assert "class_2/1.png" in page
+    assert "random" in page.lower()
+    assert len(list((workdir / "figures").glob("*.png"))) == 2
+    lines = [line.split() for line in (workdir / "run.trec").read_text().splitlines()]
+    assert len(lines) == 16 * 15
+    first = [line for line in lines if line[0] == lines[0][0]]
+    scores = [np.float32(line[4]) for line in first]
+    assert scores == sorted(scores, reverse=True)
+    assert len((workdir / "qrels.trec").read_text().splitlines()) == 16 * 3
+    assert (workdir / "results.csv").read_text().startswith("model,")
+
+
+def test_a_second_run_in_the_same_folder_adds_a_row(folder, searched):
+    workdir, _ = searched
+    arguments = [f"--config.data.gallery={folder}", "--config.figures.count=0", "--config.figures.report=0"]
+    code, *_ = run("folder", workdir, *arguments)
+    assert code == 0
+    assert len((workdir / "results.csv").read_text().splitlines()) == 3
+
+
+def test_one_device_equals_eight_and_two_processes(folder, searched, tmp_path):
+    workdir, _ = searched
+    arguments = [f"--config.data.gallery={folder}", "--config.figures.count=0", "--config.figures.report=0"]
+    eight = "--xla_force_host_platform_device_count=8"
+    code, _, err = run("folder", tmp_path / "eight", *arguments, XLA_FLAGS=eight)
+    assert code == 0, err
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "XLA_FLAGS": ""}
+    pair = [
+        start("folder", tmp_path / "pair", *arguments, JAX_PROCESS_ID=str(rank), **shared)
+        for rank in range(2)
+    ]
+    ends = [process.communicate(timeout=240) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], ends
+    assert json.loads(ends[0][0].splitlines()[-1])["device"]["processes"] == 2
+    assert "{" not in ends[1][0], "only one process prints the result"
+    alone = read_run(workdir / "run.trec")
+    for other in ("eight", "pair"):
+        again = read_run(tmp_path / other / "run.trec")
+        assert again.keys() == alone.keys()
+        gaps = [abs(again[key] - alone[key]) for key in alone]
+        assert max(gaps) < 2e-5, f"{other}: scores differ by {max(gaps)}"
+
+
+def read_run(path: pathlib.Path) -> dict[tuple[str, str], float]:
+    lines = map(str.split, path.read_text().splitlines())
+    return {(query, image): float(score) for query, _, image, _, score, _ in lines}
+
+
+def test_places_are_judged_by_the_ground_truth_file(folder, tmp_path):
+    queries = tmp_path / "queries"
+    queries.mkdir()
+    for kind in range(3):
+        Image.fromarray(picture(kind, 1)).save(queries / f"{kind}.png")
+    (queries / "2b.jpg").write_bytes(b"not a picture")
+    truth = {"0": [0, 1, 2, 3], "1": [4, 5], "2": [8, 9], "3": [15]}
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    code, out, err = run(
+        "places", tmp_path / "out", f"--config.data.query={queries}", f"--config.data.gallery={folder}",
+        f"--config.data.ground_truth={tmp_path / 'truth.json'}",
+    )  # fmt: skip
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["metrics"]["pooled"]["queries"] == 3
+    assert results["metrics"]["reranked"]["recall_at_1"] > 0.6
+    (skipped,) = results["skipped"]
+    assert (skipped["side"], skipped["index"], skipped["name"]) == ("query", 3, "2b.jpg")
+    assert "2b.jpg" in err
+
+
+def test_one_unlabelled_picture_finds_its_like_and_not_itself(folder, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for kind in range(3):
+        for variant in range(2):
+            Image.fromarray(picture(kind, variant)).save(flat / f"{kind}_{variant}.png")
+    code, out, err = run(
+        "folder", tmp_path / "out", f"--config.data.query={flat / '1_0.png'}", f"--config.data.gallery={flat}"
+    )
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    assert results["metrics"] == {"pooled": {}, "reranked": {}}
+    assert results["queries_found_in_gallery_and_left_out"] == 1
+    order = [line.split()[2] for line in (tmp_path / "out" / "run.trec").read_text().splitlines()]
+    assert order[0] == "1_1.png"
+    assert "1_0.png" not in order
+
+
+def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str]:
+    """Arguments of a run with one mistake in it."""
+    gallery = f"--config.data.gallery={folder}"
+    (tmp_path / "empty").mkdir(exist_ok=True)
+    (tmp_path / "text.json").write_text('{"0": "many"}')
+    (tmp_path / "beyond.json").write_text('{"0": [99]}')
+    (tmp_path / "file").write_text("")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00\x01")
+    return {
+        "no gallery named": [],
+        "gallery does not exist": ["--config.data.gallery=nowhere"],
+        "no pictures": [f"--config.data.gallery={tmp_path / 'empty'}"],
+        "truth is not a list": [gallery, f"--config.data.ground_truth={tmp_path / 'text.json'}"],
+        "truth beyond the gallery": [gallery, f"--config.data.ground_truth={tmp_path / 'beyond.json'}"],
+        "no such truth": [gallery, "--config.data.ground_truth=nowhere.json"],
+        "no such model": [gallery, "--config.model.name=vit_tiny_patch16_225"],
+        "no such block": [gallery, "--config.model.block=99"],
+        "field out of range": [gallery, "--config.rerank.mass=0"],
+        "no such weights": [gallery, "--config.weights=nowhere.pth"],
+        "damaged weights": [gallery, f"--config.weights={tmp_path / 'cut.safetensors'}"],
+        "workdir is a file": [gallery, f"--workdir={tmp_path / 'file'}"],
+        "image size": [gallery, "--config.model.img_size=50"],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no gallery named", "--config.data.gallery"),
+        ("gallery does not exist", "nowhere"),
+        ("no pictures", "empty"),
+        ("truth is not a list", "text.json"),
+        ("truth beyond the gallery", "99"),
+        ("no such truth", "nowhere.json"),
+        ("no such model", "vit_tiny_patch16_224"),
+        ("no such block", "99"),
+        ("field out of range", "config.rerank.mass"),
+        ("no such weights", "nowhere.pth"),
+        ("damaged weights", "cut.safetensors"),
+        ("workdir is a file", "file"),
+        ("image size", "50"),
+    ],
+)
+def test_a_mistake_is_one_plain_line_and_exit_1(tmp_path, folder, kind, words, capsys, monkeypatch):
+    import eval as program_under_test
+    from vitjax import program
+    from vitjax.config import EvalConfig
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "cache"))
+    arguments = ["--config=configs/folder.py", f"--workdir={tmp_path / 'out'}", *SMALL]
+    arguments += mistake(tmp_path, folder, kind)
+    code = program._run(program_under_test.main, EvalConfig, "", ["eval.py", *arguments])
+    printed = capsys.readouterr()
+    last = printed.err.splitlines()[-1]
+    assert code == 1
+    assert words in last
+    assert last.startswith("eval.py: ")
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+
+
+def test_a_strict_run_stops_at_the_first_bad_picture(tmp_path):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    Image.fromarray(picture(0, 0)).save(bad / "good.png")
+    (bad / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    code, out, err = run(
+        "folder", tmp_path / "out", f"--config.data.gallery={bad}", "--config.data.on_bad_image=error"
+    )
+    assert code == 1
+    assert "broken.png" in err.splitlines()[-1]
+    assert out == ""

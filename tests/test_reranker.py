@@ -1,0 +1,146 @@
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import vitjax
+from tests.pictures import picture
+from vitjax import reranker as front
+from vitjax.config import EvalConfig, ModelConfig
+from vitjax.data.images import ImageError
+
+CONFIG = EvalConfig(model=ModelConfig(name="vit_tiny_patch16_224", img_size=48, block=3))
+
+
+@pytest.fixture(scope="module")
+def reranker() -> vitjax.Reranker:
+    return vitjax.Reranker.from_config(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return [picture(kind, variant) for kind in range(3) for variant in range(3)]
+
+
+def test_pictures_of_the_querys_kind_come_first(reranker, pictures):
+    hits = reranker.rank(picture(1, 3), pictures)
+    assert {hit.corpus_id for hit in hits[:2]} <= {3, 4, 5}
+    assert [hit.rank for hit in hits] == list(range(9))
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+
+
+def test_a_score_lies_in_the_stated_range_and_a_picture_matches_itself_best(reranker, pictures):
+    (same,) = reranker.rank(pictures[0], [pictures[0]])
+    others = reranker.rank(pictures[0], pictures[1:])
+    assert same.pooled == pytest.approx(1.0, abs=1e-5)
+    assert all(-2.0 <= hit.score < same.score <= 2.0 for hit in others)
+    assert same.score == pytest.approx(same.structural + same.pooled, abs=1e-6)
+
+
+def test_a_score_does_not_depend_on_the_other_candidates_or_the_batch(reranker, pictures):
+    whole = {hit.corpus_id: hit.score for hit in reranker.rank(pictures[0], pictures)}
+    for i in (2, 7):
+        (alone,) = reranker.rank(pictures[0], [pictures[i]])
+        assert alone.score == pytest.approx(whole[i], abs=2e-6)
+    small = {hit.corpus_id: hit.score for hit in reranker.rank(pictures[0], pictures, batch_size=2)}
+    np.testing.assert_allclose([small[i] for i in range(9)], [whole[i] for i in range(9)], atol=2e-6)
+
+
+def test_paths_pil_images_and_arrays_give_the_same_score(reranker, pictures, tmp_path: pathlib.Path):
+    path = tmp_path / "a.png"
+    Image.fromarray(pictures[1]).save(path)
+    forms = [pictures[1], Image.fromarray(pictures[1]), path, str(path)]
+    scores = [hit.score for hit in reranker.rank(pictures[0], forms)]
+    assert max(scores) - min(scores) < 1e-6
+
+
+def test_ids_name_the_hits_and_top_k_cuts_them(reranker, pictures):
+    hits = reranker.rank(pictures[0], pictures, top_k=2, ids=list("abcdefghi"))
+    assert len(hits) == 2
+    assert hits[0].corpus_id == "a"
+
+
+def test_matches_add_up_to_less_than_the_score_and_lie_on_the_picture(reranker, pictures):
+    hits = reranker.rank(pictures[0], pictures[:3], top_k=1, return_matches=True)
+    assert len(hits[0].matches) == CONFIG.figures.matches
+    assert all(0 <= share <= 1 for match in hits[0].matches for share in match.query_box)
+    assert sum(match.contribution for match in hits[0].matches) <= hits[0].structural + 1e-5
+    assert reranker.rank(pictures[0], pictures[:3])[0].matches == ()
+
+
+def test_described_candidates_give_the_same_hits(reranker, pictures):
+    described, index, skipped = reranker.describe(pictures)
+    assert index.tolist() == list(range(9))
+    assert skipped == []
+    assert reranker.rank(pictures[4], described) == reranker.rank(pictures[4], pictures)
+
+
+def test_equal_pictures_keep_their_order(reranker, pictures):
+    hits = reranker.rank(pictures[0], [pictures[5]] * 4)
+    assert [hit.corpus_id for hit in hits] == [0, 1, 2, 3]
+
+
+def test_more_candidates_compile_nothing_new(reranker, pictures):
+    reranker.rank(pictures[0], pictures, batch_size=4)
+    counted = []
+    jax.monitoring.register_event_duration_secs_listener(
+        listener := lambda event, duration_secs, **_: counted.append(event)
+    )
+    try:
+        reranker.rank(pictures[3], pictures[:5], batch_size=4)
+        reranker.rank(pictures[3], pictures * 3, batch_size=4)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+    assert [event for event in counted if "backend_compile" in event] == []
+
+
+def test_similarity_is_one_number_with_its_matches(reranker, pictures):
+    like = vitjax.similarity(picture(0, 0), picture(0, 1), reranker=reranker)
+    unlike = vitjax.similarity(picture(0, 0), picture(2, 1), reranker=reranker)
+    assert like.score > unlike.score
+    assert like.score == pytest.approx(like.structural + like.pooled, abs=1e-6)
+    assert len(like.matches) == CONFIG.figures.matches
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"candidates": []}, "no candidates"),
+        ({"ids": ["a"]}, "ids"),
+        ({"top_k": 0}, "top_k"),
+        ({"candidates": ["missing.jpg"]}, "missing.jpg"),
+        ({"query": "missing.png"}, "missing.png"),
+    ],
+)
+def test_a_mistake_is_named(reranker, pictures, arguments, words):
+    given = {"query": pictures[0], "candidates": pictures[:2]} | arguments
+    with pytest.raises((ValueError, ImageError), match=words):
+        reranker.rank(**given)
+
+
+def test_a_rerank_config_alone_is_enough(reranker, pictures):
+    model = vitjax.build("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    plain = vitjax.Reranker(model, variables, vitjax.RerankConfig(mass=0.5))
+    (hit,) = plain.rank(pictures[0], [pictures[1]])
+    assert plain.preprocess.image_size == 32
+    assert -1.5 <= hit.score <= 1.5
+
+
+def test_rollout_marginals_change_the_score(pictures):
+    config = dataclasses.replace(CONFIG, rerank=vitjax.RerankConfig(marginals="rollout"))
+    rolled = vitjax.Reranker.from_config(config).rank(pictures[0], [pictures[1]])[0]
+    assert np.isfinite(rolled.score)
+
+
+def test_input_follows_the_weights_unless_told(monkeypatch):
+    config = vitjax.demo_config()
+    recipe = front.model_input(config)
+    assert (recipe.image_size, recipe.interpolation, recipe.resize) == (224, "bicubic", "crop")
+    config.data.resize, config.data.interpolation, config.model.img_size = "squash", "bilinear", 98
+    recipe = front.model_input(config)
+    assert (recipe.image_size, recipe.interpolation, recipe.resize) == (98, "bilinear", "squash")
