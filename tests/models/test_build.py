@@ -70,12 +70,16 @@ def test_the_table_agrees_with_published_checkpoints(path):
 
 
 def test_an_unknown_name_gets_the_nearest_ones():
-    with pytest.raises(ValueError, match=r"'deit_smal_patch16_224' is unknown; nearest: 'deit_small_patch16_224'"):
+    with pytest.raises(
+        ValueError, match=r"'deit_smal_patch16_224' is unknown; nearest: 'deit_small_patch16_224'"
+    ):
         build("deit_smal_patch16_224")
 
 
 def test_an_unknown_field_gets_the_list_of_fields():
-    with pytest.raises(ValueError, match=r"no field 'image_size'; its fields: img_size, patch_size, embed_dim"):
+    with pytest.raises(
+        ValueError, match=r"no field 'image_size'; its fields: img_size, patch_size, embed_dim"
+    ):
         build("deit_small_patch16_224", image_size=224)
 
 

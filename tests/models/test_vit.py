@@ -16,15 +16,17 @@ def _made(name="deit_small_patch16_224", batch=2, seed=0, **changes):
     variables = jax.jit(model.init)(jax.random.key(seed), images)
     leaves, tree = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(seed + 2), len(leaves))
-    noisy = [
-        leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)
-    ]
+    noisy = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
     return model, jax.tree.unflatten(tree, noisy), images
+
+
+def _run(model, variables, images, **static):
+    return jax.jit(lambda v, x: model.apply(v, x, **static))(variables, images)
 
 
 def test_shapes_are_as_documented():
     model, variables, images = _made("vit_small_patch14_reg4_dinov2", img_size=(24, 40), num_classes=0)
-    out = model.apply(variables, images, return_attention=True)
+    out = _run(model, variables, images, return_attention=True)
     assert out.grid == (3, 5)
     assert out.tokens.shape == (2, 15, 24)
     assert out.prefix.shape == (2, 5, 24)
@@ -36,8 +38,8 @@ def test_shapes_are_as_documented():
 
 def test_asking_for_attention_changes_nothing_else():
     model, variables, images = _made()
-    plain = model.apply(variables, images)
-    asked = model.apply(variables, images, return_attention=True)
+    plain = _run(model, variables, images)
+    asked = _run(model, variables, images, return_attention=True)
     assert plain.attention is None
     np.testing.assert_allclose(asked.tokens, plain.tokens, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(asked.logits, plain.logits, rtol=1e-4, atol=1e-4)
@@ -48,13 +50,13 @@ def test_asking_for_attention_changes_nothing_else():
 @pytest.mark.parametrize("block", [0, 1, -2, -1])
 def test_stopping_after_a_block_equals_a_model_that_ends_there(block):
     model, variables, images = _made()
-    early = model.apply(variables, images, block=block, return_attention=True)
+    early = _run(model, variables, images, block=block, return_attention=True)
     shorter = build("deit_small_patch16_224", **SMALL | {"depth": block % 3 + 1})
     params = {k: v for k, v in variables["params"].items() if not k.startswith("blocks_")}
     params |= {f"blocks_{i}": variables["params"][f"blocks_{i}"] for i in range(shorter.depth)}
-    whole = shorter.apply({"params": params}, images)
-    np.testing.assert_array_equal(early.tokens, whole.tokens)
-    np.testing.assert_array_equal(early.pooled, whole.pooled)
+    whole = _run(shorter, {"params": params}, images)
+    np.testing.assert_allclose(early.tokens, whole.tokens, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(early.pooled, whole.pooled, rtol=1e-5, atol=1e-5)
     assert len(early.attention) == shorter.depth
     assert (early.logits is None) == (shorter.depth < model.depth)
 
@@ -63,11 +65,13 @@ def test_later_blocks_are_not_computed():
     model, variables, images = _made()
 
     def products(block):
-        jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, block=block).tokens)(variables, images)
-        return str(jaxpr).count("dot_general")
+        lowered = jax.jit(lambda v, x: model.apply(v, x, block=block).tokens).lower(variables, images)
+        return lowered.as_text().count("stablehlo.dot_general")
 
-    assert products(0) < products(1) < products(2) == products(None) - products(-1) + products(2)
-    assert products(1) - products(0) == products(2) - products(1) > 0
+    per_block = 6  # qkv, two of attention, proj, fc1, fc2
+    assert products(1) - products(0) == products(2) - products(1) == per_block
+    assert products(-1) == products(2) == products(None)
+    assert products(-3) == products(0)
 
 
 @pytest.mark.parametrize("block", [3, -4])
@@ -78,7 +82,8 @@ def test_a_block_that_is_not_there_is_an_error(block):
 
 
 @pytest.mark.parametrize(
-    ("shape", "message"), [((2, 30, 32, 3), "multiples of patch_size 8"), ((2, 3, 32, 32), "colour comes last")]
+    ("shape", "message"),
+    [((2, 30, 32, 3), "multiples of patch_size 8"), ((2, 3, 32, 32), "colour comes last")],
 )
 def test_images_that_do_not_fit_are_an_error(shape, message):
     model, variables, _ = _made()
@@ -95,7 +100,7 @@ def test_pruning_arguments_are_refused(argument):
 
 def test_distilled_model_averages_its_two_tokens_and_classifiers():
     model, variables, images = _made("deit_small_distilled_patch16_224")
-    out = model.apply(variables, images)
+    out = _run(model, variables, images)
     assert set(out.heads) == {"cls", "dist"}
     np.testing.assert_allclose(out.logits, (out.heads["cls"] + out.heads["dist"]) / 2, rtol=1e-6)
     np.testing.assert_allclose(out.pooled, out.prefix.mean(axis=1), rtol=1e-6)
@@ -109,7 +114,7 @@ def test_distilled_model_averages_its_two_tokens_and_classifiers():
 def test_average_pooling_normalises_after_pooling(class_token):
     model, variables, images = _made(global_pool="avg", class_token=class_token)
     assert "fc_norm" in variables["params"] and "norm" not in variables["params"]
-    out = model.apply(variables, images)
+    out = _run(model, variables, images)
     mean = np.asarray(out.tokens.mean(axis=1))
     centred = mean - mean.mean(axis=-1, keepdims=True)
     unit = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
@@ -121,8 +126,8 @@ def test_average_pooling_normalises_after_pooling(class_token):
 
 def test_bfloat16_is_close_to_float32():
     model, variables, images = _made()
-    exact = model.apply(variables, images)
-    low = build("deit_small_patch16_224", **SMALL, dtype="bfloat16").apply(variables, images)
+    exact = _run(model, variables, images)
+    low = _run(build("deit_small_patch16_224", **SMALL, dtype="bfloat16"), variables, images)
     assert low.tokens.dtype == low.logits.dtype == jnp.float32
     # A whole network of bf16 products (8 bits of mantissa), each rounding 0.4%, on tokens of unit scale.
     gap = np.abs(np.asarray(low.tokens - exact.tokens))
@@ -132,22 +137,22 @@ def test_bfloat16_is_close_to_float32():
 def test_another_image_size_resizes_positions_like_loading_does():
     model, variables, _ = _made()
     images = jax.random.normal(jax.random.key(7), (2, 24, 48, 3))
-    called = model.apply(variables, images)
+    called = _run(model, variables, images)
     params = dict(variables["params"])
     other = build("deit_small_patch16_224", **SMALL | {"img_size": (24, 48)})
     table = params["pos_embed"]
     patches = other.resize_positions(table[0, 1:], model.grid, antialias=True, offset=0.0)
     params["pos_embed"] = jnp.concatenate([table[:, :1], patches[None]], axis=1)
     np.testing.assert_allclose(
-        called.tokens, other.apply({"params": params}, images).tokens, rtol=1e-5, atol=1e-5
+        called.tokens, _run(other, {"params": params}, images).tokens, rtol=1e-5, atol=1e-5
     )
     assert called.grid == (3, 6)
 
 
 def test_an_image_does_not_depend_on_its_batch():
     model, variables, images = _made(batch=4)
-    together = model.apply(variables, images).tokens
-    alone = model.apply(variables, images[2:3]).tokens
+    together = _run(model, variables, images).tokens
+    alone = _run(model, variables, images[2:3]).tokens
     np.testing.assert_allclose(together[2:3], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -169,7 +174,7 @@ def test_two_devices_give_what_one_gives_with_one_trace():
         traces.append(x.shape)
         return model.apply(v, x)
 
-    single = model.apply(variables, images)
+    single = _run(model, variables, images)
     for _ in range(2):
         sharded = forward(variables, jax.device_put(images, split))
     assert len(traces) == 1

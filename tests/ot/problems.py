@@ -1,4 +1,4 @@
-"""Seeded problems and a plain float64 log-domain Sinkhorn to compare with, shared by the tests of vitjax.ot."""
+"""Seeded problems, and a plain float64 log-domain Sinkhorn to compare with."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def problem(seed: int, *shape: int, zeros: bool = False, dtype=jnp.float32) -> tuple[jax.Array, ...]:
-    """Returns cost (*batch, n, m) in [0, 2] and marginals; `zeros`: the first row and the last column have no mass."""
+    """Returns cost (*batch, n, m) in [0, 2] and marginals; `zeros`: first row and last column weigh nothing."""
     rng = np.random.default_rng(seed)
     *batch, n, m = shape
     cost = rng.uniform(0, 2, shape)

@@ -249,10 +249,9 @@ def test_gradients_equal_finite_differences_in_float64(mass, zeros):
         for i in checked:
             step = rng.normal(size=point[i].shape)
             if i in (1, 2):  # marginals move within what they are: zeros stay zero, the sum stays 1
-                step = np.where(point[i] > 0, step, 0.0)
-                step -= np.where(
-                    point[i] > 0, step.sum(-1, keepdims=True) / (point[i] > 0).sum(-1, keepdims=True), 0.0
-                )
+                live = np.asarray(point[i]) > 0
+                step = np.where(live, step, 0.0)
+                step -= np.where(live, step.sum(-1, keepdims=True) / live.sum(-1, keepdims=True), 0.0)
             ahead, behind = ([*point[:i], point[i] + h * step, *point[i + 1 :]] for h in (1e-6, -1e-6))
             difference = (run(*ahead) - run(*behind)) / 2e-6
             np.testing.assert_allclose(

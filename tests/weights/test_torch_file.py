@@ -190,7 +190,9 @@ def test_compressed_members_are_refused_as_a_zip_bomb(tmp_path):
         _read(tmp_path, raw)
 
 
-@pytest.mark.parametrize("raw", [b"", b"\x00" * 100, b"<html>not found</html>", b"\x80\x02}.", os.urandom(64)])
+@pytest.mark.parametrize(
+    "raw", [b"", b"\x00" * 100, b"<html>not found</html>", b"\x80\x02}.", os.urandom(64)]
+)
 def test_what_is_no_checkpoint_is_one_plain_line(tmp_path, raw):
     with pytest.raises(WeightsError) as error:
         _read(tmp_path, raw)

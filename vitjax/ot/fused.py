@@ -1,19 +1,22 @@
 """Batched Sinkhorn scaling: the kernel domain's speed with the log domain's range.
 
-Problems are worked on in segments of a few iterations. At the start of a segment the potentials f and g are
-absorbed in the kernel, K = exp((f_i + g_j - cost_ij) / epsilon); inside it only the scalings u and v move, by
-two matrix-vector products per iteration; at its end log u and log v go back into f and g. This is the
-stabilised scaling of Schmitzer 2019 (arXiv:1610.06519, section 3) on a fixed timetable instead of a test per
-iteration: one code path for every epsilon, no branch that could tie a pair to its batch-mates, and
-reverse-mode differentiable.
+Potentials f and g are absorbed in a kernel, K = exp((f_i + g_j - cost_ij) / epsilon), on which only scalings
+u and v move, by two matrix-vector products per iteration. Every few iterations the problems whose scalings
+have grown large absorb them (f += epsilon log u, g += epsilon log v) and get a new kernel: the stabilised
+scaling of Schmitzer 2019 (arXiv:1610.06519, section 3). At the usual epsilon of 0.05 that never happens, and
+the one exp per entry is paid once; at 0.0001 it happens nearly every time, and the cost is the log domain's.
+Each problem decides for itself and keeps its own kernel bit for bit when a batch-mate gets a new one, so
+results do not depend on the batch.
 
 Why nothing under- or overflows: the first potentials are hard c-transforms of each other (the epsilon -> 0
 limit of an iteration), so every row and column of the first kernel holds an entry that is exactly 1, and
-later kernels are plans whose columns sum to b. Within a segment the scalings are held in [1 / LIMIT, LIMIT];
-a problem that wants to move further goes on in the next segment, so the limit costs iterations, never a NaN.
+later kernels are plans whose columns sum to b. From there an iteration can only move a scaling by a factor
+that the marginals bound. The scalings are also held in [1 / LIMIT, LIMIT], which only marginals with all but
+weightless tokens at a tiny epsilon reach; the next round goes on from there, so that costs iterations, never
+a NaN.
 
-Partial transport adds one dummy point per side as a vector and a scalar, not as a larger matrix: r = a / (K c
-+ k c0), r0 = (1 - s) / (k' c), and the same for the columns. Relaxed transport (Chizat et al. 2018,
+Partial transport adds one dummy point per side as a vector and a scalar, not as a larger matrix:
+r = a / (K c + k c0), r0 = (1 - s) / (k' c), and the same for the columns. Relaxed transport (Chizat et al. 2018,
 arXiv:1607.05816) raises the update to the power tau.
 """
 
@@ -26,14 +29,11 @@ from jaxtyping import Array, Bool, Float
 
 from vitjax.ot.outputs import Transport
 
-_SEGMENT = 25  # iterations between absorptions, each of which costs one exp per entry
-_LIMIT = (
-    2.0**40
-)  # entries lost to underflow are below 2^-126 * LIMIT^2: far below float32 resolution of the plan
+_ROUND = 5  # iterations between looks at the scalings
+_LARGE = 2.0**20  # a scaling beyond this, or below its inverse, is absorbed
+_LIMIT = 2.0**60  # and this far it can go within a round
 _FAR = 1e30  # stands for infinity where an infinity would turn into NaN; exp(-_FAR) is 0
-_RELAXED_START = (
-    8  # hard iterations to begin a relaxed problem; a balanced one is at its fixed point after one
-)
+_RELAXED_START = 8  # hard iterations to begin a relaxed problem; a balanced one is done after one
 
 Maybe = Any  # an array (p,), or None in a problem that has no such part
 
@@ -71,6 +71,12 @@ class _Kernel(NamedTuple):
     from_slack: Maybe = None  # (p, m), the dummy row; the corner is 0: dummies never meet
 
 
+class _State(NamedTuple):
+    potentials: _Sides  # absorbed in the kernel
+    kernel: _Kernel
+    scale: _Sides  # since then
+
+
 def transport(
     cost: Float[Array, "p n m"],
     a: Float[Array, "p n"],
@@ -98,19 +104,18 @@ def transport(
         Plans whose columns are exact to rounding; what is left of the error is in the rows.
     """
     problem = _prepare(cost, a, b, epsilon, slack, taus)
-    potentials = _first_potentials(problem)
-    segments, rest = divmod(iterations - 1, _SEGMENT)
+    state = _start(problem)
+    rounds, rest = divmod(iterations - 1, _ROUND)
     if tolerance is None:
 
-        def body(potentials, _):
-            return _absorb(problem, potentials, _segment(problem, potentials, _SEGMENT)[1]), None
+        def round_(state, _):
+            return _rebase(problem, _iterate(problem, state, _ROUND)), None
 
-        potentials, _ = jax.lax.scan(body, potentials, length=segments)
+        state, _ = jax.lax.scan(round_, state, length=rounds)
     else:
-        potentials = _until(problem, potentials, tolerance, segments)
-    # The last segment stays unabsorbed: u K v has marginals exact to rounding, exp(f + g - cost) has not.
-    kernel, scale = _segment(problem, potentials, rest + 1)
-    return _result(problem, potentials, kernel, scale)
+        state = _until(problem, state, tolerance, rounds)
+    # The last iterations are not absorbed: u K v has the marginals to rounding, exp(f + g - cost) has not.
+    return _result(problem, _iterate(problem, state, rest + 1))
 
 
 def _prepare(cost, a, b, epsilon, slack, taus) -> _Problem:
@@ -164,19 +169,52 @@ def _kernel(problem: _Problem, potentials: _Sides) -> _Kernel:
     )
 
 
-def _segment(problem: _Problem, potentials: _Sides, length: int) -> tuple[_Kernel, _Sides]:
-    """Runs `length` iterations on one kernel; returns it and the scalings."""
-    kernel = _kernel(problem, potentials)
-    ones = None if problem.slack is None else jnp.ones_like(problem.slack)
-    start = _Sides(problem.rows.astype(problem.a.dtype), problem.cols.astype(problem.b.dtype), ones, ones)
+def _start(problem: _Problem) -> _State:
+    potentials = _first_potentials(problem)
+    return _State(potentials, _kernel(problem, potentials), _ones(problem))
 
+
+def _ones(problem: _Problem) -> _Sides:
+    """Scalings of a kernel that has just absorbed them."""
+    slack = None if problem.slack is None else jnp.ones_like(problem.slack)
+    return _Sides(problem.rows.astype(problem.a.dtype), problem.cols.astype(problem.b.dtype), slack, slack)
+
+
+def _iterate(problem: _Problem, state: _State, count: int) -> _State:
     def step(scale: _Sides, _):
-        sums = _row_sums(kernel, scale)
-        scale = scale._replace(**_update_rows(problem, potentials, sums))
-        sums = _col_sums(kernel, scale)
-        return scale._replace(**_update_cols(problem, potentials, sums)), None
+        sums = _row_sums(state.kernel, scale)
+        scale = scale._replace(**_update_rows(problem, state.potentials, sums))
+        sums = _col_sums(state.kernel, scale)
+        return scale._replace(**_update_cols(problem, state.potentials, sums)), None
 
-    return kernel, jax.lax.scan(step, start, length=length)[0]
+    return state._replace(scale=jax.lax.scan(step, state.scale, length=count)[0])
+
+
+def _rebase(problem: _Problem, state: _State) -> _State:
+    """Absorbs the scalings of those problems where they have grown large, and rebuilds only these kernels."""
+    moved = _moved(problem, state.scale)
+
+    def absorb(state: _State) -> _State:
+        potentials = _absorb(problem, state.potentials, state.scale)
+        new = _State(potentials, _kernel(problem, potentials), _ones(problem))
+        return jax.tree.map(functools.partial(_where, moved), new, state)
+
+    return jax.lax.cond(moved.any(), absorb, lambda state: state, state)
+
+
+def _moved(problem: _Problem, scale: _Sides) -> Bool[Array, " p"]:
+    def large(scaling, live):
+        return live & ((scaling > _LARGE) | (scaling < 1 / _LARGE))
+
+    moved = large(scale.rows, problem.rows).any(-1) | large(scale.cols, problem.cols).any(-1)
+    if problem.slack is None:
+        return moved
+    live = problem.slack > 0
+    return moved | large(scale.row_slack, live) | large(scale.col_slack, live)
+
+
+def _where(which: Bool[Array, " p"], new: Array, old: Array) -> Array:
+    return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 def _update_rows(problem: _Problem, potentials: _Sides, sums: _Sides) -> dict[str, Array]:
@@ -238,7 +276,7 @@ def _absorb(problem: _Problem, potentials: _Sides, scale: _Sides) -> _Sides:
     return _Sides(rows, cols, row_slack, add(potentials.col_slack, scale.col_slack, live))
 
 
-def _row_error(problem: _Problem, potentials: _Sides, scale: _Sides, sums: _Sides) -> Float[Array, " p"]:
+def _row_error(problem: _Problem, state: _State, sums: _Sides) -> Float[Array, " p"]:
     """L1 distance of the plan's row sums, scale * sums, from those that the next iteration would give them.
 
     Balanced and partial: from the marginal `a`, since that is what an iteration gives the rows.
@@ -246,48 +284,49 @@ def _row_error(problem: _Problem, potentials: _Sides, scale: _Sides, sums: _Side
     if problem.tau_a is None:
         wanted = problem.a
     else:
-        wanted = sums.rows * _scaling(problem.a, sums.rows, problem.rows, potentials.rows, problem.tau_a)
-    error = jnp.sum(jnp.abs(scale.rows * sums.rows - wanted), axis=-1)
+        wanted = sums.rows * _scaling(
+            problem.a, sums.rows, problem.rows, state.potentials.rows, problem.tau_a
+        )
+    error = jnp.sum(jnp.abs(state.scale.rows * sums.rows - wanted), axis=-1)
     if problem.slack is not None:
-        error += jnp.abs(scale.row_slack * sums.row_slack - problem.slack)
+        error += jnp.abs(state.scale.row_slack * sums.row_slack - problem.slack)
     return error
 
 
-def _col_error(problem: _Problem, potentials: _Sides, scale: _Sides, sums: _Sides) -> Float[Array, " p"]:
+def _col_error(problem: _Problem, state: _State, sums: _Sides) -> Float[Array, " p"]:
     if problem.tau_b is None:
         wanted = problem.b
     else:
-        wanted = sums.cols * _scaling(problem.b, sums.cols, problem.cols, potentials.cols, problem.tau_b)
-    error = jnp.sum(jnp.abs(scale.cols * sums.cols - wanted), axis=-1)
+        wanted = sums.cols * _scaling(
+            problem.b, sums.cols, problem.cols, state.potentials.cols, problem.tau_b
+        )
+    error = jnp.sum(jnp.abs(state.scale.cols * sums.cols - wanted), axis=-1)
     if problem.slack is not None:
-        error += jnp.abs(scale.col_slack * sums.col_slack - problem.slack)
+        error += jnp.abs(state.scale.col_slack * sums.col_slack - problem.slack)
     return error
 
 
-def _until(problem: _Problem, potentials: _Sides, tolerance, segments: int) -> _Sides:
-    """Runs segments until every problem is within its tolerance; one that is stays exactly as it is."""
+def _until(problem: _Problem, state: _State, tolerance, rounds: int) -> _State:
+    """Runs rounds until every problem is within its tolerance; one that is stays exactly as it is."""
 
-    def unfinished(state):
-        count, _, active = state
-        return (count < segments) & active.any()
+    def unfinished(carry):
+        count, _, active = carry
+        return (count < rounds) & active.any()
 
-    def body(state):
-        count, old, active = state
-        kernel, scale = _segment(problem, old, _SEGMENT)
-        error = _row_error(problem, old, scale, _row_sums(kernel, scale))
-        moved = _absorb(problem, old, scale)
-        new = jax.tree.map(
-            lambda new, old: jnp.where(active.reshape(-1, *(1,) * (new.ndim - 1)), new, old), moved, old
-        )
+    def body(carry):
+        count, old, active = carry
+        new = _iterate(problem, old, _ROUND)
+        error = _row_error(problem, new, _row_sums(new.kernel, new.scale))
+        new = new._replace(scale=jax.tree.map(functools.partial(_where, active), new.scale, old.scale))
         # Not `~(error <= tolerance)`: a NaN problem would keep the others waiting for ever.
-        return count + 1, new, active & (error > tolerance)
+        return count + 1, _rebase(problem, new), active & (error > tolerance)
 
-    start = (0, potentials, jnp.ones(tolerance.shape, bool))
-    return jax.lax.while_loop(unfinished, body, start)[1]
+    return jax.lax.while_loop(unfinished, body, (0, state, jnp.ones(tolerance.shape, bool)))[1]
 
 
-def _result(problem: _Problem, potentials: _Sides, kernel: _Kernel, scale: _Sides) -> Transport:
-    plan = scale.rows[:, :, None] * kernel.real * scale.cols[:, None, :]
-    row_error = _row_error(problem, potentials, scale, _row_sums(kernel, scale))
-    col_error = _col_error(problem, potentials, scale, _col_sums(kernel, scale))
+def _result(problem: _Problem, state: _State) -> Transport:
+    scale = state.scale
+    plan = scale.rows[:, :, None] * state.kernel.real * scale.cols[:, None, :]
+    row_error = _row_error(problem, state, _row_sums(state.kernel, scale))
+    col_error = _col_error(problem, state, _col_sums(state.kernel, scale))
     return Transport(plan, row_error, col_error, plan.sum((-2, -1)))

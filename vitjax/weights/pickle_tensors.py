@@ -6,11 +6,12 @@ and tensors, and nothing else: a name outside one table is an error that quotes 
 tensor must lie within its storage and hold no more elements than it.
 """
 
+import io
 import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -162,7 +163,7 @@ class _Mark:
     """Where a run of items starts on the stack."""
 
 
-def interpret(file: IO[bytes], storages: dict[str, Storage] | None = None) -> Any:
+def interpret(file: io.BufferedIOBase, storages: dict[str, Storage] | None = None) -> Any:
     """Runs one pickle up to its STOP and returns what it built; notes every storage it names.
 
     Raises:

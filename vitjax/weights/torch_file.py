@@ -3,12 +3,13 @@
 Source: torch/serialization.py; the zip archive of torch >= 1.6 and the stream of older versions.
 """
 
+import io
 import os
 import pathlib
 import struct
 import zipfile
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_archive(file: IO[bytes], size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
+def _read_archive(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     """Reads the zip format: <name>/data.pkl and one member <name>/data/<key> per storage."""
     archive = zipfile.ZipFile(file)
     members = {info.filename: info for info in archive.infolist()}
@@ -82,7 +83,7 @@ def _read_archive(file: IO[bytes], size: int) -> tuple[Any, Callable[[Storage], 
     return built, raw
 
 
-def _read_stream(file: IO[bytes], size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
+def _read_stream(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     """Reads the older format: five pickles one after another, then every storage with its length."""
     if file.read(1) != b"\x80":
         raise WeightsError(
