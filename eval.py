@@ -5,6 +5,7 @@ python eval.py --config configs/demo.py --workdir runs/demo
 
 import json
 import pathlib
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,8 +131,8 @@ def open_workdir(workdir: str) -> pathlib.Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if parallel.is_main_process():
-            record.write_text(out / ".writable", "")
-            (out / ".writable").unlink()
+            with tempfile.TemporaryFile(dir=out) as file:
+                file.write(b"x")
     except OSError as error:
         raise program.UserError(
             f"--workdir {workdir}: cannot write there ({error.strerror}); choose another folder"

@@ -38,7 +38,22 @@ _HOME = {
 }
 _PACKAGES = ("config", "data", "models", "ot", "retrieval", "viz", "weights")
 
-__all__ = [*_HOME, "__version__", "ot", "retrieval"]  # noqa: PLE0604
+__all__ = [
+    "DEMO_WEIGHTS",
+    "EvalConfig",
+    "Preprocess",
+    "RerankConfig",
+    "Reranker",
+    "__version__",
+    "build",
+    "demo_config",
+    "list_models",
+    "load_weights",
+    "ot",
+    "preprocess",
+    "retrieval",
+    "similarity",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,19 +3,18 @@
 import contextlib
 import csv
 import importlib.metadata
-import io
 import json
-import os
 import pathlib
 import platform
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+
+from vitjax.files import replacing
 
 PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "ott-jax", "numpy", "pillow")
 
@@ -54,22 +53,11 @@ def git_commit() -> str | None:
         return None
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file under a temporary name and renames it: a reader never sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def write_json(path: pathlib.Path, data: Any) -> None:
     """Writes strict JSON; a figure that is not finite becomes null."""
-    write_text(path, json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as file:
+        file.write(text + "\n")
 
 
 def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
@@ -80,11 +68,10 @@ def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
             rows = list(csv.DictReader(file))
     rows.append(row)
     columns = list(dict.fromkeys(name for each in rows for name in each))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def plain(data: Any) -> Any:

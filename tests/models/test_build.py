@@ -10,8 +10,8 @@ from vitjax.models import build, list_models, pretrained_source
 
 MANIFESTS = pathlib.Path(__file__).parents[1] / "golden" / "manifests"
 
-# With width d, depth L, patch p, n patches in the table, c classes: the patch projection has 3 p^2 d + d, each block
-# 12 d^2 + 13 d (and 2 d with LayerScale), the final norm 2 d, the classifier (d + 1) c, positions and tokens d each.
+# With width d, patches of p pixels, c classes: the patch projection has 3 p^2 d + d, each block 12 d^2 + 13 d
+# (and 2 d with LayerScale), the final norm 2 d, a classifier (d + 1) c, every position row and token d.
 PARAMETERS = {
     "vit_tiny_patch16_224": 5_717_416,
     "vit_tiny_patch16_384": 5_790_376,

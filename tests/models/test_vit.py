@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from vitjax.models import build
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
 
 
+@functools.cache
 def _made(name="deit_small_patch16_224", batch=2, seed=0, **changes):
     """A small model with parameters that are all non-trivial, and images for it."""
     model = build(name, **SMALL | changes)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def problem(seed: int, *shape: int, zeros: bool = False, dtype=jnp.float32) -> tuple[jax.Array, ...]:
-    """Returns cost (*batch, n, m) in [0, 2] and marginals; `zeros`: first row and last column weigh nothing."""
+    """Returns cost in [0, 2] and marginals; `zeros`: the first row and the last column weigh nothing."""
     rng = np.random.default_rng(seed)
     *batch, n, m = shape
     cost = rng.uniform(0, 2, shape)

@@ -16,8 +16,10 @@ weightless tokens at a tiny epsilon reach; the next round goes on from there, so
 a NaN.
 
 Partial transport adds one dummy point per side as a vector and a scalar, not as a larger matrix:
-r = a / (K c + k c0), r0 = (1 - s) / (k' c), and the same for the columns. Relaxed transport (Chizat et al. 2018,
-arXiv:1607.05816) raises the update to the power tau.
+r = a / (K c + k c0), r0 = (1 - s) / (k' c), and the same for the columns. Relaxed transport (Chizat et al.
+2018, arXiv:1607.05816) raises the update to the power tau.
+
+Backward pass: unrolled; it keeps the scalings of every iteration and one kernel per round of 5 iterations.
 """
 
 import functools

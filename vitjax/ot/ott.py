@@ -42,7 +42,12 @@ def transport(
         raise ValueError(
             "vitjax.ot: solver 'ott' needs tau_a and tau_b as Python numbers; use solver 'fused'"
         )
-    one = functools.partial(_one, taus=taus or (1.0, 1.0), iterations=iterations)
+    return _transport(cost, a, b, epsilon, slack, tolerance, taus or (1.0, 1.0), iterations)
+
+
+@functools.partial(jax.jit, static_argnums=(6, 7))
+def _transport(cost, a, b, epsilon, slack, tolerance, taus: tuple, iterations: int) -> Transport:
+    one = functools.partial(_one, taus=taus, iterations=iterations)
     return jax.vmap(one)(cost, a, b, epsilon, slack, tolerance)
 
 

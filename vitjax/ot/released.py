@@ -6,6 +6,8 @@ the row scalings over the whole batch, so a pair's score depends on its batch-ma
 after two iterations with hardly anything moved.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -34,6 +36,7 @@ def sinkhorn(
     return Transport(plan, row_error, col_error, plan.sum((-2, -1)))
 
 
+@functools.partial(jax.jit, static_argnames="iterations")
 def extended_plan(
     cost: Float[Array, "*batch n m"],
     a: Float[Array, "*batch n"],

@@ -1,5 +1,6 @@
 """The transport problems: balanced, partial and relaxed, with any leading dimensions and either solver."""
 
+import functools
 import math
 
 import jax
@@ -162,11 +163,7 @@ def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compa
     )
     if solver == "fused":
         taus = None if taus is None else (per_problem(taus[0]), per_problem(taus[1]))
-        result = map_blocks(
-            lambda taus, *block: fused.transport(*block, taus=taus, iterations=iterations),
-            (taus, *flat),
-            entries=cost.shape[-2] * cost.shape[-1],
-        )
+        result = _fused(flat, taus, iterations)
     elif solver == "ott":
         from vitjax.ot import ott  # OTT takes seconds to import: only who asks for it waits
 
@@ -174,6 +171,16 @@ def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compa
     else:
         raise ValueError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'ott'")
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result)
+
+
+@functools.partial(jax.jit, static_argnums=2)  # called without jit, it still compiles once per shape
+def _fused(problem: tuple, taus: tuple | None, iterations: int) -> Transport:
+    cost = problem[0]
+    return map_blocks(
+        lambda taus, *block: fused.transport(*block, taus=taus, iterations=iterations),
+        (taus, *problem),
+        entries=cost.shape[-2] * cost.shape[-1],
+    )
 
 
 def _check(cost, a, b, iterations: int, compat: str | None) -> None:

@@ -1,16 +1,15 @@
 """Rankings and right answers as TREC files, for ranx, ir-measures and trec_eval."""
 
-import contextlib
-import os
 import pathlib
 import re
-import tempfile
 import urllib.parse
-from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from vitjax.files import replacing
 
 # Readers split lines at any white space; % is escaped so that the names can be read back.
 _UNSAFE = re.compile(r"[\s%\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -54,7 +53,7 @@ def write_run(
         raise ValueError(
             f"write_run: rows {index.min()} to {index.max()} in index, but {len(images)} gallery names"
         )
-    with _replacing(path) as file:
+    with replacing(path) as file:
         for query, row, values in zip(queries, index, score, strict=True):
             listed = row >= 0
             falling = _strictly_falling(values[listed])
@@ -75,7 +74,7 @@ def write_qrels(
             left out.
     """
     queries, images = _escaped(query_names, "query"), _escaped(gallery_names, "gallery")
-    with _replacing(path) as file:
+    with replacing(path) as file:
         for query, right in zip(queries, positives, strict=True):
             for image in np.unique(np.asarray(right, np.int64)):
                 file.write(f"{query} 0 {images[image]} 1\n")
@@ -106,17 +105,3 @@ def _strictly_falling(scores: np.ndarray) -> list[np.float32]:
         value = max(score, -_LARGEST) if score < ceiling else ceiling
         falling.append(np.float32(min(value, ceiling)))
     return falling
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[TextIO]:
-    """Opens a temporary file that takes the place of `path` once it is whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise

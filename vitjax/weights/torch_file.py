@@ -3,11 +3,11 @@
 Source: torch/serialization.py; the zip archive of torch >= 1.6 and the stream of older versions.
 """
 
-import io
 import os
 import pathlib
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +18,11 @@ from vitjax.weights.pickle_tensors import Storage, Tensor, interpret, whole
 
 _MAX_PICKLE = 64 * 2**20  # bytes; the largest published ViT checkpoints need less than 1 MiB
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# What zipfile, pickletools, struct and numpy raise on bytes that make no sense.
+_DAMAGE = (
+    ValueError, TypeError, LookupError, EOFError, OverflowError, AttributeError, MemoryError, OSError,
+    NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 # States nested in a training checkpoint, the usual names first.
 _NESTED = ("model", "state_dict", "teacher", "model_state_dict", "module", "net")
 
@@ -36,25 +41,22 @@ def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
         WeightsError: damaged, hostile, or not a checkpoint.
     """
     path = pathlib.Path(path)
-    try:
-        with path.open("rb") as file:
+    with path.open("rb") as file:
+        try:
             if zipfile.is_zipfile(file):
                 return _tensors(*_read_archive(file, path.stat().st_size))
             file.seek(0)
             return _tensors(*_read_stream(file, path.stat().st_size))
-    except WeightsError as error:
-        raise WeightsError(f"weights file {str(path)!r}: {error}") from error
-    except (
-        ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, AttributeError, MemoryError,
-        NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, RecursionError, UnicodeError,
-    ) as error:  # fmt: skip
-        raise WeightsError(
-            f"weights file {str(path)!r} is not a whole PyTorch checkpoint "
-            f"({type(error).__name__}: {str(error)[:120]}); fetch it again."
-        ) from error
+        except WeightsError as error:
+            raise WeightsError(f"weights file {str(path)!r}: {error}") from error
+        except _DAMAGE as error:
+            raise WeightsError(
+                f"weights file {str(path)!r} is not a whole PyTorch checkpoint "
+                f"({type(error).__name__}: {str(error)[:120]!r}); fetch it again."
+            ) from error
 
 
-def _read_archive(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
+def _read_archive(file: Any, size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     """Reads the zip format: <name>/data.pkl and one member <name>/data/<key> per storage."""
     archive = zipfile.ZipFile(file)
     members = {info.filename: info for info in archive.infolist()}
@@ -83,7 +85,7 @@ def _read_archive(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[St
     return built, raw
 
 
-def _read_stream(file: io.BufferedIOBase, size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
+def _read_stream(file: Any, size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     """Reads the older format: five pickles one after another, then every storage with its length."""
     if file.read(1) != b"\x80":
         raise WeightsError(
