@@ -6,6 +6,7 @@ timm key with other separators.
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vitjax.models.attention import Attention
@@ -23,6 +24,7 @@ class Block(nn.Module):
     init_values: float | int | None = None
     eps: float | int = 1e-6
     dtype: str = "float32"
+    skip_lam: float | int = 1.0  # LV-ViT's divisor of both branches
 
     @nn.compact
     def __call__(
@@ -35,12 +37,15 @@ class Block(nn.Module):
         )
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls1")(update)
-        tokens = tokens + update
+        tokens = tokens + self._scaled(update)
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
         update = mlp(LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype))
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls2")(update)
-        return tokens + update, weights
+        return tokens + self._scaled(update), weights
+
+    def _scaled(self, update: Array) -> Array:
+        return update if self.skip_lam == 1 else update / self.skip_lam
 
 
 class VisionTransformer(nn.Module):
@@ -116,7 +121,7 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "b h w c"],
+        images: Float[Array | np.ndarray, "b h w c"],
         *,
         train: bool = False,
         return_attention: bool = False,
@@ -148,6 +153,7 @@ class VisionTransformer(nn.Module):
                 "keep_ratio and decisions are for models that drop tokens; this VisionTransformer has no "
                 "predictor: leave both None, or build a dynamicvit_* model."
             )
+        images = jnp.asarray(images)
         last = self._last_block(block)
         grid = self._image_grid(images)
         tokens = PatchEmbed(self.patch_size, self.embed_dim, self.dtype, name="patch_embed")(images)
@@ -245,3 +251,65 @@ class VisionTransformer(nn.Module):
             return {"cls": head(pooled)}
         head_dist = nn.Dense(self.num_classes, kernel_init=linear_init, name="head_dist")
         return {"cls": head(prefix[:, 0]), "dist": head_dist(prefix[:, 1])}
+
+
+def mistakes(model: VisionTransformer) -> list[str]:
+    """Returns which fields do not go together, which would otherwise surface deep inside the model."""
+    height, width = (model.img_size,) * 2 if isinstance(model.img_size, int) else model.img_size
+    wrong = []
+    if min(height, width) < model.patch_size or height % model.patch_size or width % model.patch_size:
+        wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {model.patch_size}")
+    if model.embed_dim % model.num_heads:
+        wrong.append(f"embed_dim {model.embed_dim} is not a multiple of num_heads {model.num_heads}")
+    if model.global_pool not in ("token", "avg"):
+        wrong.append(f"global_pool {model.global_pool!r} is neither 'token' nor 'avg'")
+    if model.global_pool == "token" and not model.class_token:
+        wrong.append("global_pool 'token' needs class_token; use global_pool='avg'")
+    if model.distilled and (not model.class_token or model.reg_tokens or model.global_pool != "token"):
+        wrong.append("distilled needs class_token, global_pool 'token' and no reg_tokens")
+    if model.depth < 1:
+        wrong.append(f"depth is {model.depth}, below 1")
+    return wrong
+
+
+_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
+_SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
+_MEDIUM = {"embed_dim": 512, "depth": 12, "num_heads": 8}
+_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
+_LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
+_DEIT3 = {"init_values": 1e-6, "no_embed_class": True}
+_DINOV2 = {"patch_size": 14, "img_size": 518, "num_classes": 0, "init_values": 1e-5}
+_REGISTERS = {"reg_tokens": 4, "no_embed_class": True}
+
+# name: (fields that differ from the module's defaults, tag of timm's weights on the hub)
+VIT = {
+    "vit_tiny_patch16_224": (_TINY, "augreg_in21k_ft_in1k"),
+    "vit_tiny_patch16_384": (_TINY | {"img_size": 384}, "augreg_in21k_ft_in1k"),
+    "vit_small_patch16_224": (_SMALL, "augreg_in21k_ft_in1k"),
+    "vit_small_patch16_384": (_SMALL | {"img_size": 384}, "augreg_in21k_ft_in1k"),
+    "vit_base_patch16_224": (_BASE, "augreg2_in21k_ft_in1k"),
+    "vit_base_patch16_384": (_BASE | {"img_size": 384}, "augreg_in21k_ft_in1k"),
+    "vit_large_patch16_224": (_LARGE, "augreg_in21k_ft_in1k"),
+    "vit_large_patch16_384": (_LARGE | {"img_size": 384}, "augreg_in21k_ft_in1k"),
+    "deit_tiny_patch16_224": (_TINY, "fb_in1k"),
+    "deit_small_patch16_224": (_SMALL, "fb_in1k"),
+    "deit_base_patch16_224": (_BASE, "fb_in1k"),
+    "deit_base_patch16_384": (_BASE | {"img_size": 384}, "fb_in1k"),
+    "deit_tiny_distilled_patch16_224": (_TINY | {"distilled": True}, "fb_in1k"),
+    "deit_small_distilled_patch16_224": (_SMALL | {"distilled": True}, "fb_in1k"),
+    "deit_base_distilled_patch16_224": (_BASE | {"distilled": True}, "fb_in1k"),
+    "deit_base_distilled_patch16_384": (_BASE | {"distilled": True, "img_size": 384}, "fb_in1k"),
+    "deit3_small_patch16_224": (_SMALL | _DEIT3, "fb_in22k_ft_in1k"),
+    "deit3_small_patch16_384": (_SMALL | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
+    "deit3_medium_patch16_224": (_MEDIUM | _DEIT3, "fb_in22k_ft_in1k"),
+    "deit3_base_patch16_224": (_BASE | _DEIT3, "fb_in22k_ft_in1k"),
+    "deit3_base_patch16_384": (_BASE | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
+    "deit3_large_patch16_224": (_LARGE | _DEIT3, "fb_in22k_ft_in1k"),
+    "deit3_large_patch16_384": (_LARGE | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
+    "vit_small_patch14_dinov2": (_SMALL | _DINOV2, "lvd142m"),
+    "vit_base_patch14_dinov2": (_BASE | _DINOV2, "lvd142m"),
+    "vit_large_patch14_dinov2": (_LARGE | _DINOV2, "lvd142m"),
+    "vit_small_patch14_reg4_dinov2": (_SMALL | _DINOV2 | _REGISTERS, "lvd142m"),
+    "vit_base_patch14_reg4_dinov2": (_BASE | _DINOV2 | _REGISTERS, "lvd142m"),
+    "vit_large_patch14_reg4_dinov2": (_LARGE | _DINOV2 | _REGISTERS, "lvd142m"),
+}
