@@ -291,7 +291,7 @@ def _partial(cost, u, v, epsilon, mass, *, iterations: int, tolerance: float) ->
 
 
 def _solve_all(fixture: Fixture, cases: set[_Case], **settings) -> dict[_Case, ot.Transport]:
-    """Solves all cases, those of one shape as one batch; mass 1 by `sinkhorn`, others by `partial_sinkhorn`."""
+    """Solves all cases, those of one shape as one batch; mass 1 by `sinkhorn`, less by `partial_sinkhorn`."""
     groups: dict[tuple, list[_Case]] = {}
     for case in sorted(cases):
         shape = fixture.inputs[f"{case.problem}/S"].shape
