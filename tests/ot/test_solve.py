@@ -302,3 +302,14 @@ def test_wrong_settings_say_what_is_allowed(change, words):
     cost, a, b = problem(23, 3, 3)
     with pytest.raises(ValueError, match=words):
         ot.sinkhorn(cost, a, b, **{"epsilon": 0.1, **change})
+
+
+def test_numpy_arrays_are_as_good_as_jax_arrays():
+    cost, a, b = (np.asarray(x, np.float64) for x in ([[0.0, 1.0], [1.0, 0.0]], [0.5, 0.5], [0.5, 0.5]))
+    plan = ot.partial_sinkhorn(cost, a, b, mass=0.5, epsilon=0.05).plan
+    np.testing.assert_allclose(plan, [[0.25, 0.0], [0.0, 0.25]], atol=1e-6)
+    tokens = np.eye(3, dtype=np.float32)
+    weights = ot.marginals.cross_correlation(tokens, tokens[0])
+    np.testing.assert_allclose(weights, [1.0, 0.0, 0.0])
+    third = np.full(3, 1 / 3, np.float32)
+    assert float(ot.structural_similarity(tokens, tokens, third, third)) > 0.99

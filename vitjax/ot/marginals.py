@@ -13,21 +13,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vitjax.ot import released
-from vitjax.ot.outputs import PairMarginals
+from vitjax.ot.outputs import PairMarginals, Values
 
 KINDS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "softmax")
 
 
-def uniform(valid: Bool[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+def uniform(valid: Bool[Values, "*batch n"]) -> Float[Array, "*batch n"]:
     """Same weight for every valid token."""
     return _normalise(_even(valid), valid)[0]
 
 
 def cross_correlation(
-    tokens: Float[Array, "*batch n d"],
-    other: Float[Array, "*batch d"],
+    tokens: Float[Values, "*batch n d"],
+    other: Float[Values, "*batch d"],
     *,
-    valid: Bool[Array, "*batch n"] | None = None,
+    valid: Bool[Values, "*batch n"] | None = None,
 ) -> Float[Array, "*batch n"]:
     """More weight on tokens that look like the other image: relu(token . other).
 
@@ -43,45 +43,45 @@ def cross_correlation(
 
 
 def inverse(
-    tokens: Float[Array, "*batch n d"],
-    other: Float[Array, "*batch d"],
+    tokens: Float[Values, "*batch n d"],
+    other: Float[Values, "*batch d"],
     *,
     temperature: float = 0.1,
-    valid: Bool[Array, "*batch n"] | None = None,
+    valid: Bool[Values, "*batch n"] | None = None,
 ) -> Float[Array, "*batch n"]:
     """Less weight on tokens that look like the other image: exp(-relu(token . other) / temperature)."""
     return _of_tokens("inverse", tokens, other, valid, temperature)
 
 
 def complement(
-    tokens: Float[Array, "*batch n d"],
-    other: Float[Array, "*batch d"],
+    tokens: Float[Values, "*batch n d"],
+    other: Float[Values, "*batch d"],
     *,
-    valid: Bool[Array, "*batch n"] | None = None,
+    valid: Bool[Values, "*batch n"] | None = None,
 ) -> Float[Array, "*batch n"]:
     """Less weight on tokens that look like the other image: 1 - relu(token . other)."""
     return _of_tokens("complement", tokens, other, valid)
 
 
 def softmax(
-    tokens: Float[Array, "*batch n d"],
-    other: Float[Array, "*batch d"],
+    tokens: Float[Values, "*batch n d"],
+    other: Float[Values, "*batch d"],
     *,
-    valid: Bool[Array, "*batch n"] | None = None,
+    valid: Bool[Values, "*batch n"] | None = None,
 ) -> Float[Array, "*batch n"]:
     """Mildly more weight on tokens that look like the other image: softmax over tokens of token . other."""
     return _of_tokens("softmax", tokens, other, valid)
 
 
 def from_rollout(
-    weights: Float[Array, "*batch n"], *, valid: Bool[Array, "*batch n"] | None = None
+    weights: Float[Values, "*batch n"], *, valid: Bool[Values, "*batch n"] | None = None
 ) -> Float[Array, "*batch n"]:
     """Given weights, negative ones cut to 0; those of `attention_rollout`, or any other."""
     return _normalise(jax.nn.relu(weights), valid)[0]
 
 
 def from_keep_scores(
-    log_probabilities: Float[Array, "*batch n 2"], *, valid: Bool[Array, "*batch n"] | None = None
+    log_probabilities: Float[Values, "*batch n 2"], *, valid: Bool[Values, "*batch n"] | None = None
 ) -> Float[Array, "*batch n"]:
     """Weights in proportion to a token's probability of being kept.
 
@@ -97,15 +97,15 @@ def from_keep_scores(
 
 def pair_marginals(
     kind: str,
-    query_tokens: Float[Array, "*batch n d"],
-    candidate_tokens: Float[Array, "*batch m d"],
-    query_pooled: Float[Array, "*batch d"],
-    candidate_pooled: Float[Array, "*batch d"],
+    query_tokens: Float[Values, "*batch n d"],
+    candidate_tokens: Float[Values, "*batch m d"],
+    query_pooled: Float[Values, "*batch _"],
+    candidate_pooled: Float[Values, "*batch _"],
     *,
-    query_weights: Float[Array, "*batch n"],
-    candidate_weights: Float[Array, "*batch m"],
-    query_valid: Bool[Array, "*batch n"],
-    candidate_valid: Bool[Array, "*batch m"],
+    query_weights: Float[Values, "*batch n"],
+    candidate_weights: Float[Values, "*batch m"],
+    query_valid: Bool[Values, "*batch n"],
+    candidate_valid: Bool[Values, "*batch m"],
     compat: str | None = None,
 ) -> PairMarginals:
     """Weights of both images of a pair, each by the tokens of one and the pooled vector of the other.
@@ -126,6 +126,7 @@ def pair_marginals(
     Returns:
         Both marginals, and where uniform weights had to take the place of either.
     """
+    query_valid, candidate_valid = jnp.asarray(query_valid), jnp.asarray(candidate_valid)
     if kind == "uniform":
         a_raw, b_raw = _even(query_valid), _even(candidate_valid)
     elif kind == "rollout":
@@ -141,7 +142,7 @@ def pair_marginals(
     return PairMarginals(a, b, a_fallback | b_fallback)
 
 
-def _raw(kind: str, tokens: Array, other: Array, valid: Array, temperature: float = 0.1) -> Array:
+def _raw(kind: str, tokens: Values, other: Values, valid: Values, temperature: float = 0.1) -> Array:
     """Weights before they are made to sum to 1, of a kind that compares tokens with the other image."""
     # Float32 whatever the tokens were: exp(-c / 0.1) of a bfloat16 cosine is off by several percent.
     dtype = jnp.promote_types(tokens.dtype, jnp.float32)
@@ -164,13 +165,14 @@ def _raw(kind: str, tokens: Array, other: Array, valid: Array, temperature: floa
 
 
 def _of_tokens(
-    kind: str, tokens: Array, other: Array, valid: Array | None, temperature: float = 0.1
+    kind: str, tokens: Values, other: Values, valid: Values | None, temperature: float = 0.1
 ) -> Array:
     valid = jnp.ones(tokens.shape[:-1], bool) if valid is None else valid
     return _normalise(_raw(kind, tokens, other, valid, temperature), valid)[0]
 
 
-def _even(valid: Array) -> Array:
+def _even(valid: Values) -> Array:
+    valid = jnp.asarray(valid)
     return valid / jnp.maximum(valid.sum(-1, keepdims=True), 1).astype(jnp.float32)
 
 

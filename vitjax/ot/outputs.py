@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+Values = Array | np.ndarray  # what public functions take
 
 
 class Transport(NamedTuple):

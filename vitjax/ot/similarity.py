@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitjax.ot.outputs import StructuralMatch, Transport
+from vitjax.ot.outputs import StructuralMatch, Transport, Values
 from vitjax.ot.solve import Number, partial_sinkhorn
 
 
 def structural_match(
-    query_tokens: Float[Array, "*batch n d"],
-    candidate_tokens: Float[Array, "*batch m d"],
-    a: Float[Array, "*batch n"],
-    b: Float[Array, "*batch m"],
+    query_tokens: Float[Values, "*batch n d"],
+    candidate_tokens: Float[Values, "*batch m d"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
     *,
     epsilon: Number = 0.05,
     mass: Number = 1.0,
@@ -64,10 +64,10 @@ def structural_match(
 
 
 def structural_similarity(
-    query_tokens: Float[Array, "*batch n d"],
-    candidate_tokens: Float[Array, "*batch m d"],
-    a: Float[Array, "*batch n"],
-    b: Float[Array, "*batch m"],
+    query_tokens: Float[Values, "*batch n d"],
+    candidate_tokens: Float[Values, "*batch m d"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
     *,
     epsilon: Number = 0.05,
     mass: Number = 1.0,
@@ -99,7 +99,7 @@ def _transposed(transport: Transport) -> Transport:
     )
 
 
-def _cosine(query_tokens: Array, candidate_tokens: Array) -> Array:
+def _cosine(query_tokens: Values, candidate_tokens: Values) -> Array:
     dtype = jnp.promote_types(jnp.promote_types(query_tokens.dtype, candidate_tokens.dtype), jnp.float32)
     return jnp.einsum(
         "...nd,...md->...nm",

@@ -9,15 +9,15 @@ from jaxtyping import Array, Float
 
 from vitjax.ot import fused, released
 from vitjax.ot.blocks import map_blocks
-from vitjax.ot.outputs import Transport
+from vitjax.ot.outputs import Transport, Values
 
-Number = float | int | Float[Array, "..."]
+Number = float | int | Float[Values, "..."]
 
 
 def sinkhorn(
-    cost: Float[Array, "*batch n m"],
-    a: Float[Array, "*batch n"],
-    b: Float[Array, "*batch m"],
+    cost: Float[Values, "*batch n m"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
     *,
     epsilon: Number,
     iterations: int = 100,
@@ -56,9 +56,9 @@ def sinkhorn(
 
 
 def partial_sinkhorn(
-    cost: Float[Array, "*batch n m"],
-    a: Float[Array, "*batch n"],
-    b: Float[Array, "*batch m"],
+    cost: Float[Values, "*batch n m"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
     *,
     mass: Number,
     epsilon: Number,
@@ -98,9 +98,9 @@ def partial_sinkhorn(
 
 
 def relaxed_sinkhorn(
-    cost: Float[Array, "*batch n m"],
-    a: Float[Array, "*batch n"],
-    b: Float[Array, "*batch m"],
+    cost: Float[Values, "*batch n m"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
     *,
     tau_a: Number,
     tau_b: Number,
@@ -135,6 +135,7 @@ def relaxed_sinkhorn(
 
 
 def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compat) -> Transport:
+    cost, a, b = jnp.asarray(cost), jnp.asarray(a), jnp.asarray(b)
     _check(cost, a, b, iterations, compat)
     dtype = jnp.promote_types(cost.dtype, jnp.float32)  # transport is float32 whatever the tokens were
     batch = cost.shape[:-2]

@@ -95,13 +95,12 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
     """
     k = candidates.pooled.shape[1]
     spread = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], k, *x.shape[1:])), queries)
-    # Kinds that do not look at the pooled vectors get a token in their place: it has the length asked for.
-    centres = [x.pooled if plan.marginals in _CROSS else x.tokens[:, :, 0] for x in (spread, candidates)]
     marginals = pair_marginals(
         plan.marginals,
         spread.tokens,
         candidates.tokens,
-        *centres,
+        spread.pooled,
+        candidates.pooled,
         query_weights=spread.weights,
         candidate_weights=candidates.weights,
         query_valid=spread.valid,
