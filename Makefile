@@ -11,7 +11,7 @@ demo: $(VENV)/.demo      ## rerank real photos with a real ViT: a table, runs/de
 	$(PY) eval.py --config configs/demo.py --workdir runs/demo
 
 test: $(VENV)/.dev       ## run the tests (what .ci/run calls)
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev       ## ruff, ruff format --check, pyright
 	$(VENV)/bin/ruff check .
