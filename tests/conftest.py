@@ -10,6 +10,9 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 import jax
 import pytest
 
+# Tests spend their time compiling. The programs that tests start as processes run fully optimised.
+jax.config.update("jax_disable_most_optimizations", True)
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 

@@ -11,7 +11,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "vitjax"
 
 ALLOWED = {
     "ot": {"ot"},
-    "models": {"models"},
+    "models": {"models", "sparsify"},
+    "sparsify": {"sparsify"},
     "weights": {"weights"},
     "data": {"data", "weights", "config"},
     "retrieval": {"retrieval", "ot", "config", "parallel", "files"},

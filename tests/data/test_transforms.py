@@ -102,6 +102,13 @@ def test_numbers_of_known_weights(name, size, crop, stats):
     assert preprocess(name) == Preprocess(size, crop, "bicubic", *stats)
 
 
+def test_a_name_with_many_recipes_answers_for_the_tags_it_knows():
+    assert preprocess("resnet50") == Preprocess(224, 0.95, "bicubic", *IMAGENET)
+    assert preprocess("hf:timm/resnet50.tv_in1k") == Preprocess(224, 0.875, "bilinear", *IMAGENET)
+    with pytest.raises(ValueError, match=r"'resnet50\.gluon_in1k' is unknown"):
+        preprocess("resnet50.gluon_in1k")
+
+
 def test_unknown_name_lists_the_nearest():
     with pytest.raises(
         ValueError, match=r"'deit_smal_patch16_224' is unknown; nearest: 'deit_small_patch16_224'"

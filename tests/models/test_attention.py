@@ -20,6 +20,18 @@ def test_attention_with_maps_equals_attention_without_and_jax_own(rng):
     np.testing.assert_allclose(weights.sum(axis=-1), np.ones((2, 3, 5)), rtol=1e-6)
 
 
+def test_a_bias_counts_alike_in_both_ways_and_in_jax_own(rng):
+    query, key, value = _qkv(rng)
+    bias = 3 * jax.random.normal(jax.random.key(5), (2, 3, 5, 5))
+    with jax.default_matmul_precision("highest"):
+        mixed, weights = explicit_attention(query, key, value, bias=bias)
+        np.testing.assert_allclose(attend(query, key, value, bias=bias), mixed, rtol=1e-5, atol=1e-6)
+        reference = jax.nn.dot_product_attention(query, key, value, bias=bias)
+        np.testing.assert_allclose(mixed, reference, rtol=1e-5, atol=1e-6)
+        without = explicit_attention(query, key, value)[1]
+    assert np.abs(weights - without).max() > 0.1
+
+
 def test_large_logits_do_not_overflow(rng):
     query, key, value = _qkv(rng, scale=100.0)
     mixed, _ = explicit_attention(query, key, value)

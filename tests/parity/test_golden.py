@@ -6,9 +6,24 @@ import re
 import jax
 import pytest
 
-from tests.parity import checks_ot, checks_retrieval, checks_vit, fixture
+from tests.parity import (
+    checks_cvt,
+    checks_lvvit,
+    checks_ot,
+    checks_retrieval,
+    checks_swin,
+    checks_vit,
+    fixture,
+)
 
-CHECKS = {**checks_vit.CHECKS, **checks_ot.CHECKS, **checks_retrieval.CHECKS}
+CHECKS = {
+    **checks_vit.CHECKS,
+    **checks_cvt.CHECKS,
+    **checks_lvvit.CHECKS,
+    **checks_swin.CHECKS,
+    **checks_ot.CHECKS,
+    **checks_retrieval.CHECKS,
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

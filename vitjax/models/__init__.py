@@ -3,57 +3,36 @@
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vitjax.models import cvt, lvvit, resnet, swin, vit
+from vitjax.models.cvt import CVT, CvT
+from vitjax.models.lvvit import LVVIT, LVViT
 from vitjax.models.outputs import BackboneOutput
-from vitjax.models.vit import VisionTransformer
+from vitjax.models.resnet import RESNET, ResNet
+from vitjax.models.swin import SWIN, SwinTransformer
+from vitjax.models.vit import VIT, VisionTransformer
 
 __all__ = ["BackboneOutput", "VisionTransformer", "build", "list_models", "pretrained_source"]
 
-_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
-_SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
-_MEDIUM = {"embed_dim": 512, "depth": 12, "num_heads": 8}
-_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
-_LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
-_DEIT3 = {"init_values": 1e-6, "no_embed_class": True}
-_DINOV2 = {"patch_size": 14, "img_size": 518, "num_classes": 0, "init_values": 1e-5}
-_REGISTERS = {"reg_tokens": 4, "no_embed_class": True}
-
-# name: (fields that differ from the module's defaults, tag of timm's weights on the hub)
-VIT = {
-    "vit_tiny_patch16_224": (_TINY, "augreg_in21k_ft_in1k"),
-    "vit_tiny_patch16_384": (_TINY | {"img_size": 384}, "augreg_in21k_ft_in1k"),
-    "vit_small_patch16_224": (_SMALL, "augreg_in21k_ft_in1k"),
-    "vit_small_patch16_384": (_SMALL | {"img_size": 384}, "augreg_in21k_ft_in1k"),
-    "vit_base_patch16_224": (_BASE, "augreg2_in21k_ft_in1k"),
-    "vit_base_patch16_384": (_BASE | {"img_size": 384}, "augreg_in21k_ft_in1k"),
-    "vit_large_patch16_224": (_LARGE, "augreg_in21k_ft_in1k"),
-    "vit_large_patch16_384": (_LARGE | {"img_size": 384}, "augreg_in21k_ft_in1k"),
-    "deit_tiny_patch16_224": (_TINY, "fb_in1k"),
-    "deit_small_patch16_224": (_SMALL, "fb_in1k"),
-    "deit_base_patch16_224": (_BASE, "fb_in1k"),
-    "deit_base_patch16_384": (_BASE | {"img_size": 384}, "fb_in1k"),
-    "deit_tiny_distilled_patch16_224": (_TINY | {"distilled": True}, "fb_in1k"),
-    "deit_small_distilled_patch16_224": (_SMALL | {"distilled": True}, "fb_in1k"),
-    "deit_base_distilled_patch16_224": (_BASE | {"distilled": True}, "fb_in1k"),
-    "deit_base_distilled_patch16_384": (_BASE | {"distilled": True, "img_size": 384}, "fb_in1k"),
-    "deit3_small_patch16_224": (_SMALL | _DEIT3, "fb_in22k_ft_in1k"),
-    "deit3_small_patch16_384": (_SMALL | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
-    "deit3_medium_patch16_224": (_MEDIUM | _DEIT3, "fb_in22k_ft_in1k"),
-    "deit3_base_patch16_224": (_BASE | _DEIT3, "fb_in22k_ft_in1k"),
-    "deit3_base_patch16_384": (_BASE | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
-    "deit3_large_patch16_224": (_LARGE | _DEIT3, "fb_in22k_ft_in1k"),
-    "deit3_large_patch16_384": (_LARGE | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
-    "vit_small_patch14_dinov2": (_SMALL | _DINOV2, "lvd142m"),
-    "vit_base_patch14_dinov2": (_BASE | _DINOV2, "lvd142m"),
-    "vit_large_patch14_dinov2": (_LARGE | _DINOV2, "lvd142m"),
-    "vit_small_patch14_reg4_dinov2": (_SMALL | _DINOV2 | _REGISTERS, "lvd142m"),
-    "vit_base_patch14_reg4_dinov2": (_BASE | _DINOV2 | _REGISTERS, "lvd142m"),
-    "vit_large_patch14_reg4_dinov2": (_LARGE | _DINOV2 | _REGISTERS, "lvd142m"),
+# name: (module class, its fields that differ from the defaults, weights, what of its fields does not fit).
+# One line per family; its table lies in the family's file. Weights are the tag of timm's repository on the
+# hub, a whole source where it holds a colon, or "" where none is known.
+_FAMILIES: tuple[tuple[type[nn.Module], dict[str, tuple[dict[str, Any], str]], Callable], ...] = (
+    (VisionTransformer, VIT, vit.mistakes),
+    (SwinTransformer, SWIN, swin.mistakes),
+    (CvT, CVT, cvt.mistakes),
+    (LVViT, LVVIT, lvvit.mistakes),
+    (ResNet, RESNET, resnet.mistakes),
+)
+_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], str, Callable[[Any], list[str]]]] = {
+    name: (module, fields, weights, mistakes)
+    for module, table, mistakes in _FAMILIES
+    for name, (fields, weights) in table.items()
 }
 
 
@@ -74,18 +53,19 @@ def build(name: str, **overrides: Any) -> nn.Module:
     >>> build("vit_small_patch14_dinov2", img_size=224).grid
     (16, 16)
     """
-    if name not in VIT:
-        near = difflib.get_close_matches(name, VIT, n=3, cutoff=0.0)
+    if name not in _MODELS:
+        near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.0)
         raise ValueError(
             f"model {name!r} is unknown; nearest: {', '.join(map(repr, near))} (list_models() lists all)."
         )
-    known = [f.name for f in dataclasses.fields(VisionTransformer) if f.name not in ("parent", "name")]
+    module, fields, _, mistakes = _MODELS[name]
+    known = [f.name for f in dataclasses.fields(cast(Any, module)) if f.name not in ("parent", "name")]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise ValueError(
             f"model {name!r} has no field {', '.join(map(repr, unknown))}; its fields: {', '.join(known)}."
         )
-    fields = VIT[name][0] | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    fields = fields | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     size = fields.get("img_size", 224)
     if not all(isinstance(x, int) for x in (size if isinstance(size, tuple) and len(size) == 2 else (size,))):
         raise ValueError(
@@ -97,31 +77,13 @@ def build(name: str, **overrides: Any) -> nn.Module:
         raise ValueError(
             f"model {name!r}: dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'."
         ) from error
-    model = VisionTransformer(**fields)
-    _check(name, model)
-    return model
-
-
-def _check(name: str, model: VisionTransformer) -> None:
-    """Raises where fields do not go together, which would otherwise surface deep inside the model."""
-    height, width = (model.img_size,) * 2 if isinstance(model.img_size, int) else model.img_size
-    wrong = []
-    if min(height, width) < model.patch_size or height % model.patch_size or width % model.patch_size:
-        wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {model.patch_size}")
-    if model.embed_dim % model.num_heads:
-        wrong.append(f"embed_dim {model.embed_dim} is not a multiple of num_heads {model.num_heads}")
-    if model.global_pool not in ("token", "avg"):
-        wrong.append(f"global_pool {model.global_pool!r} is neither 'token' nor 'avg'")
-    if model.global_pool == "token" and not model.class_token:
-        wrong.append("global_pool 'token' needs class_token; use global_pool='avg'")
-    if model.distilled and (not model.class_token or model.reg_tokens or model.global_pool != "token"):
-        wrong.append("distilled needs class_token, global_pool 'token' and no reg_tokens")
-    if model.dtype not in ("float32", "bfloat16"):
-        wrong.append(f"dtype {model.dtype!r} is neither 'float32' nor 'bfloat16'")
-    if model.depth < 1:
-        wrong.append(f"depth is {model.depth}, below 1")
+    model = module(**fields)
+    wrong = mistakes(model)
+    if fields["dtype"] not in ("float32", "bfloat16"):
+        wrong.append(f"dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'")
     if wrong:
         raise ValueError(f"model {name!r}: {'; '.join(wrong)}.")
+    return model
 
 
 def list_models(
@@ -145,15 +107,15 @@ def list_models(
     wanted = [w for w in wanted if w] or ["*"]
     return sorted(
         name
-        for name, (_, tag) in VIT.items()
+        for name, (_, _, weights, _) in _MODELS.items()
         if any(fnmatch.fnmatchcase(name, w) for w in wanted)
         and not any(fnmatch.fnmatchcase(name, u) for u in unwanted if u)
-        and (tag or not pretrained)
+        and (weights or not pretrained)
     )
 
 
 def pretrained_source(name: str) -> str:
-    """The hub repository of timm's weights for a model, as `load_weights` takes it.
+    """Where published weights for a model are, as `load_weights` takes it.
 
     Raises:
         ValueError: unknown name, or no known weights.
@@ -161,6 +123,7 @@ def pretrained_source(name: str) -> str:
     >>> pretrained_source("deit_small_patch16_224")
     'hf:timm/deit_small_patch16_224.fb_in1k'
     """
-    if name not in VIT or not VIT[name][1]:
+    weights = _MODELS[name][2] if name in _MODELS else ""
+    if not weights:
         raise ValueError(f"no weights of model {name!r} are known; list_models(pretrained=True) lists those.")
-    return f"hf:timm/{name}.{VIT[name][1]}"
+    return weights if ":" in weights else f"hf:timm/{name}.{weights}"

@@ -43,18 +43,33 @@ class Attention(nn.Module):
 
 
 def explicit_attention(
-    query: Float[Array, "b n heads w"], key: Float[Array, "b m heads w"], value: Float[Array, "b m heads w"]
+    query: Float[Array, "b n heads w"],
+    key: Float[Array, "b m heads w"],
+    value: Float[Array, "b m heads w"],
+    *,
+    scale: float | None = None,
+    bias: Float[Array, "b heads n m"] | None = None,
 ) -> tuple[Float[Array, "b n heads w"], Float[Array, "b heads n m"]]:
-    """Attention that keeps its weights; softmax in float32, result in the type of `value`."""
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("bnhw,bmhw->bhnm", query, key, preferred_element_type=jnp.float32) * scale
+    """Attention that keeps its weights; softmax in float32, result in the type of `value`.
+
+    `scale` multiplies the products of query and key; None = 1 / sqrt(head width). `bias` is added to
+    them after.
+    """
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = jnp.einsum("bnhw,bmhw->bhnm", query, key, preferred_element_type=jnp.float32) * factor
+    logits = logits if bias is None else logits + bias
     weights = jax.nn.softmax(logits, axis=-1)
     mixed = jnp.einsum("bhnm,bmhw->bnhw", weights.astype(value.dtype), value)
     return mixed, weights
 
 
 def attend(
-    query: Float[Array, "b n heads w"], key: Float[Array, "b m heads w"], value: Float[Array, "b m heads w"]
+    query: Float[Array, "b n heads w"],
+    key: Float[Array, "b m heads w"],
+    value: Float[Array, "b m heads w"],
+    *,
+    scale: float | None = None,
+    bias: Float[Array, "b heads n m"] | None = None,
 ) -> Float[Array, "b n heads w"]:
     """Attention without its weights; softmax in float32, result in the type of `value`.
 
@@ -63,8 +78,9 @@ def attend(
     the same kind of products on every platform.
     """
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query, key, value))
-    scale = query.shape[-1] ** -0.5
-    logits = jnp.einsum("bhnw,bhmw->bhnm", query * scale, key, preferred_element_type=jnp.float32)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = jnp.einsum("bhnw,bhmw->bhnm", query * factor, key, preferred_element_type=jnp.float32)
+    logits = logits if bias is None else logits + bias
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
     mixed = jnp.einsum(

@@ -18,6 +18,7 @@ class PatchEmbed(nn.Module):
     patch_size: int
     embed_dim: int
     dtype: str = "float32"
+    norm_eps: float | int | None = None  # of a norm of the tokens, as Swin has it; None = no norm
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
@@ -27,7 +28,10 @@ class PatchEmbed(nn.Module):
         proj = _PatchProjection(size, self.embed_dim, self.dtype, name="proj")
         rows, columns = height // size, width // size
         patches = images.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
-        return proj(patches.reshape(batch, rows * columns, size * size * channels))
+        tokens = proj(patches.reshape(batch, rows * columns, size * size * channels))
+        if self.norm_eps is None:
+            return tokens
+        return LayerNorm(self.norm_eps, name="norm")(tokens).astype(self.dtype)
 
 
 class _PatchProjection(nn.Module):
@@ -47,16 +51,23 @@ class _PatchProjection(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them."""
+    """Two linear layers with a non-linearity between them.
+
+    `act`: "gelu", the exact (erf) one, or "quick_gelu", x * sigmoid(1.702 x).
+    """
 
     hidden_dim: int
     dtype: str = "float32"
+    act: str = "gelu"
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Returns an update of every token on its own."""
         hidden = nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=linear_init, name="fc1")(tokens)
-        hidden = jax.nn.gelu(hidden, approximate=False)
+        if self.act == "quick_gelu":
+            hidden = hidden * jax.nn.sigmoid(1.702 * hidden)
+        else:
+            hidden = jax.nn.gelu(hidden, approximate=False)
         return nn.Dense(tokens.shape[-1], dtype=self.dtype, kernel_init=linear_init, name="fc2")(hidden)
 
 

@@ -15,7 +15,7 @@ class BackboneOutput(flax.struct.PyTreeNode):
         prefix: tokens that stand for no patch, after the final norm: CLS, then distillation or registers.
         logits: class scores before softmax; None without a classifier or where `block` stopped early.
         attention: one (b, heads, queries, keys) array per block that ran, after softmax; None if not asked.
-        heads: scores of each classifier by name: "cls", "dist".
+        heads: scores of each classifier by name: "cls", "dist"; "aux" has those of every patch (b, n, c).
         scores: per pruning stage, log-probabilities (b, n, 2) of keeping (index 0) and dropping a token.
         decisions: per pruning stage, 1 where a token was kept; None in a model that drops none.
         keep_index: per pruning stage, positions in the full grid of the tokens that were kept.
@@ -27,7 +27,7 @@ class BackboneOutput(flax.struct.PyTreeNode):
     prefix: Float[Array, "b p d"]
     logits: Float[Array, "b c"] | None = None
     attention: tuple[Any, ...] | None = None
-    heads: dict[str, Float[Array, "b c"]] = flax.struct.field(default_factory=dict)
+    heads: dict[str, Float[Array, "b ..."]] = flax.struct.field(default_factory=dict)
     scores: tuple[Float[Array, "b _ 2"], ...] = ()
     decisions: Float[Array, "b stages _"] | None = None
     keep_index: tuple[Int[Array, "b _"], ...] = ()

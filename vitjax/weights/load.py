@@ -1,5 +1,7 @@
 """Weights into a model: everything is compared first, then one report says all that does not fit."""
 
+import logging
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +15,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vitjax.weights.errors import WeightsError
 from vitjax.weights.hub import fetch
 from vitjax.weights.read import check_state, read_state
-from vitjax.weights.rename import Positions, Renamed, rename, to_name, to_path, torch_shape
+from vitjax.weights.rename import Positions, Renamed, collection, rename, to_name, to_path, torch_shape
 from vitjax.weights.report import LoadReport, Mismatch, hints
 
-_HEAD_NAMES = ("head", "head_dist")
+_LOG = logging.getLogger(__name__)
+_HEAD_NAMES = ("head", "head_dist", "aux_head", "fc")
 
 
 def load_weights(
@@ -29,7 +32,8 @@ def load_weights(
     """Variables of `model` with the weights of a checkpoint; see `load_with_report`.
 
     Returns:
-        {"params": ...}, float32 arrays, as `model.apply` takes them.
+        {"params": ...}, and {"batch_stats": ...} where the model has running statistics: float32 arrays, as
+        `model.apply` takes them.
     """
     return load_with_report(source, model, strict=strict, drop_head=drop_head)[0]
 
@@ -54,7 +58,7 @@ def load_with_report(
         drop_head: the checkpoint's classifier is left out, and the model's starts from initial values.
 
     Returns:
-        ({"params": ...}, report).
+        ({"params": ..., and "batch_stats" where the model has them}, report).
 
     Raises:
         WeightsError: the source cannot be fetched or read, holds NaN or infinity, or does not fit.
@@ -66,14 +70,18 @@ def load_with_report(
     placed, report = match(state, model, label=label, drop_head=drop_head)
     if strict and not report.fits:
         raise WeightsError(str(report))
+    for note in _differences(rename(state).computes, model):
+        # Nothing is missing, so the result alone would not show it; a caller of load_weights has no report.
+        _LOG.warning("weights %r: %s.", label, note)
     wanted = _parameters(model)
-    values = {}
     initial: dict[tuple[str, ...], Any] = {}
     if set(wanted) - set(placed):
-        initial = flatten_dict(jax.jit(model.init)(jax.random.key(0), _image(model))["params"])
+        initial = _flatten(jax.jit(model.init)(jax.random.key(0), _image(model)))
+    values: dict[str, dict[tuple[str, ...], Any]] = {}
     for path in wanted:
-        values[path] = _to_device(placed[path], path, label) if path in placed else initial[path]
-    return {"params": unflatten_dict(values)}, report
+        value = _to_device(placed[path], path, label) if path in placed else initial[path]
+        values.setdefault(collection(path), {})[path] = value
+    return {kind: unflatten_dict(leaves) for kind, leaves in values.items()}, report
 
 
 def match(
@@ -86,7 +94,7 @@ def match(
     """
     renamed = rename(state)
     wanted = _parameters(model)
-    notes: list[str] = []
+    notes = _differences(renamed.computes, model)
     ignored = dict(renamed.ignored)
     has_head = any(path[0] in _HEAD_NAMES for path in wanted)
     if drop_head or not has_head:
@@ -98,6 +106,7 @@ def match(
         notes.append("the classifier starts from initial values")
     if ("pos_embed",) in wanted and "pos_embed" in renamed.state:
         notes += _fit_positions(renamed, model)
+    notes += _fit_offsets(renamed, wanted, model)
     placed, unexpected, mis_shaped = {}, [], []
     for name, array in renamed.state.items():
         path, value = to_path(name, array)
@@ -130,6 +139,16 @@ def match(
     return placed, report
 
 
+def _differences(computes: Mapping[str, object], model: Any) -> list[str]:
+    """Where the model is not what the checkpoint's own code computes, in words."""
+    return [
+        f"code of this layout computes with {name}={value!r}, this model with {getattr(model, name)!r}: "
+        f"numbers differ from that code's; build with {name}={value!r} for the same"
+        for name, value in computes.items()
+        if getattr(model, name, value) != value
+    ]
+
+
 def _fit_positions(renamed: Renamed, model: Any) -> list[str]:
     """Brings the position table to the model's grid and prefix rows; returns what was done, in words.
 
@@ -138,10 +157,11 @@ def _fit_positions(renamed: Renamed, model: Any) -> list[str]:
     table, how = renamed.state["pos_embed"], renamed.positions
     if table.ndim != 3 or table.shape[0] != 1:
         return []
-    rows_in_model = 0 if model.no_embed_class else model.prefix_count
+    patches_only = getattr(model, "no_embed_class", False)
+    rows_in_model = 0 if patches_only else model.prefix_count
     prefix, grid = _split_rows(table.shape[1], how, rows_in_model, model.grid)
     tokens = [n for n in ("cls_token", "dist_token") if n in renamed.state]
-    if grid is None or prefix > (len(tokens) if model.no_embed_class else rows_in_model):
+    if grid is None or prefix > (len(tokens) if patches_only else rows_in_model):
         return []
     notes = []
     patches = table[0, prefix:]
@@ -154,7 +174,7 @@ def _fit_positions(renamed: Renamed, model: Any) -> list[str]:
             f"position table resized from {grid[0]}x{grid[1]} to {model.grid[0]}x{model.grid[1]}, {how}"
         )
     front = table[0, :prefix]
-    if model.no_embed_class and prefix:
+    if patches_only and prefix:
         for row, name in zip(front, tokens, strict=False):
             if renamed.state[name].shape == (1, 1, table.shape[2]):
                 renamed.state[name] = renamed.state[name] + row
@@ -168,6 +188,30 @@ def _fit_positions(renamed: Renamed, model: Any) -> list[str]:
     if notes:
         renamed.state["pos_embed"] = np.concatenate([front, patches])[None]
     return notes
+
+
+def _fit_offsets(
+    renamed: Renamed, wanted: Mapping[tuple[str, ...], tuple[int, ...]], model: Any
+) -> list[str]:
+    """Cuts tables of logits by offset to smaller windows; returns what was done, in words.
+
+    An offset keeps its own logit, in tokens; timm stretches the table instead, so that its ends meet the
+    ends of the smaller window. Larger windows have offsets that no table knows: left for the report.
+    """
+    cut = []
+    for name, table in renamed.state.items():
+        path = to_path(name, table)[0]
+        side = math.isqrt(table.shape[0]) if table.ndim == 2 else 0
+        if path[-1] != "relative_position_bias_table" or path not in wanted or side**2 != table.shape[0]:
+            continue
+        window = model.windows[int(path[0].split("_")[1])]
+        spare = [(side + 1) // 2 - length for length in window]
+        if table.shape != wanted[path] and min(spare) >= 0:
+            middle = tuple(slice(s, side - s) for s in spare)
+            square = table.reshape(side, side, table.shape[1])
+            renamed.state[name] = square[middle].reshape(-1, table.shape[1])
+            cut.append(f"{window[0]}x{window[1]}")
+    return [f"tables of offsets cut to windows of {size}" for size in dict.fromkeys(cut)]
 
 
 def _split_rows(
@@ -194,9 +238,13 @@ def _image(model: Any) -> jax.Array:
 
 
 def _parameters(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
-    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), _image(model)))["params"]
-    leaves: Any = flatten_dict(shapes)
-    return {path: leaf.shape for path, leaf in leaves.items()}
+    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), _image(model)))
+    return {path: leaf.shape for path, leaf in _flatten(shapes).items()}
+
+
+def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+    """Parameters and running statistics by path alone: their last names differ."""
+    return {path: leaf for tree in variables.values() for path, leaf in flatten_dict(tree).items()}
 
 
 def _to_device(value: np.ndarray, path: tuple[str, ...], label: str) -> jax.Array:

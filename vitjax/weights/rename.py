@@ -1,7 +1,7 @@
 """Names in a checkpoint, told apart by what they look like, brought into timm's names, then into linen paths.
 
-timm's names are the common language: each layout is one table of patterns into it, and one rule turns a
-timm name into the path of a linen parameter.
+timm's names are the common language: each layout is one table of patterns into it (`names_vit` and its like,
+one file per family), and one rule turns a timm name into the path of a linen parameter.
 """
 
 import re
@@ -10,29 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vitjax.weights import names_cvt, names_lvvit, names_resnet, names_swin, names_vit
 from vitjax.weights.errors import WeightsError
+from vitjax.weights.layout import Layout, Positions
 from vitjax.weights.onnx_file import CLS_ROWS, PATCH_ROWS
-
-
-@dataclass(frozen=True)
-class Positions:
-    """How the code that made a checkpoint resizes its position table, and what the table's rows are.
-
-    Attributes:
-        antialias: bicubic with antialiasing (timm), or without.
-        offset: in patches; see `vitjax.models.pos_embed`.
-        prefix_rows: rows before the patches' rows; None = as the model has.
-        square: the code takes the patch grid to be square whenever it can be.
-    """
-
-    antialias: bool = True
-    offset: float = 0.0
-    prefix_rows: int | None = None
-    square: bool = False
-
-    def __str__(self) -> str:
-        step = f"scale factor with offset {self.offset}" if self.offset else "size"
-        return f"bicubic by {step}, {'' if self.antialias else 'not '}antialiased"
 
 
 @dataclass
@@ -44,77 +25,51 @@ class Renamed:
     state: dict[str, np.ndarray] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)  # timm name: name in the file
     ignored: dict[str, str] = field(default_factory=dict)  # name in the file: why
+    computes: Mapping[str, object] = field(default_factory=dict)  # see Layout
 
 
 _MASK = "only masked training uses it"
 _POOLER = "a layer after the pooled token, not part of the backbone"
 
-# pattern: replacement by a timm name. An entry of _IGNORED says why instead.
-_TIMM = {r"(.*)": r"\1"}
-_DINOV2 = {r"register_tokens": "reg_token", **_TIMM}
-_HF_BLOCK = r"(?:encoder\.)?layers?\.(\d+)\."
-_HF = {
-    r"embeddings\.cls_token": "cls_token",
-    r"embeddings\.distillation_token": "dist_token",
-    r"embeddings\.register_tokens": "reg_token",
-    r"embeddings\.position_embeddings": "pos_embed",
-    rf"embeddings\.({CLS_ROWS}|{PATCH_ROWS})": r"\1",
-    r"embeddings\.patch_embeddings\.projection\.(.*)": r"patch_embed.proj.\1",
-    _HF_BLOCK + r"(?:norm1|layernorm_before)\.(.*)": r"blocks.\1.norm1.\2",
-    _HF_BLOCK + r"(?:norm2|layernorm_after)\.(.*)": r"blocks.\1.norm2.\2",
-    _HF_BLOCK + r"attention\.(?:attention\.query|q_proj)\.(.*)": r"blocks.\1.attn.q.\2",
-    _HF_BLOCK + r"attention\.(?:attention\.key|k_proj)\.(.*)": r"blocks.\1.attn.k.\2",
-    _HF_BLOCK + r"attention\.(?:attention\.value|v_proj)\.(.*)": r"blocks.\1.attn.v.\2",
-    _HF_BLOCK + r"attention\.(?:output\.dense|o_proj)\.(.*)": r"blocks.\1.attn.proj.\2",
-    _HF_BLOCK + r"layer_scale(\d)\.lambda1": r"blocks.\1.ls\2.gamma",
-    _HF_BLOCK + r"(?:intermediate\.dense|mlp\.fc1)\.(.*)": r"blocks.\1.mlp.fc1.\2",
-    _HF_BLOCK + r"(?:output\.dense|mlp\.fc2)\.(.*)": r"blocks.\1.mlp.fc2.\2",
-    r"layernorm\.(.*)": r"norm.\1",
-    r"(?:cls_)?classifier\.(.*)": r"head.\1",
-    r"distillation_classifier\.(.*)": r"head_dist.\1",
-}
+# The first whose anchor and mark a checkpoint has is its layout; those of plain ViT tell by least, so they
+# come last.
+_LAYOUTS = (
+    *names_cvt.LAYOUTS,
+    *names_lvvit.LAYOUTS,
+    *names_resnet.LAYOUTS,
+    *names_swin.LAYOUTS,
+    *names_vit.LAYOUTS,
+)
 _IGNORED = {
     r"(embeddings\.)?mask_token": _MASK,
     r"pooler\..*": _POOLER,
     r".*\.num_batches_tracked": "a counter of training",
 }
-# The patch projection, under its name in each family of layouts: what comes before it is a wrapper's prefix.
-_ANCHORS = ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight")
+_STATISTICS = {"running_mean": "mean", "running_var": "var"}  # of batch norms
+_TORCH_STATISTICS = {ours: theirs for theirs, ours in _STATISTICS.items()}
 _HEADS = re.compile(r"(head|head_dist|classifier|cls_classifier|distillation_classifier)\.(weight|bias)")
 
 
 def rename(state: Mapping[str, np.ndarray]) -> Renamed:
     """Brings a checkpoint of any known layout into timm's names.
 
-    Layouts: timm (also the original DeiT), original DINOv2, Hugging Face ViT, DeiT and DINOv2 (names in
-    files, and those transformers 5 uses in memory), and ONNX exports of these; any wrapper's prefix.
+    Layouts: those of the `names_*` modules, one per family; any wrapper's prefix.
 
     Raises:
-        WeightsError: no patch projection under a known name.
+        WeightsError: no known layout.
     """
-    prefix, anchor = _find_prefix(state)
-    inside, outside = {}, {}
+    layout, prefix = _find_layout(state)
+    renamed = Renamed(layout.name, layout.positions, computes=layout.computes)
+    outside = []
     for name in state:
-        (inside if name.startswith(prefix) else outside)[name] = name.removeprefix(prefix)
-    short = set(inside.values())
-    registers = bool({"register_tokens", "embeddings.register_tokens"} & short)
-    if anchor == _ANCHORS[1]:
-        rows = 1 + ("embeddings.distillation_token" in short)
-        table = _HF
-        layout = "Hugging Face"
-        positions = Positions(antialias=registers, prefix_rows=rows, square=True)
-    elif registers or "mask_token" in short:
-        table, layout = _DINOV2, "original DINOv2"
-        positions = Positions(registers, 0.0 if registers else 0.1, prefix_rows=1, square=True)
-    else:
-        table, layout, positions = _TIMM, "timm", Positions()
-    renamed = Renamed(layout, positions)
-    for name, inner in inside.items():
-        _place(renamed, table, name, inner, state[name])
+        if name.startswith(prefix):
+            _place(renamed, layout, name, name.removeprefix(prefix), state[name])
+        else:
+            outside.append(name)
     for name in outside:
         head = _HEADS.search(name)
         if head and head.end() == len(name):
-            _place(renamed, table, name, head.group(), state[name])
+            _place(renamed, layout, name, head.group(), state[name])
         else:
             renamed.ignored[name] = f"outside {prefix!r}, where the backbone is"
     _join(renamed, CLS_ROWS, (CLS_ROWS, PATCH_ROWS), "pos_embed", axis=1)
@@ -124,31 +79,30 @@ def rename(state: Mapping[str, np.ndarray]) -> Renamed:
     return renamed
 
 
-def _find_prefix(state: Mapping[str, np.ndarray]) -> tuple[str, str]:
-    for anchor in _ANCHORS:
-        found = [n for n in state if n == anchor or n.endswith("." + anchor)]
-        if found:
-            # A checkpoint of training may hold a student beside: the shortest name is the plain backbone.
-            return min(found, key=len).removesuffix(anchor), anchor
+def _find_layout(state: Mapping[str, np.ndarray]) -> tuple[Layout, str]:
+    for layout in _LAYOUTS:
+        prefix = layout.prefix(state)
+        if prefix is not None:
+            return layout, prefix
     some = ", ".join(repr(n) for n in list(state)[:5])
+    anchors = " or ".join(dict.fromkeys(repr(layout.anchor) for layout in _LAYOUTS))
     raise WeightsError(
-        f"these are not the weights of a vision transformer we know: no {' or '.join(map(repr, _ANCHORS))} "
-        f"among {len(state)} names ({some}, ...)."
+        f"these are not the weights of a model we know: no {anchors} among {len(state)} names ({some}, ...)."
     )
 
 
-def _place(renamed: Renamed, table: dict[str, str], name: str, inner: str, array: np.ndarray) -> None:
-    for pattern, reason in _IGNORED.items():
+def _place(renamed: Renamed, layout: Layout, name: str, inner: str, array: np.ndarray) -> None:
+    for pattern, reason in (_IGNORED | layout.ignored).items():
         if re.fullmatch(pattern, inner):
             renamed.ignored[name] = reason
             return
     if "::" in name:
         renamed.ignored[name] = "a nameless constant of the graph"
         return
-    for pattern, target in table.items():
+    for pattern, target in layout.table.items():
         match = re.fullmatch(pattern, inner)
         if match:
-            inner = match.expand(target)
+            inner = target(match) if callable(target) else match.expand(target)
             break
     if inner in renamed.state:
         inner = name  # A second weight for the same place stays under its own name, and is unexpected.
@@ -170,11 +124,17 @@ def _join(renamed: Renamed, first: str, parts: tuple[str, ...], target: str, *, 
     renamed.origin[target] = origin
 
 
+def collection(path: tuple[str, ...]) -> str:
+    """Collection of variables that a linen path belongs to."""
+    return "batch_stats" if path[-1] in _TORCH_STATISTICS else "params"
+
+
 def to_path(name: str, array: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
     """Path and value of the linen parameter that a timm name stands for.
 
     Linear weights (out, in) become kernels (in, out), convolutions (out, in, h, w) kernels (h, w, in, out),
-    the weight of a norm its scale; numbered modules `blocks.0` are `blocks_0`.
+    the weight of a norm its scale, running statistics `mean` and `var`; numbered modules `blocks.0` are
+    `blocks_0`.
     """
     *modules, leaf = re.sub(r"\.(\d+)(?=\.)", r"_\1", name).split(".")
     if leaf == "weight":
@@ -183,14 +143,14 @@ def to_path(name: str, array: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
             array = array.T
         elif array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)
-    return (*modules, leaf), array
+    return (*modules, _STATISTICS.get(leaf, leaf)), array
 
 
 def to_name(path: tuple[str, ...]) -> str:
     """Timm name of a linen parameter; the other direction of `to_path`."""
     *modules, leaf = path
-    leaf = "weight" if leaf in ("scale", "kernel") else leaf
-    return re.sub(r"(?<=[a-z])_(\d+)(?=\.)", r".\1", ".".join((*modules, leaf)))
+    leaf = "weight" if leaf in ("scale", "kernel") else _TORCH_STATISTICS.get(leaf, leaf)
+    return re.sub(r"(?<=[a-z\d])_(\d+)(?=\.)", r".\1", ".".join((*modules, leaf)))
 
 
 def torch_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """What happened when a checkpoint met a model, in words a user can act on."""
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,12 +91,17 @@ def hints(
             f"wide with {kernel[0]}: choose another model name"
         )
         return
-    in_file = {int(n.split(".")[1]) for n in state if n.startswith("blocks.") and n.split(".")[1].isdigit()}
-    in_model = {int(p[0].split("_")[1]) for p in wanted if p[0].startswith("blocks_")}
-    if not in_file:
+    # Blocks by their number and what is before it: one list of them, or one per stage.
+    in_file = {found[0] for n in state if (found := re.match(r"(.*\.)?blocks\.\d+(?=\.)", n))}
+    in_model = {found[0] for p in wanted if (found := re.match(r"(.*\.)?blocks_\d+(?=\.)", ".".join(p)))}
+    if in_model and not in_file:
         yield "the file has no blocks.*: it is not a plain vision transformer"
     elif len(in_file) != len(in_model):
         yield f"the file has {len(in_file)} blocks, the model {len(in_model)}: choose another name or depth"
+    tables = [m.file_shape for m in mis_shaped if m.name.endswith("relative_position_bias_table")]
+    if tables and tables[0]:
+        side = (math.isqrt(tables[0][0]) + 1) // 2
+        yield f"the file's windows are {side}x{side} or so: set window_size and img_size as in the file"
     shapes = {m.name.split(".")[-1]: m for m in mis_shaped}
     if "pos_embed" in shapes or "position_embeddings" in shapes:
         yield "the position table fits no grid: set img_size, no_embed_class and reg_tokens as in the file"
@@ -102,7 +109,7 @@ def hints(
         yield "the file has LayerScale: build with init_values=1e-5 or choose a deit3 or dinov2 name"
     if any(n.endswith(".gamma") for n in names):
         yield "the file has no LayerScale: build with init_values=None or choose another model name"
-    if any(n.split(".")[0] in ("head", "head_dist") for n in names):
+    if any(n.split(".")[0] in ("head", "head_dist", "aux_head", "fc") for n in names):
         yield "the file has no such classifier: build with num_classes=0, or load with drop_head=True"
     heads = [m for m in mis_shaped if m.file_shape and m.model_shape and m.name.split(".")[-2:][0] in _HEADS]
     if heads:
@@ -119,4 +126,4 @@ def hints(
         yield "only one side has register tokens: choose a *_reg4_* name or a plain one"
 
 
-_HEADS = ("head", "head_dist", "classifier", "cls_classifier", "distillation_classifier")
+_HEADS = ("head", "head_dist", "aux_head", "fc", "classifier", "cls_classifier", "distillation_classifier")

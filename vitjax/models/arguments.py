@@ -1,0 +1,53 @@
+"""What every backbone's call accepts, checked in one way."""
+
+from jaxtyping import Array
+
+
+def last_block(block: int | None, depth: int) -> int:
+    """Index from 0 of the last block to run; None = all.
+
+    Raises:
+        ValueError: there is no such block.
+    """
+    if block is None:
+        return depth - 1
+    if not -depth <= block < depth:
+        raise ValueError(
+            f"block is {block}; this model has {depth} blocks: give 0 to {depth - 1}, or {-depth} to -1 "
+            "counted from the end."
+        )
+    return block % depth
+
+
+def refuse_pruning(keep_ratio: object, decisions: object) -> None:
+    """Raises where a model that drops no tokens is told to drop some."""
+    if keep_ratio is not None or decisions is not None:
+        raise ValueError(
+            "keep_ratio and decisions are for models that drop tokens; this one has no predictor: leave both "
+            "None, or build a dynamicvit_* model."
+        )
+
+
+def check_colour_last(images: Array) -> None:
+    """Raises where images are not (batch, height, width, 3)."""
+    if images.shape[-1] != 3:
+        raise ValueError(
+            f"images have shape {images.shape}; expected (batch, height, width, 3): colour comes last."
+        )
+
+
+def patch_grid(images: Array, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches of the images.
+
+    Raises:
+        ValueError: colour is not last, or a side is no multiple of the patch.
+    """
+    check_colour_last(images)
+    height, width = images.shape[1:3]
+    if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
+        down, across = (max(1, side // patch_size) * patch_size for side in (height, width))
+        raise ValueError(
+            f"images are {height}x{width} pixels; both sides must be multiples of patch_size {patch_size}: "
+            f"resize them, for example to {down}x{across}."
+        )
+    return height // patch_size, width // patch_size

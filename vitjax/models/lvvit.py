@@ -1,0 +1,213 @@
+"""LV-ViT: a vision transformer with a convolutional stem and a classifier of its own for every patch.
+
+Submodules carry the names of the official code, which are timm's, so that a weight's path is its key with
+other separators.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vitjax.models.arguments import last_block, patch_grid, refuse_pruning
+from vitjax.models.batch_norm import BatchNorm
+from vitjax.models.layers import LayerNorm, linear_init
+from vitjax.models.outputs import BackboneOutput
+from vitjax.models.pos_embed import resize_positions
+from vitjax.models.vit import Block
+
+_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default
+
+
+class ConvStem(nn.Module):
+    """Three convolutions at half resolution, then one token per patch; `PatchEmbed4_2` of the official code.
+
+    Source: Jiang et al. 2021, LV-ViT (arXiv:2104.10858), Sec. 3.2. A 7x7 convolution of stride 2 and two of
+    3x3, each with batch normalisation and ReLU, then a projection of patches of half the patch size.
+    """
+
+    patch_size: int
+    embed_dim: int
+    stem_dim: int = 64
+    bn_eps: float | int = 1e-5
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool = False
+    ) -> Float[Array, "b rows columns d"]:
+        """Returns the tokens on their grid."""
+        x = images
+        for i, (size, stride) in enumerate([(7, 2), (3, 1), (3, 1)], start=1):
+            conv = nn.Conv(
+                self.stem_dim, (size, size), (stride, stride), padding=size // 2, use_bias=False,
+                dtype=self.dtype, kernel_init=_conv_init, name=f"conv{i}",
+            )  # fmt: skip
+            x = BatchNorm(self.bn_eps, name=f"bn{i}")(conv(x), train=train)
+            x = jax.nn.relu(x).astype(self.dtype)
+        half = self.patch_size // 2
+        return nn.Conv(
+            self.embed_dim, (half, half), (half, half), padding="VALID",
+            dtype=self.dtype, kernel_init=_conv_init, name="proj",
+        )(x)  # fmt: skip
+
+
+class LVViT(nn.Module):
+    """LV-ViT; the result has the same parts as that of `VisionTransformer`.
+
+    Source: Jiang et al. 2021, "All Tokens Matter" (arXiv:2104.10858) and its official code. Residual branches
+    are divided by `skip_lam`. In `heads`, "cls" are the scores of the CLS token (b, c) and "aux" those of
+    every patch (b, n, c), the dense labels of the training; logits are cls + 0.5 * the largest aux score of
+    each class over patches, the official prediction. Different from the official code: images of any size
+    divisible by `patch_size` are accepted, the position table being resized to their grid as the official
+    code does when it loads a checkpoint of another size (bicubic, not antialiased, by output size). MixToken,
+    which swaps patches between images in training, is not part of the model.
+
+    `train=True` normalises with the batch's statistics in the stem, and needs `mutable=["batch_stats"]`.
+
+    Attributes:
+        img_size: pixels, side or (height, width); the size the position table belongs to.
+        patch_size: pixels, side; even.
+        embed_dim: width of a token.
+        depth: number of blocks.
+        num_heads: attention heads; divides `embed_dim`.
+        mlp_ratio: hidden width of the MLP, in units of `embed_dim`.
+        qkv_bias: whether query, key and value projections have a bias.
+        num_classes: classes of both classifiers; 0 = no classifiers.
+        skip_lam: divisor of the residual branches.
+        stem_dim: channels of the stem's convolutions.
+        eps: of every layer norm.
+        bn_eps: of the stem's batch norms.
+        dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
+    """
+
+    img_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    embed_dim: int = 384
+    depth: int = 16
+    num_heads: int = 6
+    mlp_ratio: float | int = 3.0
+    qkv_bias: bool = False
+    num_classes: int = 1000
+    skip_lam: float | int = 2.0
+    stem_dim: int = 64
+    eps: float | int = 1e-5
+    bn_eps: float | int = 1e-5
+    dtype: str = "float32"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches at `img_size`."""
+        height, width = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def prefix_count(self) -> int:
+        """Number of tokens before the patch tokens: CLS."""
+        return 1
+
+    @nn.nowrap
+    def resize_positions(
+        self, table: Float[Array, "n d"], source: tuple[int, int], *, antialias: bool, offset: float | int
+    ) -> Float[Array, "m d"]:
+        """Patch rows of a position table resampled to this model's grid; used when weights are loaded."""
+        return resize_positions(table, source, self.grid, antialias=antialias, offset=offset)
+
+    @nn.compact
+    def __call__(
+        self,
+        images: Float[Array | np.ndarray, "b h w c"],
+        *,
+        train: bool = False,
+        return_attention: bool = False,
+        block: int | None = None,
+        keep_ratio: object = None,
+        decisions: object = None,
+    ) -> BackboneOutput:
+        """Runs the network.
+
+        Args:
+            images: normalised pixels; height and width divisible by `patch_size`.
+            train: batch normalisation uses and updates statistics of the batch.
+            return_attention: also returns the attention of every block that ran.
+            block: stop after this block, from 0, negative from the end; its tokens get the final norm. None =
+                all blocks. Logits are None where blocks are left out.
+            keep_ratio: must be None: this model drops no tokens.
+            decisions: must be None.
+
+        Returns:
+            Tokens, prefix (CLS) and pooled (CLS) in float32, after the final norm.
+
+        Raises:
+            ValueError: image size, block or arguments this model cannot serve.
+        """
+        images = jnp.asarray(images)
+        refuse_pruning(keep_ratio, decisions)
+        last = last_block(block, self.depth)
+        grid = patch_grid(images, self.patch_size)
+        stem = ConvStem(
+            self.patch_size, self.embed_dim, self.stem_dim, self.bn_eps, self.dtype, name="patch_embed"
+        )
+        patches = stem(images, train=train).reshape(images.shape[0], grid[0] * grid[1], self.embed_dim)
+        tokens = self._add_positions(patches, grid)
+        maps = []
+        for i in range(last + 1):
+            layer = Block(
+                self.num_heads, self.mlp_ratio, self.qkv_bias, None, self.eps, self.dtype,
+                skip_lam=self.skip_lam, name=f"blocks_{i}",
+            )  # fmt: skip
+            tokens, weights = layer(tokens, return_attention=return_attention)
+            maps.append(weights)
+        tokens = LayerNorm(self.eps, name="norm")(tokens)
+        prefix, patches = tokens[:, :1], tokens[:, 1:]
+        heads, logits = {}, None
+        if self.num_classes and last == self.depth - 1:
+            head = nn.Dense(self.num_classes, kernel_init=linear_init, name="head")
+            aux_head = nn.Dense(self.num_classes, kernel_init=linear_init, name="aux_head")
+            heads = {"cls": head(prefix[:, 0]), "aux": aux_head(patches)}
+            logits = heads["cls"] + 0.5 * heads["aux"].max(axis=1)
+        return BackboneOutput(
+            tokens=patches,
+            pooled=prefix[:, 0],
+            prefix=prefix,
+            logits=logits,
+            attention=tuple(maps) if return_attention else None,
+            heads=heads,
+            grid=grid,
+        )
+
+    def _add_positions(self, patches: Array, grid: tuple[int, int]) -> Array:
+        """Puts CLS in front and adds positions to all."""
+        rows = 1 + self.grid[0] * self.grid[1]
+        cls_token = self.param("cls_token", linear_init, (1, 1, self.embed_dim), jnp.float32)
+        table = self.param("pos_embed", linear_init, (1, rows, self.embed_dim), jnp.float32)
+        places = resize_positions(table[0, 1:], self.grid, grid, antialias=False)
+        front = jnp.broadcast_to(cls_token + table[:, :1], (patches.shape[0], 1, self.embed_dim))
+        tokens = patches + places[None].astype(self.dtype)
+        return jnp.concatenate([front.astype(self.dtype), tokens], axis=1)
+
+
+def mistakes(model: LVViT) -> list[str]:
+    """Returns which fields do not go together, which would otherwise surface deep inside the model."""
+    height, width = (model.img_size,) * 2 if isinstance(model.img_size, int) else model.img_size
+    wrong = []
+    if model.patch_size < 2 or model.patch_size % 2:
+        wrong.append(f"patch_size {model.patch_size} is not even")
+    elif min(height, width) < model.patch_size or height % model.patch_size or width % model.patch_size:
+        wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {model.patch_size}")
+    if model.embed_dim % model.num_heads:
+        wrong.append(f"embed_dim {model.embed_dim} is not a multiple of num_heads {model.num_heads}")
+    if model.depth < 1:
+        wrong.append(f"depth is {model.depth}, below 1")
+    if model.skip_lam <= 0:
+        wrong.append(f"skip_lam is {model.skip_lam}; it must be above 0")
+    return wrong
+
+
+# name: (fields that differ from the module's defaults, tag of timm's weights on the hub: timm has none)
+LVVIT = {
+    "lvvit_t": ({"embed_dim": 240, "depth": 12, "num_heads": 4, "skip_lam": 1.0}, ""),
+    "lvvit_s": ({}, ""),
+    "lvvit_m": ({"embed_dim": 512, "depth": 20, "num_heads": 8}, ""),
+}
