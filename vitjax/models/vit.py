@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vitjax.models.arguments import last_block, patch_grid, refuse_pruning
 from vitjax.models.attention import Attention
 from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, linear_init
 from vitjax.models.outputs import BackboneOutput
@@ -148,14 +149,10 @@ class VisionTransformer(nn.Module):
             ValueError: image size, block or arguments this model cannot serve.
         """
         del train
-        if keep_ratio is not None or decisions is not None:
-            raise ValueError(
-                "keep_ratio and decisions are for models that drop tokens; this VisionTransformer has no "
-                "predictor: leave both None, or build a dynamicvit_* model."
-            )
+        refuse_pruning(keep_ratio, decisions)
         images = jnp.asarray(images)
-        last = self._last_block(block)
-        grid = self._image_grid(images)
+        last = last_block(block, self.depth)
+        grid = patch_grid(images, self.patch_size)
         tokens = PatchEmbed(self.patch_size, self.embed_dim, self.dtype, name="patch_embed")(images)
         tokens = self._add_positions(tokens, grid)
         maps = []
@@ -182,30 +179,6 @@ class VisionTransformer(nn.Module):
             heads=heads,
             grid=grid,
         )
-
-    def _last_block(self, block: int | None) -> int:
-        if block is None:
-            return self.depth - 1
-        if not -self.depth <= block < self.depth:
-            raise ValueError(
-                f"block is {block}; this model has {self.depth} blocks: give 0 to {self.depth - 1}, or "
-                f"{-self.depth} to -1 counted from the end."
-            )
-        return block % self.depth
-
-    def _image_grid(self, images: Array) -> tuple[int, int]:
-        _, height, width, channels = images.shape
-        size = self.patch_size
-        if channels != 3:
-            raise ValueError(
-                f"images have shape {images.shape}; expected (batch, height, width, 3): colour comes last."
-            )
-        if height < size or width < size or height % size or width % size:
-            raise ValueError(
-                f"images are {height}x{width} pixels; both sides must be multiples of patch_size {size}: "
-                f"resize them, for example to {max(1, height // size) * size}x{max(1, width // size) * size}."
-            )
-        return height // size, width // size
 
     def _add_positions(self, tokens: Array, grid: tuple[int, int]) -> Array:
         """Puts the prefix tokens in front and adds positions, to the prefix too unless `no_embed_class`."""
