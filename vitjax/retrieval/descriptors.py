@@ -1,7 +1,7 @@
 """What is kept of an image for retrieval: one pooled vector, patch tokens, and what each token weighs."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,15 @@ from vitjax import parallel
 from vitjax.ot import attention_rollout
 
 TINY = 1e-12  # below this length a vector has no direction and stays as it is: zero
+
+
+class Sizes(NamedTuple):
+    """How large descriptors are: images, length of a pooled vector, tokens of an image, length of a token."""
+
+    rows: int
+    pooled: int
+    tokens: int
+    length: int
 
 
 @struct.dataclass
@@ -38,6 +47,11 @@ class Descriptors:
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
+
+    @property
+    def sizes(self) -> Sizes:
+        """Number of images, and the lengths that two sets must share to be compared."""
+        return Sizes(len(self), self.pooled.shape[1], *self.tokens.shape[1:])
 
     def take(self, rows: Any) -> "Descriptors":
         """Returns the descriptors at some rows."""

@@ -8,7 +8,6 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from vitjax import parallel
 from vitjax.config import RerankConfig, validate_rerank
 from vitjax.ot import partial_sinkhorn
 from vitjax.ot.marginals import pair_marginals
@@ -143,8 +142,8 @@ def check_pair(queries: Descriptors, gallery: Descriptors, marginals: str, where
     """Raises ValueError where two sets of descriptors cannot be compared."""
     if not len(gallery):
         raise ValueError(f"{where}: the gallery is empty")
-    ours, theirs = (x.pooled.shape[1] for x in (queries, gallery))
-    tokens, their_tokens = (x.tokens.shape[2] for x in (queries, gallery))
+    ours, theirs = (x.sizes.pooled for x in (queries, gallery))
+    tokens, their_tokens = (x.sizes.length for x in (queries, gallery))
     if ours != theirs or tokens != their_tokens:
         raise ValueError(
             f"{where}: queries have pooled length {ours} and token length {tokens}, the gallery {theirs} and "
@@ -155,14 +154,6 @@ def check_pair(queries: Descriptors, gallery: Descriptors, marginals: str, where
             f"{where}: marginals {marginals!r} compare pooled vectors (length {ours}) with tokens (length "
             f"{tokens}), so the lengths must be equal; use 'uniform' or 'rollout'"
         )
-
-
-def on_device(gallery: Descriptors, mesh: Any) -> Descriptors:
-    """Puts a gallery on the device(s), padded so that galleries of similar size share a compiled program."""
-    if isinstance(gallery.tokens, np.ndarray):
-        step = max(64, 1 << max(len(gallery).bit_length() - 4, 0))
-        gallery = parallel.pad_rows(gallery, step)
-    return jax.device_put(gallery) if mesh is None else parallel.replicate(gallery, mesh)
 
 
 def rows_of(index: Array) -> Array:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 from vitjax import parallel
 from vitjax.config import RerankConfig
 from vitjax.retrieval import matching
+from vitjax.retrieval.candidates import candidate_blocks
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.matching import Numbers, Plan
 
@@ -133,14 +134,13 @@ def _match_head(
     width = -(-k // parts)
     lines = np.pad(index, ((0, 0), (0, parts * width - k)), constant_values=-1).reshape(q * parts, width)
     height = max(1, most // width) * (1 if mesh is None else mesh.size)
-    gallery = matching.on_device(gallery, mesh)
     done, pending = [], None
-    for start in range(0, len(lines), height):
-        owner = np.arange(start, min(start + height, len(lines))) // parts
-        part = parallel.pad_rows((queries.take(owner), lines[start : start + height]), height)
+    for i, candidates in enumerate(candidate_blocks(gallery, lines, height, mesh)):
+        owner = np.arange(i * height, min((i + 1) * height, len(lines))) // parts
+        part = parallel.pad_rows(queries.take(owner), height)
         part = jax.device_put(part) if mesh is None else parallel.spread_rows(part, mesh)
         # One block computes while the one before it is fetched: bounded memory, no idle device.
-        pending, before = _match_block(*part, gallery, numbers, plan=plan, mesh=mesh), pending
+        pending, before = _match_block(part, *candidates, numbers, plan=plan, mesh=mesh), pending
         if before is not None:
             done.append(parallel.fetch(before))
     done.append(parallel.fetch(pending))
