@@ -11,6 +11,7 @@ from tests.parity import (
     checks_lvvit,
     checks_ot,
     checks_retrieval,
+    checks_sparsify,
     checks_swin,
     checks_vit,
     fixture,
@@ -23,6 +24,7 @@ CHECKS = {
     **checks_swin.CHECKS,
     **checks_ot.CHECKS,
     **checks_retrieval.CHECKS,
+    **checks_sparsify.CHECKS,
 }
 
 

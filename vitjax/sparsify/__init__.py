@@ -1,5 +1,22 @@
-"""Fewer tokens: what a model costs, counted on the model itself."""
+"""Fewer tokens: which leave, in training and for real, what becomes of them, and what a model then costs."""
 
+from vitjax.sparsify import losses
+from vitjax.sparsify.decisions import keep_count, stage_ratios
 from vitjax.sparsify.flops import Count, count
+from vitjax.sparsify.masked import masked_softmax
+from vitjax.sparsify.predictor import Predictor
+from vitjax.sparsify.reducers import REDUCERS, ReducedAttention, Reducer, restore
 
-__all__ = ["Count", "count"]
+__all__ = [
+    "REDUCERS",
+    "Count",
+    "Predictor",
+    "ReducedAttention",
+    "Reducer",
+    "count",
+    "keep_count",
+    "losses",
+    "masked_softmax",
+    "restore",
+    "stage_ratios",
+]

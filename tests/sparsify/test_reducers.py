@@ -1,0 +1,135 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitjax.sparsify import reducers
+from vitjax.sparsify.reducers import REDUCERS, Alive, ReducedAttention, Reducer, restore
+
+B, N, D = 2, 12, 5
+merge = jax.jit(reducers.merge, static_argnums=3)
+reduce = jax.jit(reducers.reduce, static_argnums=(0, 1))
+
+
+@pytest.fixture
+def tokens() -> jax.Array:
+    return jax.random.normal(jax.random.key(0), (B, N, D))
+
+
+def _settings(seed: int = 1) -> dict:
+    keys = jax.random.split(jax.random.key(seed))
+    return {"scores": jax.random.uniform(keys[0], (B, N)), "keys": jax.random.normal(keys[1], (B, N, 3))}
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_every_reducer_says_for_each_cell_which_token_stands_for_it(name, tokens):
+    reducer = Reducer(name, (1, 2), 0.6, r=3)
+    out, alive = reduce(reducer, 0, tokens, Alive.all(B, N), **_settings())
+    kept = reducer.count(0, alive=N, total=N)
+    assert out.shape == (B, kept + (name == "evit"), D)
+    owner, index, size = map(np.asarray, (alive.owner, alive.index, alive.size))
+    assert (np.diff(index, axis=1) > 0).all(), "raster order"
+    for image in range(B):
+        for row, place in enumerate(index[image]):
+            if place < N:
+                assert owner[image, place] == row
+            assert size[image, row] == (owner[image] == row).sum()
+        assert ((owner[image] < 0).sum() == 0) == (name in ("tome", "evit"))
+    if name not in ("tome", "evit"):
+        np.testing.assert_array_equal(out, np.take_along_axis(np.asarray(tokens), index[:, :, None], axis=1))
+        dense = restore(out, alive.owner, fill=tokens)
+        np.testing.assert_array_equal(dense, tokens)
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_two_steps_keep_the_books_right(name, tokens):
+    reducer = Reducer(name, (1, 2), 0.7, r=3)
+    alive, out = Alive.all(B, N), tokens
+    for stage in range(2):
+        given = {k: v[:, : out.shape[1]] for k, v in _settings(stage).items()}
+        out, alive = reduce(reducer, stage, out, alive, **given)
+    assert out.shape[1] == alive.index.shape[1] == alive.size.shape[1]
+    rows = np.asarray(alive.owner)
+    assert rows.max() == out.shape[1] - 1 or name == "evit"
+    np.testing.assert_array_equal(alive.size.sum(axis=1), (rows >= 0).sum(axis=1))
+
+
+def test_the_fused_token_is_the_sum_of_the_rest_by_attention(tokens):
+    scores = _settings()["scores"] / N
+    out, alive = reduce(Reducer("evit", (0,), 0.5), 0, tokens, Alive.all(B, N), scores=scores)
+    for image in range(B):
+        rest = np.setdiff1d(np.arange(N), alive.index[image])
+        wanted = (scores[image, rest][:, None] * tokens[image, rest]).sum(axis=0)
+        np.testing.assert_allclose(out[image, -1], wanted, rtol=1e-5, atol=1e-6)
+        assert (np.asarray(alive.owner)[image, rest] == out.shape[1] - 1).all()
+
+
+def test_merged_tokens_are_means_by_size_and_the_total_is_kept(tokens):
+    keys = _settings()["keys"]
+    alive, out = Alive.all(B, N), tokens
+    for _ in range(3):
+        out, alive = merge(out, alive, keys[:, : out.shape[1]], 2)
+    total = (out * alive.size[..., None]).sum(axis=1)
+    np.testing.assert_allclose(total, tokens.sum(axis=1), rtol=1e-5, atol=1e-5)
+    owner = np.asarray(alive.owner)
+    for row in range(out.shape[1]):
+        np.testing.assert_allclose(out[0, row], tokens[0, owner[0] == row].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_the_most_alike_pair_merges_first():
+    keys = jnp.eye(6)[None].at[0, 3].set(jnp.eye(6)[0] + 0.1)  # token 3 (odd) is nearly token 0 (even)
+    out, alive = merge(jnp.arange(6.0)[None, :, None], Alive.all(1, 6), keys, 1)
+    np.testing.assert_array_equal(alive.index, [[0, 1, 2, 4, 5]])
+    np.testing.assert_array_equal(alive.owner, [[0, 1, 2, 0, 3, 4]])
+    np.testing.assert_allclose(out[0, :, 0], [1.5, 1, 2, 4, 5])
+
+
+def test_published_token_traces_are_met():
+    def trace(reducer: Reducer, steps: int, extra: int) -> list[int]:
+        counts = [196]
+        for stage in range(steps):
+            counts.append(reducer.count(stage, alive=counts[-1], total=196, prefix=1) + extra)
+        return [c + 1 for c in counts]
+
+    assert trace(Reducer("topk", (3, 6, 9), 0.7), 3, 0) == [197, 139, 98, 69]
+    assert trace(Reducer("evit", (3, 6, 9), 0.7), 3, 1) == [197, 140, 100, 72]
+    assert trace(Reducer("tome", (), r=13), 12, 0)[-1] == 41
+    assert trace(Reducer("dynamicvit", (3, 6, 9), 0.7), 3, 0) == [197, 138, 97, 68]
+
+
+def test_tome_merges_at_most_half():
+    assert Reducer("tome", (), r=100).count(0, alive=11, total=11) == 6
+
+
+def test_attention_of_fewer_tokens_lies_on_the_whole_grid_again():
+    weights = jax.nn.softmax(jax.random.normal(jax.random.key(0), (1, 2, 4, 4)))
+    maps = ReducedAttention(weights, jnp.array([[0, -1, 2, 1, 2]]), prefix=1)
+    full = jax.jit(ReducedAttention.on_grid)(maps)
+    assert full.shape == (1, 2, 6, 6)
+    np.testing.assert_allclose(full.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(full[0, :, 0, 1], weights[0, :, 0, 1])
+    np.testing.assert_allclose(full[0, :, 1, 3], weights[0, :, 1, 3] / 2)
+    np.testing.assert_array_equal(full[0, :, 3], full[0, :, 5])
+    np.testing.assert_array_equal(full[0, 0, 2], np.eye(6)[2])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"name": "best"}, "'topk'"),
+        ({"blocks": (5, 3)}, "ascending"),
+        ({"blocks": (12,)}, "0 to 11"),
+        ({"keep_ratio": 1.5}, "keep_ratio is 1.5"),
+        ({"r": -1}, "r is -1"),
+        ({"round_to": 0}, "round_to is 0"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_named(fields, words):
+    (wrong,) = Reducer(**{"name": "topk", "blocks": (3, 6, 9)} | fields).mistakes(12)
+    assert words in wrong
+
+
+def test_missing_scores_or_keys_are_asked_for(tokens):
+    for name in ("topk", "dynamicvit", "tome"):
+        with pytest.raises(ValueError, match="give `"):
+            reduce(Reducer(name, (0,), 0.5), 0, tokens, Alive.all(B, N))
