@@ -160,8 +160,8 @@ def _torch_model(torch: Any, name: str) -> tuple[Any, str]:
         if name in _HUGGING_FACE:
             import transformers  # pyright: ignore[reportMissingImports]
 
-            config = transformers.CvtConfig(num_labels=1000)
-            return getattr(transformers, _HUGGING_FACE[name])(config).eval(), ""
+            make: Any = transformers.CvtConfig
+            return getattr(transformers, _HUGGING_FACE[name])(make(num_labels=1000)).eval(), ""
         if "torchvision" not in sys.modules:
             # torchvision built for another torch lacks two operators that timm imports and never calls.
             library = torch.library.Library("torchvision", "FRAGMENT")

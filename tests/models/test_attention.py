@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.models.attention import Attention, attend, explicit_attention
+from vitjax.models import attention, build
+from vitjax.models.attention import Attention, attend, explicit_attention, fits_cudnn, fused_attention
 
 
 def _qkv(rng, dtype="float32", scale=1.0):
@@ -67,3 +70,89 @@ def test_gradients_of_both_ways_agree(rng):
     slow = jax.grad(lambda q: (explicit_attention(q, *qkv[1:])[0] ** 2).sum())(qkv[0])
     assert np.abs(slow).max() > 0.01
     np.testing.assert_allclose(fast, slow, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_jax_own_attention_equals_ours_in_result_and_gradients(rng, dtype, tolerance, bias):
+    qkv = _qkv(rng, dtype)
+    added = 3 * jax.random.normal(jax.random.key(5), (2, 3, 5, 5)) if bias else None
+    fused = functools.partial(fused_attention, implementation="xla")  # "cudnn" with a GPU alone
+
+    def explicit(*args, **kwargs):
+        return explicit_attention(*args, **kwargs)[0]
+
+    def run(function):
+        def loss(qkv, added):
+            mixed = function(*qkv, scale=0.4, bias=added)
+            assert mixed.dtype == dtype
+            return (mixed.astype(jnp.float32) ** 2).sum(), mixed
+
+        with jax.default_matmul_precision("highest"):
+            (_, mixed), grads = jax.value_and_grad(loss, argnums=(0, 1) if bias else 0, has_aux=True)(
+                qkv, added
+            )
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (mixed, grads))
+
+    ours, theirs, plain = run(attend), run(fused), run(explicit)
+    for a, b, c in zip(*map(jax.tree.leaves, (ours, theirs, plain)), strict=True):
+        scale = np.abs(c).max()
+        np.testing.assert_allclose(a, b, rtol=0, atol=3 * tolerance * scale)
+        np.testing.assert_allclose(a, c, rtol=0, atol=3 * tolerance * scale)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tokens", "width", "bias", "fits"),
+    [
+        ("bfloat16", 197, 64, False, True),
+        ("float16", 197, 64, False, True),
+        ("float32", 197, 64, False, False),
+        ("bfloat16", 197, 64, True, False),
+        ("bfloat16", 198, 64, True, True),
+        ("bfloat16", 197, 36, False, False),
+        ("bfloat16", 197, 136, False, False),
+    ],
+)
+def test_the_fused_kernel_is_used_where_its_rules_allow(monkeypatch, dtype, tokens, width, bias, fits):
+    query = jnp.zeros((1, tokens, 2, width), dtype)
+    added = jnp.zeros((1, 2, tokens, tokens)) if bias else None
+    assert not fits_cudnn(query, query, added)  # on a CPU, never
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert fits_cudnn(query, query, added) == fits
+
+
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_patch16_224", "lvvit_s", "swin_tiny_patch4_window7_224", "cvt_13"]
+)
+def test_every_family_asks_for_the_kernel_and_falls_back_without_a_gpu(monkeypatch, name):
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    def stand_in(*args, implementation, **kwargs):
+        asked.append(implementation)
+        return fused_attention(*args, implementation="xla", **kwargs)
+
+    monkeypatch.setattr(attention, "fused_attention", stand_in)
+    fields = {"depth": 2} if name[0] in "dl" else {"depths": (1, 1, 1), "num_heads": (3, 3, 3)}
+    if name.startswith("cvt"):
+        fields["embed_dim"] = (24, 48, 96)
+    if name.startswith("swin"):
+        fields["window_size"] = 8  # 64 tokens in a window: even, as a bias needs
+    images = jnp.zeros((1, 64, 64, 3))
+
+    def trace(maps=False, **changes):
+        model = build(name, img_size=64, **fields | changes)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        asked.clear()
+        jax.eval_shape(lambda v: model.apply(v, images, return_attention=maps).pooled, variables)
+        return list(asked)
+
+    assert trace(attention="cudnn", dtype="bfloat16") == ["cudnn"] * sum(fields.get("depths", (2,)))
+    assert trace(attention="cudnn", dtype="bfloat16", maps=True) == []
+    assert trace(attention="xla", dtype="bfloat16") == []
+    assert trace(attention="cudnn", dtype="float32") == []
+
+
+def test_an_unknown_kind_of_attention_is_an_error():
+    with pytest.raises(ValueError, match="attention 'flash' is neither 'xla' nor 'cudnn'"):
+        build("swin_tiny_patch4_window7_224", attention="flash")

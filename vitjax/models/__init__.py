@@ -81,6 +81,8 @@ def build(name: str, **overrides: Any) -> nn.Module:
     wrong = mistakes(model)
     if fields["dtype"] not in ("float32", "bfloat16"):
         wrong.append(f"dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'")
+    if fields.get("attention", "xla") not in ("xla", "cudnn"):
+        wrong.append(f"attention {fields['attention']!r} is neither 'xla' nor 'cudnn'")
     if wrong:
         raise ValueError(f"model {name!r}: {'; '.join(wrong)}.")
     return model

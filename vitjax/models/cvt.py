@@ -4,6 +4,8 @@ Submodules carry the names of Microsoft's code (`stage0`, `patch_embed`, `blocks
 `head`), so that a weight's path is its key with other separators.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +88,7 @@ class ConvAttention(nn.Module):
     stride_kv: int = 2
     bn_eps: float | int = 1e-5
     dtype: str = "float32"
+    implementation: str = "xla"  # see `attend`
 
     @nn.compact
     def __call__(
@@ -120,7 +123,7 @@ class ConvAttention(nn.Module):
         if return_attention:
             mixed, weights = explicit_attention(query, key, value, scale=dim**-0.5)
         else:
-            mixed = attend(query, key, value, scale=dim**-0.5)
+            mixed = attend(query, key, value, scale=dim**-0.5, implementation=self.implementation)
         proj = nn.Dense(dim, dtype=self.dtype, kernel_init=linear_init, name="proj")
         return proj(mixed.reshape(batch, count, dim)), weights
 
@@ -129,6 +132,7 @@ class Block(nn.Module):
     """Pre-norm transformer block: convolutional attention, then MLP, each on a residual branch."""
 
     num_heads: int
+    grid: tuple[int, int]
     mlp_ratio: float | int = 4.0
     qkv_bias: bool = True
     stride_kv: int = 2
@@ -136,22 +140,21 @@ class Block(nn.Module):
     eps: float | int = 1e-5
     bn_eps: float | int = 1e-5
     dtype: str = "float32"
+    attention: str = "xla"
+    train: bool = False  # fields, not arguments: rematerialisation traces arguments
+    return_attention: bool = False
 
     @nn.compact
     def __call__(
-        self,
-        tokens: Float[Array, "b n d"],
-        grid: tuple[int, int],
-        *,
-        train: bool = False,
-        return_attention: bool = False,
+        self, tokens: Float[Array, "b n d"]
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n m"] | None]:
         """Returns the updated tokens and, if asked for, the attention after softmax."""
         attn = ConvAttention(
-            self.num_heads, self.qkv_bias, self.stride_kv, self.bn_eps, self.dtype, name="attn"
-        )
+            self.num_heads, self.qkv_bias, self.stride_kv, self.bn_eps, self.dtype, self.attention,
+            name="attn",
+        )  # fmt: skip
         normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
-        update, weights = attn(normal, grid, train=train, return_attention=return_attention)
+        update, weights = attn(normal, self.grid, train=self.train, return_attention=self.return_attention)
         tokens = tokens + update
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, self.act, name="mlp")
         update = mlp(LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype))
@@ -176,6 +179,8 @@ class Stage(nn.Module):
         eps: of layer norms.
         bn_eps: of batch norms.
         dtype: of matrix products.
+        remat: blocks are computed again in the backward pass.
+        attention: see `attend`.
     """
 
     patch_size: int
@@ -192,6 +197,8 @@ class Stage(nn.Module):
     eps: float | int = 1e-5
     bn_eps: float | int = 1e-5
     dtype: str = "float32"
+    remat: bool = False
+    attention: str = "xla"
 
     @nn.compact
     def __call__(
@@ -220,13 +227,15 @@ class Stage(nn.Module):
         if self.cls_token:
             cls = self.param("cls_token", linear_init, (1, 1, dim), jnp.float32)
             tokens = jnp.concatenate([jnp.tile(cls.astype(self.dtype), (batch, 1, 1)), tokens], axis=1)
+        block: Any = nn.remat(Block) if self.remat else Block
         maps = []
         for i in range(self.depth if blocks is None else blocks):
-            layer = Block(
-                self.num_heads, self.mlp_ratio, self.qkv_bias, self.stride_kv, self.act, self.eps,
-                self.bn_eps, self.dtype, name=f"blocks_{i}",
+            layer = block(
+                self.num_heads, (height, width), self.mlp_ratio, self.qkv_bias, self.stride_kv, self.act,
+                self.eps, self.bn_eps, self.dtype, self.attention, train, return_attention,
+                name=f"blocks_{i}",
             )  # fmt: skip
-            tokens, weights = layer(tokens, (height, width), train=train, return_attention=return_attention)
+            tokens, weights = layer(tokens)
             maps.append(weights)
         return tokens[:, :prefix], tokens[:, prefix:].reshape(batch, height, width, dim), maps
 
@@ -256,6 +265,8 @@ class CvT(nn.Module):
         eps: of every layer norm.
         bn_eps: of every batch norm.
         dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
+        remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
+        attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -274,6 +285,8 @@ class CvT(nn.Module):
     eps: float | int = 1e-5
     bn_eps: float | int = 1e-5
     dtype: str = "float32"
+    remat: bool = False
+    attention: str = "xla"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -373,6 +386,8 @@ class CvT(nn.Module):
             self.eps,
             self.bn_eps,
             self.dtype,
+            self.remat,
+            self.attention,
             name=f"stage{i}",
         )
 

@@ -15,6 +15,7 @@ from vitjax.models.batch_norm import BatchNorm
 from vitjax.models.layers import LayerNorm, linear_init
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.pos_embed import resize_positions
+from vitjax.models.stack import run_blocks
 from vitjax.models.vit import Block
 
 _conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default
@@ -80,6 +81,9 @@ class LVViT(nn.Module):
         eps: of every layer norm.
         bn_eps: of the stem's batch norms.
         dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
+        remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
+        scan_layers: one block is compiled and scanned; see `run_blocks`.
+        attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -95,6 +99,9 @@ class LVViT(nn.Module):
     eps: float | int = 1e-5
     bn_eps: float | int = 1e-5
     dtype: str = "float32"
+    remat: bool = False
+    scan_layers: bool = False
+    attention: str = "xla"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -151,14 +158,12 @@ class LVViT(nn.Module):
         )
         patches = stem(images, train=train).reshape(images.shape[0], grid[0] * grid[1], self.embed_dim)
         tokens = self._add_positions(patches, grid)
-        maps = []
-        for i in range(last + 1):
-            layer = Block(
-                self.num_heads, self.mlp_ratio, self.qkv_bias, None, self.eps, self.dtype,
-                skip_lam=self.skip_lam, name=f"blocks_{i}",
-            )  # fmt: skip
-            tokens, weights = layer(tokens, return_attention=return_attention)
-            maps.append(weights)
+        fields = {
+            "num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio, "qkv_bias": self.qkv_bias,
+            "eps": self.eps, "dtype": self.dtype, "skip_lam": self.skip_lam,
+            "attention": self.attention, "return_attention": return_attention,
+        }  # fmt: skip
+        tokens, maps = run_blocks(self, Block, fields, tokens, last=last)
         tokens = LayerNorm(self.eps, name="norm")(tokens)
         prefix, patches = tokens[:, :1], tokens[:, 1:]
         heads, logits = {}, None
@@ -172,7 +177,7 @@ class LVViT(nn.Module):
             pooled=prefix[:, 0],
             prefix=prefix,
             logits=logits,
-            attention=tuple(maps) if return_attention else None,
+            attention=maps if return_attention else None,
             heads=heads,
             grid=grid,
         )

@@ -29,6 +29,7 @@ class WindowSelfAttention(nn.Module):
     window: tuple[int, int]
     qkv_bias: bool = True
     dtype: str = "float32"
+    implementation: str = "xla"  # see `attend`
 
     @nn.compact
     def __call__(
@@ -50,7 +51,7 @@ class WindowSelfAttention(nn.Module):
             mixed, maps = explicit_attention(query, key, value, bias=bias)
             weights = WindowAttention(maps, windows)
         else:
-            mixed = attend(query, key, value, bias=bias)
+            mixed = attend(query, key, value, bias=bias, implementation=self.implementation)
         proj = nn.Dense(dim, dtype=self.dtype, kernel_init=linear_init, name="proj")
         return windows.join(proj(mixed.reshape(count, slots, dim))), weights
 
@@ -81,6 +82,7 @@ class Block(nn.Module):
     qkv_bias: bool = True
     eps: float | int = 1e-5
     dtype: str = "float32"
+    attention: str = "xla"
     return_attention: bool = False  # a field, not an argument: rematerialisation traces arguments
 
     @nn.compact
@@ -90,7 +92,9 @@ class Block(nn.Module):
         """Returns the updated tokens and, if asked for, the attention after softmax."""
         batch, height, width, dim = tokens.shape
         windows = Windows.fit((height, width), self.window, shifted=self.shifted)
-        attn = WindowSelfAttention(self.num_heads, self.window, self.qkv_bias, self.dtype, name="attn")
+        attn = WindowSelfAttention(
+            self.num_heads, self.window, self.qkv_bias, self.dtype, self.attention, name="attn"
+        )
         update, weights = attn(
             LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype),
             windows,
@@ -138,6 +142,7 @@ class Stage(nn.Module):
     eps: float | int = 1e-5
     dtype: str = "float32"
     remat: bool = False
+    attention: str = "xla"
 
     @nn.compact
     def __call__(
@@ -151,7 +156,7 @@ class Stage(nn.Module):
         for i in range(depth):
             layer = block(
                 self.num_heads, self.window, i % 2 == 1, self.mlp_ratio, self.qkv_bias, self.eps, self.dtype,
-                return_attention, name=f"blocks_{i}",
+                self.attention, return_attention, name=f"blocks_{i}",
             )  # fmt: skip
             tokens, weights = layer(tokens)
             maps.append(weights)
@@ -190,6 +195,7 @@ class SwinTransformer(nn.Module):
         eps: of every layer norm.
         dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
+        attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -204,6 +210,7 @@ class SwinTransformer(nn.Module):
     eps: float | int = 1e-5
     dtype: str = "float32"
     remat: bool = False
+    attention: str = "xla"
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -272,7 +279,7 @@ class SwinTransformer(nn.Module):
                 break
             stage = Stage(
                 depth, heads, window, i > 0, self.mlp_ratio, self.qkv_bias, self.eps, self.dtype, self.remat,
-                name=f"layers_{i}",
+                self.attention, name=f"layers_{i}",
             )  # fmt: skip
             tokens, found = stage(
                 tokens, depth=min(depth, last + 1 - before), return_attention=return_attention

@@ -14,6 +14,7 @@ from vitjax.models.attention import Attention
 from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, linear_init
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.pos_embed import resize_positions
+from vitjax.models.stack import run_blocks
 
 
 class Block(nn.Module):
@@ -26,16 +27,17 @@ class Block(nn.Module):
     eps: float | int = 1e-6
     dtype: str = "float32"
     skip_lam: float | int = 1.0  # LV-ViT's divisor of both branches
+    attention: str = "xla"
+    return_attention: bool = False  # a field, not an argument: rematerialisation traces arguments
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b n d"], *, return_attention: bool = False
+        self, tokens: Float[Array, "b n d"]
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"] | None]:
         """Returns the updated tokens and, if asked for, the attention after softmax."""
-        attn = Attention(self.num_heads, self.qkv_bias, self.dtype, name="attn")
-        update, weights = attn(
-            LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype), return_attention=return_attention
-        )
+        attn = Attention(self.num_heads, self.qkv_bias, self.dtype, self.attention, name="attn")
+        normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
+        update, weights = attn(normal, return_attention=self.return_attention)
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls1")(update)
         tokens = tokens + self._scaled(update)
@@ -79,6 +81,9 @@ class VisionTransformer(nn.Module):
         interpolate_antialias: how the position table is resized to images of another size.
         interpolate_offset: in patches; 0.1 in the original DINOv2 without registers.
         dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
+        remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
+        scan_layers: one block is compiled and scanned; see `run_blocks`.
+        attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -100,6 +105,9 @@ class VisionTransformer(nn.Module):
     interpolate_antialias: bool = True
     interpolate_offset: float | int = 0.0
     dtype: str = "float32"
+    remat: bool = False
+    scan_layers: bool = False
+    attention: str = "xla"
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -155,14 +163,12 @@ class VisionTransformer(nn.Module):
         grid = patch_grid(images, self.patch_size)
         tokens = PatchEmbed(self.patch_size, self.embed_dim, self.dtype, name="patch_embed")(images)
         tokens = self._add_positions(tokens, grid)
-        maps = []
-        for i in range(last + 1):
-            layer = Block(
-                self.num_heads, self.mlp_ratio, self.qkv_bias, self.init_values, self.eps, self.dtype,
-                name=f"blocks_{i}",
-            )  # fmt: skip
-            tokens, weights = layer(tokens, return_attention=return_attention)
-            maps.append(weights)
+        fields = {
+            "num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio, "qkv_bias": self.qkv_bias,
+            "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
+            "attention": self.attention, "return_attention": return_attention,
+        }  # fmt: skip
+        tokens, maps = run_blocks(self, Block, fields, tokens, last=last)
         norm_after_pool = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
         tokens = tokens.astype(jnp.float32) if norm_after_pool else LayerNorm(self.eps, name="norm")(tokens)
         prefix, patches = tokens[:, : self.prefix_count], tokens[:, self.prefix_count :]
@@ -175,7 +181,7 @@ class VisionTransformer(nn.Module):
             pooled=pooled,
             prefix=prefix,
             logits=jnp.stack(list(heads.values())).mean(axis=0) if heads else None,
-            attention=tuple(maps) if return_attention else None,
+            attention=maps if return_attention else None,
             heads=heads,
             grid=grid,
         )

@@ -4,6 +4,7 @@ from vitjax.weights.errors import WeightsError
 from vitjax.weights.hub import cache_dir, fetch
 from vitjax.weights.load import load_weights, load_with_report
 from vitjax.weights.report import LoadReport, Mismatch
+from vitjax.weights.stack import stack_blocks, unstack_blocks
 
 __all__ = [
     "LoadReport",
@@ -13,4 +14,6 @@ __all__ = [
     "fetch",
     "load_weights",
     "load_with_report",
+    "stack_blocks",
+    "unstack_blocks",
 ]

@@ -17,6 +17,7 @@ from vitjax.weights.hub import fetch
 from vitjax.weights.read import check_state, read_state
 from vitjax.weights.rename import Positions, Renamed, collection, rename, to_name, to_path, torch_shape
 from vitjax.weights.report import LoadReport, Mismatch, hints
+from vitjax.weights.stack import stack_blocks
 
 _LOG = logging.getLogger(__name__)
 _HEAD_NAMES = ("head", "head_dist", "aux_head", "fc")
@@ -63,6 +64,10 @@ def load_with_report(
     Raises:
         WeightsError: the source cannot be fetched or read, holds NaN or infinity, or does not fit.
     """
+    if getattr(model, "scan_layers", False):
+        loop = model.clone(scan_layers=False)
+        variables, report = load_with_report(source, loop, strict=strict, drop_head=drop_head)
+        return stack_blocks(variables), report
     if isinstance(source, Mapping):
         label, state = "given arrays", check_state(source)
     else:
