@@ -1,0 +1,136 @@
+"""Whole models against timm and transformers on torch: `pytest -m parity tests/parity`."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.parity import torch_side
+from tests.parity.fixture import assert_close
+from vitjax.models import build
+from vitjax.weights import load_weights
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]  # torch and its libraries warn a lot
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    with jax.default_matmul_precision("highest"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def _ours(name: str, path, images: np.ndarray, **fields):
+    model = build(name, **fields)
+    variables = load_weights(path, model)
+    maps = name != "resnet50"
+    out = jax.jit(lambda v, x: model.apply(v, x, return_attention=maps))(variables, images)
+    plain = jax.jit(model.apply)(variables, images)
+    assert_close(plain.tokens, np.asarray(out.tokens), TOLERANCE, "tokens with and without maps")
+    return out
+
+
+def _compare(ours: dict, theirs: dict) -> None:
+    assert set(ours) == set(theirs)
+    for name, reference in theirs.items():
+        assert_close(ours[name], reference, TOLERANCE, name)
+
+
+def _flat_tokens(out) -> np.ndarray:
+    return np.concatenate([out.prefix, out.tokens], axis=1)
+
+
+def _on_grid(out) -> np.ndarray:
+    return np.asarray(out.tokens).reshape(len(out.tokens), *out.grid, -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fields"),
+    [
+        ("deit_small_patch16_224", (224, 224), {}),
+        ("deit_small_distilled_patch16_224", (224, 224), {"depth": 3}),
+        ("deit3_small_patch16_224", (224, 224), {"depth": 3}),
+        ("vit_small_patch14_dinov2", (518, 518), {"depth": 2}),
+        ("vit_small_patch14_dinov2", (224, 308), {"depth": 4}),
+        ("vit_small_patch14_reg4_dinov2", (308, 224), {"depth": 4}),
+    ],
+)
+def test_plain_vision_transformers_equal_timm(tmp_path, name, size, fields):
+    timm = torch_side.timm()
+    resized = {"dynamic_img_size": True} if "dinov2" in name else {}
+    model = torch_side.randomise(timm.create_model(name, **fields, **resized))
+    images = torch_side.images(size)
+    theirs = torch_side.timm_outputs(model, images)
+    out = _ours(name, torch_side.save(model, tmp_path), images, **fields)
+    ours = {"features": _flat_tokens(out), "pooled": out.pooled}
+    ours |= {f"attention.{i}": maps for i, maps in enumerate(out.attention)}
+    if out.logits is not None:
+        ours["logits"] = out.logits
+    _compare(ours, theirs)
+
+
+@pytest.mark.parametrize(("size", "fields"), [((224, 224), {}), ((196, 260), {"depths": (2, 2, 2, 2)})])
+def test_swin_equals_timm(tmp_path, size, fields):
+    timm, name = torch_side.timm(), "swin_tiny_patch4_window7_224"
+    model = torch_side.randomise(timm.create_model(name, img_size=size, **fields))
+    images = torch_side.images(size)
+    theirs = torch_side.timm_outputs(model, images)
+    out = _ours(name, torch_side.save(model, tmp_path), images, img_size=size, **fields)
+    ours = {"features": _on_grid(out), "pooled": out.pooled, "logits": out.logits}
+    _compare(ours | {f"attention.{i}": maps for i, maps in enumerate(out.attention)}, theirs)
+
+
+def test_resnet_equals_timm(tmp_path):
+    model = torch_side.randomise(torch_side.timm().create_model("resnet50"))
+    images = torch_side.images((224, 192))
+    theirs = torch_side.timm_outputs(model, images)
+    out = _ours("resnet50", torch_side.save(model, tmp_path), images)
+    features = _on_grid(out).transpose(0, 3, 1, 2)
+    _compare({"features": features, "pooled": out.pooled, "logits": out.logits}, theirs)
+
+
+# transformers' class: its configuration where it is not the default, our model of the same, image size. The
+# defaults are ViT-B/16, DeiT-B/16, DINOv2-B/14 at 224 pixels, Swin-T and CvT-13.
+_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 3}
+_OUR_SMALL = {"embed_dim": 384, "num_heads": 6, "depth": 3}
+_HF = {
+    "ViTForImageClassification": ({}, "vit_base_patch16_224", {"eps": 1e-12}, (224, 224)),
+    "DeiTForImageClassificationWithTeacher": (
+        _SMALL | {"intermediate_size": 1536}, "deit_small_distilled_patch16_224",
+        {"depth": 3, "eps": 1e-12}, (224, 224),
+    ),
+    "Dinov2Model": (
+        _SMALL | {"image_size": 518, "patch_size": 14}, "vit_small_patch14_dinov2",
+        {"depth": 3, "interpolate_antialias": False}, (224, 308),
+    ),
+    "Dinov2WithRegistersModel": (
+        _SMALL | {"image_size": 518, "patch_size": 14}, "vit_small_patch14_reg4_dinov2",
+        {"depth": 3, "no_embed_class": False}, (518, 518),
+    ),
+    "SwinForImageClassification": ({}, "swin_tiny_patch4_window7_224", {}, (224, 224)),
+    "CvtForImageClassification": ({}, "cvt_13", {"act": "gelu"}, (224, 224)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", _HF)
+def test_models_of_transformers_are_equalled(tmp_path, kind):
+    transformers = torch_side.transformers()
+    theirs_fields, name, fields, size = _HF[kind]
+    config_class = getattr(transformers, kind.split("Model")[0].split("For")[0] + "Config")
+    labels = {} if kind.endswith("Model") else {"num_labels": 10}
+    model = torch_side.randomise(getattr(transformers, kind)(config_class(**theirs_fields, **labels)))
+    images = torch_side.images(size)
+    theirs = torch_side.hf_outputs(model, images)
+    classes = 10 if labels else 0
+    out = _ours(name, torch_side.save(model, tmp_path), images, **fields, num_classes=classes)
+    ours = {
+        "logits": out.logits,
+        "cls_logits": out.heads.get("cls"),
+        "distillation_logits": out.heads.get("dist"),
+    }
+    ours |= {"last_hidden_state": _flat_tokens(out), "pooler_output": out.pooled}
+    maps = out.attention
+    if kind.startswith("Swin"):  # of the last block of every stage
+        maps = [maps[i] for i in np.cumsum((2, 2, 6, 2)) - 1]
+    ours |= {f"attentions.{i}": weights for i, weights in enumerate(maps)}
+    _compare({name: ours.get(name) for name in theirs}, theirs)
