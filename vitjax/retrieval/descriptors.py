@@ -85,19 +85,18 @@ class Descriptors:
                 raise ValueError(f"Descriptors: {name} has shape {x.shape}; expected {tokens.shape[:2]}")
         tokens = np.where(valid[:, :, None], tokens, 0)
         weights = np.where(valid, weights, 0)
-        _refuse("values that are not finite", pooled, tokens, weights)
-        _refuse("weights below zero", weights, finite=lambda x: x >= 0)
+        finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in (pooled, tokens, weights)]
+        refuse_rows("values that are not finite", np.logical_and.reduce(finite))
+        refuse_rows("weights below zero", (weights >= 0).all(axis=1))
         return cls(pooled=_unit(pooled), tokens=_unit(tokens), weights=_share(weights), valid=valid)
 
 
-def _refuse(what: str, *arrays: np.ndarray, finite: Callable[[np.ndarray], np.ndarray] = np.isfinite) -> None:
-    bad = np.zeros(len(arrays[0]), bool)
-    for x in arrays:
-        bad |= ~finite(x).reshape(len(x), -1).all(axis=1)
-    if bad.any():
-        rows = np.flatnonzero(bad).tolist()
+def refuse_rows(what: str, good: np.ndarray) -> None:
+    """Raises ValueError that names the rows that are not good."""
+    rows = np.flatnonzero(~good).tolist()
+    if rows:
         named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-        raise ValueError(f"Descriptors: {what} in {len(rows)} of {len(bad)} rows: {named}")
+        raise ValueError(f"Descriptors: {what} in {len(rows)} of {len(good)} rows: {named}")
 
 
 def _unit(x: Any) -> Any:

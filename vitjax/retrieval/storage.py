@@ -1,0 +1,151 @@
+"""A folder on a disk or in an object store, as keys and values, and its failures in plain words."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tensorstore as ts
+
+CACHE_BYTES = 2**26  # of chunks read from any gallery, kept for the next read
+REMEDY = "put that file back from a copy, or delete the gallery and build it again"
+_STORES = {"gs": "gcs", "s3": "s3"}
+_BROKEN = {"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE"}
+
+
+class GalleryError(ValueError):
+    """A gallery that cannot be used as asked; the text says where, what is wrong, and what to do."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a gallery lies.
+
+    Attributes:
+        name: as the user gave it, for messages.
+        kvstore: what TensorStore opens.
+        folder: on the local disk; None in an object store.
+    """
+
+    name: str
+    kvstore: dict[str, Any]
+    folder: pathlib.Path | None
+
+    def keys(self) -> ts.KvStore:
+        """The files of the place by name."""
+        return ts.KvStore.open(self.kvstore, context=context()).result()
+
+    def listing(self) -> list[str]:
+        """Names of what lies there; below the first level only in an object store."""
+        if self.folder is None:
+            with plain_errors(self, "listing"):
+                return [key.decode(errors="replace") for key in self.keys().list().result()]
+        if self.folder.is_dir():
+            return os.listdir(self.folder)
+        return [self.folder.name] if self.folder.exists() else []
+
+    def below(self, name: str) -> dict[str, Any]:
+        """What TensorStore opens for a sub-folder."""
+        return self.kvstore | {"path": f"{self.kvstore['path']}{name}/"}
+
+
+def locate(path: str | os.PathLike[str]) -> Place:
+    """Reads a local path, or gs://bucket/folder, s3://bucket/folder, memory://name (of this process).
+
+    Nothing is opened. Credentials, region and endpoint of an object store come from its usual environment
+    variables and files.
+
+    Raises:
+        GalleryError: another scheme, no bucket, or a path that no file can have.
+    """
+    name = os.fspath(path)
+    scheme, colon, rest = name.partition("://")
+    if not name or "\0" in name or _not_utf8(name):
+        raise GalleryError(f"gallery {name!r}: this is no path; give a folder, gs://... or s3://...")
+    if not colon:
+        folder = pathlib.Path(os.path.abspath(name))
+        return Place(name, {"driver": "file", "path": f"{folder}/"}, folder)
+    bucket, _, key = rest.partition("/")
+    if scheme == "memory" and rest:
+        return Place(name, {"driver": "memory", "path": rest.strip("/") + "/"}, None)
+    if scheme not in _STORES or not bucket or not key.strip("/"):
+        raise GalleryError(
+            f"gallery {name!r}: expected a folder, gs://bucket/folder or s3://bucket/folder; "
+            "a file system that is mounted is a folder"
+        )
+    return Place(name, {"driver": _STORES[scheme], "bucket": bucket, "path": key.strip("/") + "/"}, None)
+
+
+def _not_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+@functools.cache
+def context() -> ts.Context:
+    """What all galleries of this process share: the cache, and the threads that read."""
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+
+
+@contextlib.contextmanager
+def plain_errors(place: Place, what: str) -> Iterator[None]:
+    """Turns TensorStore's errors into a GalleryError.
+
+    Args:
+        place: named in the message.
+        what: the part that is being read or written, for instance "tokens".
+    """
+    try:
+        yield
+    except GalleryError:
+        raise
+    except ValueError as error:
+        code, text = _taken_apart(str(error))
+        where = f"gallery {place.name}: {what}"
+        if code in _BROKEN:
+            raise GalleryError(f"{where} is damaged; {REMEDY} ({text})") from error
+        if code == "NOT_FOUND":
+            raise GalleryError(f"{where} has a file missing; {REMEDY} ({text})") from error
+        if code == "RESOURCE_EXHAUSTED":
+            raise GalleryError(
+                f"{where} could not be written: no space left; free some and add again, "
+                f"the rows added before are whole ({text})"
+            ) from error
+        if code == "PERMISSION_DENIED":
+            raise GalleryError(f"{where}: permission denied; check who owns it ({text})") from error
+        if code:
+            raise GalleryError(f"{where}: {code} ({text})") from error
+        raise
+
+
+def _taken_apart(text: str) -> tuple[str, str]:
+    """Status code and message of an error of TensorStore; no code for any other error."""
+    found = re.match(r"([A-Z_]{5,}): (.*?)(?: \[\w+='.*)?$", text, re.DOTALL)
+    return (found[1], found[2]) if found else ("", text)
+
+
+class Pending:
+    """Arrays that are being opened, read or written.
+
+    Args:
+        place: for messages.
+        futures: of TensorStore, by the name of the array.
+    """
+
+    def __init__(self, place: Place, futures: Mapping[str, Any]) -> None:
+        self._place, self._futures = place, futures
+
+    def result(self) -> dict[str, Any]:
+        """Waits for all; raises GalleryError where one is damaged or cannot be written."""
+        found = {}
+        for name, future in self._futures.items():
+            with plain_errors(self._place, name):
+                found[name] = future.result()
+        return found

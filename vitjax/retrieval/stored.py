@@ -1,0 +1,89 @@
+"""Descriptors as a gallery stores them: float16 tokens, or int8 with one scale per token."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from vitjax.retrieval.descriptors import Descriptors, refuse_rows
+
+DTYPES = ("float16", "int8")
+POOLED_DTYPES = ("float32", "float16")
+_SMALL = np.float32(1e-6)  # below the largest number of any vector of length 1
+_LENGTH_ERROR = 2e-3  # a vector whose squared length is off by more was never normalised
+
+
+@struct.dataclass
+class Stored:
+    """Arrays of n images as they lie on the disk; `decode` makes descriptors of them.
+
+    Attributes:
+        pooled: (n, d) float32 or float16.
+        tokens: (n, t, d) float16, or int8 where `scale` is there.
+        scale: (n, t) float32, one over the length of the int8 vector; None for float16.
+        weights: (n, t) float32.
+        valid: (n, t) bool.
+    """
+
+    pooled: Any
+    tokens: Any
+    scale: Any
+    weights: Any
+    valid: Any
+
+    def take(self, rows: Any) -> "Stored":
+        """Returns some rows."""
+        return jax.tree.map(lambda x: x[rows], self)
+
+
+def check(found: Descriptors) -> None:
+    """Raises ValueError for descriptors on the host that break their own promises, each row named."""
+    refuse_rows("weights that are not finite", np.all(np.isfinite(found.weights), axis=1))
+    refuse_rows("weights below zero", np.all(found.weights >= 0, axis=1))
+    pooled = np.einsum("nd,nd->n", found.pooled, found.pooled)
+    tokens = np.where(found.valid, np.einsum("ntd,ntd->nt", found.tokens, found.tokens), 0)
+    squares = np.concatenate([pooled[:, None], tokens], axis=1)
+    refuse_rows("values that are not finite", np.all(np.isfinite(squares), axis=1))
+    unit = (np.abs(squares - 1) < _LENGTH_ERROR) | (squares == 0)
+    refuse_rows("vectors not of length 1 (see Descriptors.from_arrays)", np.all(unit, axis=1))
+
+
+def encode(found: Descriptors, dtype: str, pooled_dtype: str) -> Stored:
+    """Rounds descriptors on the host to what is stored; tokens that only pad become zero.
+
+    int8: a token is scaled so that its largest number is 127, rounded, and stored with one over the length
+    of the rounded vector, so that what is read has length 1 again.
+
+    Args:
+        found: checked descriptors.
+        dtype: of the tokens, one of `DTYPES`.
+        pooled_dtype: of the pooled vectors, one of `POOLED_DTYPES`.
+    """
+    tokens, scale = np.asarray(found.tokens, np.float32), None
+    if not found.valid.all():
+        tokens = np.where(found.valid[:, :, None], tokens, 0)
+    if dtype == "int8":
+        largest = np.abs(tokens).max(axis=2, keepdims=True)
+        tokens = np.rint(tokens * (127 / np.maximum(largest, _SMALL)))
+        length = np.sqrt(np.einsum("ntd,ntd->nt", tokens, tokens))
+        scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
+    return Stored(
+        pooled=np.asarray(found.pooled, pooled_dtype),
+        tokens=tokens.astype(dtype),
+        scale=scale,
+        weights=np.where(found.valid, found.weights, 0).astype(np.float32),
+        valid=np.asarray(found.valid, bool),
+    )
+
+
+def decode(stored: Stored) -> Descriptors:
+    """Descriptors of stored arrays, on the host or, under jit, on the device; float32."""
+    xp = jnp if isinstance(stored.tokens, jax.Array) else np
+    tokens = stored.tokens.astype(xp.float32)
+    if stored.scale is not None:
+        tokens = tokens * stored.scale[..., None]
+    return Descriptors(
+        pooled=stored.pooled.astype(xp.float32), tokens=tokens, weights=stored.weights, valid=stored.valid
+    )
