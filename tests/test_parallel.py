@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.retrieval.cases import filled_gallery
 from vitjax import parallel
 
 TWO_PROCESSES = """
@@ -27,6 +28,10 @@ everywhere = parallel.replicate(want, mesh)
 np.testing.assert_array_equal(parallel.fetch(everywhere), want)
 np.testing.assert_array_equal(parallel.fetch(parallel.spread_rows(want, mesh)), want)
 assert parallel.is_main_process() == (rank == 0)
+places = parallel.own_places(mesh)
+assert places == [2 * rank, 2 * rank + 1]
+joined = parallel.join_shares({place: {"x": np.full(2, place)} for place in places}, mesh)["x"]
+np.testing.assert_array_equal(parallel.fetch(joined), [0, 0, 1, 1, 2, 2, 3, 3])
 
 from vitjax.retrieval import search
 rng = np.random.default_rng(0)
@@ -36,7 +41,18 @@ scores, index = search(queries, gallery, 4, mesh=mesh)
 alone = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :4]
 np.testing.assert_array_equal(index, alone)
 
-from vitjax.retrieval import Descriptors, rerank
+from vitjax.retrieval import Descriptors, Gallery, rerank, streaming
+stored, spans = Gallery.open(sys.argv[1]), []
+read, streaming.CHUNK_BYTES = stored.read_pooled, 2**9
+stored.read_pooled = lambda rows: spans.append((rows.start, rows.stop)) or read(rows)
+nearest = stored.search(queries, 4, mesh=mesh)[1]
+whole = stored.take(slice(None))
+apart = np.argsort(-(queries @ whole.pooled.T), axis=1, kind="stable")[:, :4]
+np.testing.assert_array_equal(nearest, apart)
+share = -(-len(stored) // 4)
+inside = range(2 * rank * share, 2 * (rank + 1) * share)
+assert spans and all(start in inside and stop - 1 in inside for start, stop in spans), spans
+
 images = Descriptors.from_arrays(gallery, rng.normal(size=(31, 4, 6)))
 together = rerank(images.take(np.arange(5)), images, index, mesh=mesh)
 apart = rerank(images.take(np.arange(5)), images, index)
@@ -71,6 +87,14 @@ def test_rows_that_do_not_divide_are_refused_with_advice():
         parallel.shard_batch(np.zeros((3, 2)), parallel.make_mesh())
 
 
+def test_shares_are_joined_in_the_order_of_the_devices():
+    mesh = parallel.make_mesh()
+    assert parallel.own_places(mesh) == [0, 1]
+    joined = parallel.join_shares({1: np.full((2, 3), 1.0), 0: np.full((2, 3), 0.0)}, mesh)
+    np.testing.assert_array_equal(joined[:, 0], [0, 0, 1, 1])
+    assert [shard.data.shape for shard in joined.addressable_shards] == [(2, 3), (2, 3)]
+
+
 def test_replicated_value_is_whole_on_each_device():
     copies = parallel.replicate(np.arange(3.0, dtype=np.float32), parallel.make_mesh())
     assert [shard.data.shape for shard in copies.addressable_shards] == [(3,), (3,)]
@@ -96,12 +120,13 @@ def test_half_a_distributed_setting_is_refused(monkeypatch, count, rank):
         parallel.initialize_distributed()
 
 
-def test_two_processes_share_rows_and_rank_alike():
+def test_two_processes_share_rows_and_rank_alike(tmp_path):
+    filled_gallery(tmp_path / "gallery", 150, d=8).close()
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     base = os.environ | {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
-    command = [sys.executable, "-c", TWO_PROCESSES]
+    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "gallery")]
     runs = [
         subprocess.Popen(
             command,

@@ -118,6 +118,35 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
+def own_places(mesh: Mesh) -> list[int]:
+    """Which of the mesh's devices, counted along "data", belong to this process; rising."""
+    places = NamedSharding(mesh, ROWS).addressable_devices_indices_map((mesh.size,)).values()
+    return sorted(_start(place) for place in places)
+
+
+def join_shares(shares: dict[int, Any], mesh: Mesh) -> Any:
+    """Makes global arrays of one share for each device, in the devices' order.
+
+    Args:
+        shares: place of a device on the mesh -> pytree of host arrays, for this process's devices only (see
+            `own_places`); all of equal shapes.
+        mesh: from `make_mesh`.
+    """
+    sharding = NamedSharding(mesh, ROWS)
+
+    def place(*parts: Any) -> jax.Array:
+        rows, held = len(parts[0]), dict(zip(shares, parts, strict=True))
+        shape = (mesh.size * rows, *parts[0].shape[1:])
+        return jax.make_array_from_callback(shape, sharding, lambda index: held[_start(index) // rows])
+
+    return jax.tree.map(place, *shares.values())
+
+
+def _start(index: Any) -> int:
+    """First row of an index of rows."""
+    return index[0].start or 0
+
+
 def spread_rows(tree: Any, mesh: Mesh) -> Any:
     """Puts rows that every process holds in full on all devices; each device gets its share.
 

@@ -19,9 +19,9 @@ def rankings(q: int, n: int, k: int, seed: int = 0) -> np.ndarray:
     return np.stack([rng.permutation(n)[:k] for _ in range(q)])
 
 
-def filled_gallery(path, n=30, ids=True, **options) -> Gallery:
+def filled_gallery(path, n=30, ids=True, d=16, **options) -> Gallery:
     gallery = Gallery.create(path, **options)
-    gallery.add(random_descriptors(n), [f"shelf {i}/é.jpg" for i in range(n)] if ids else None)
+    gallery.add(random_descriptors(n, d=d), [f"shelf {i}/é.jpg" for i in range(n)] if ids else None)
     gallery.close()
     return gallery
 

@@ -91,13 +91,13 @@ def test_padding_of_descriptors_is_never_found():
 
 
 def test_queries_in_many_blocks_compile_once(monkeypatch):
-    traces, original = [], topk._search_rows
+    traces, original = [], topk.search_rows
 
     def counted(*args, **kwargs):
         traces.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(topk, "_search_rows", counted)
+    monkeypatch.setattr(topk, "search_rows", counted)
     rng = np.random.default_rng(3)
     gallery = rng.normal(size=(53, 7)).astype(np.float32)
     queries = rng.normal(size=(600, 7)).astype(np.float32)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
 from vitjax import parallel
 from vitjax.retrieval import arrays, image_ids, manifest, stored, writer_lock
@@ -15,6 +17,7 @@ from vitjax.retrieval.image_ids import ENDS, NUMBERS, TEXT, PackedIds, Rows
 from vitjax.retrieval.manifest import Manifest
 from vitjax.retrieval.storage import GalleryError, Pending, Place, locate
 from vitjax.retrieval.stored import DTYPES, POOLED_DTYPES, Stored
+from vitjax.retrieval.streaming import RowReader, search_stream
 
 _ROW_ARRAYS = ("pooled", "tokens", "scale", "weights", "valid")
 _LEFTOVERS = {writer_lock.FILE, f"{manifest.FILE}.__lock"}  # of a create that was killed
@@ -245,6 +248,32 @@ class Gallery:
             return found["pooled"], found["valid"].any(axis=1)
 
         return wait
+
+    def search(
+        self,
+        queries: Descriptors | Float[Array | np.ndarray, "q d"],
+        k: int,
+        *,
+        exclude: Int[Array | np.ndarray, "q ..."] | None = None,
+        mesh: Mesh | None = None,
+    ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
+        """The k images with the largest inner product of pooled vectors, as `vitjax.retrieval.search` has it.
+
+        Exact, ties in row order. Rows are read while the device computes, each once for some hundred
+        thousand queries, and memory does not grow with the gallery, see `streaming.search_stream`.
+
+        Args:
+            queries: rows of length d, or descriptors.
+            k: images wanted.
+            exclude: rows to leave out, one or several per query; -1 stands for none.
+            mesh: each device, and so each process, reads its share; None: one device.
+
+        Returns:
+            scores (-inf where padded), largest first, and rows (-1 where padded); `ids` names them.
+        """
+        dtype = np.dtype(self._content.pooled_dtype)
+        reader = RowReader(self.read_pooled, len(self), self.sizes.pooled, dtype)
+        return search_stream(queries, reader, k, exclude=exclude, mesh=mesh)
 
     def ids(self, rows: Any = None) -> list[Any]:
         """Ids of some rows, in their order; None: of all. A row of -1, the padding of `search`, has None."""

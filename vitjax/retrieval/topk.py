@@ -48,19 +48,14 @@ def search(
     Raises:
         ValueError: an empty gallery, no queries, lengths that differ, k or block below 1.
     """
-    points, base, keep = _rows(queries), _rows(gallery), _valid(gallery, valid)
-    q, n = points.shape[0], base.shape[0]
-    if not q or not n:
-        raise ValueError(f"search: {q} queries and {n} gallery rows; there must be at least one of each")
-    if points.shape[1] != base.shape[1]:
-        raise ValueError(f"search: queries have length {points.shape[1]}, gallery rows {base.shape[1]}")
-    if k < 1 or block < 1:
-        raise ValueError(f"search: k is {k}, block is {block}; both must be at least 1")
-    out = np.full((q, 1), -1) if exclude is None else np.asarray(exclude).reshape(q, -1)
-    wanted, size = min(k, n), min(QUERY_BLOCK, 1 << (q - 1).bit_length())
+    base, keep = _rows(gallery), _valid(gallery, valid)
+    n, d = base.shape
+    points, out = checked(queries, exclude, n, d, k)
+    if block < 1:
+        raise ValueError(f"search: block is {block}; it must be at least 1")
+    q, wanted, size = len(points), min(k, n), query_block(len(points))
     if mesh is not None:
         base, keep = (_spread(x, n, mesh) for x in (base, keep))
-    points, out = np.asarray(points, np.float32), out.astype(np.int32)
     run = functools.partial(_search, k=wanted, block=block, mesh=mesh)
     found, pending = [], None
     for start in range(0, q, size):
@@ -73,10 +68,34 @@ def search(
             found.append(parallel.fetch(before))
     found.append(parallel.fetch(pending))
     scores, index = (np.concatenate(parts)[:q] for parts in zip(*found, strict=True))
-    if k > wanted:
-        pad = ((0, 0), (0, k - wanted))
-        scores, index = np.pad(scores, pad, constant_values=-np.inf), np.pad(index, pad, constant_values=-1)
-    return scores, index
+    return padded(scores, index, k)
+
+
+def checked(
+    queries: Descriptors | Array | np.ndarray, exclude: Array | np.ndarray | None, n: int, d: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points (q, d) and rows to leave out (q, e) on the host; raises ValueError for impossible searches."""
+    points = np.asarray(_rows(queries), np.float32)
+    q = len(points)
+    if not q or not n:
+        raise ValueError(f"search: {q} queries and {n} gallery rows; there must be at least one of each")
+    if points.shape[1] != d:
+        raise ValueError(f"search: queries have length {points.shape[1]}, gallery rows {d}")
+    if k < 1:
+        raise ValueError(f"search: k is {k}; it must be at least 1")
+    out = np.full((q, 1), -1) if exclude is None else np.asarray(exclude).reshape(q, -1)
+    return points, out.astype(np.int32)
+
+
+def query_block(q: int) -> int:
+    """Queries that go through a compiled program at a time, of q."""
+    return min(QUERY_BLOCK, 1 << (q - 1).bit_length())
+
+
+def padded(scores: np.ndarray, index: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of length k, where fewer rows are left than were asked for."""
+    pad = ((0, 0), (0, k - scores.shape[1]))
+    return np.pad(scores, pad, constant_values=-np.inf), np.pad(index, pad, constant_values=-1)
 
 
 def _rows(x: Descriptors | Array | np.ndarray) -> Array | np.ndarray:
@@ -108,16 +127,13 @@ def _search(
     block: int,
     mesh: Mesh | None,
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    empty = jnp.full((len(queries), k), -jnp.inf, jnp.float32), jnp.full((len(queries), k), -1, jnp.int32)
     if mesh is None:
-        return _search_rows(queries, exclude, gallery, valid, k=k, block=block)
+        return search_rows(queries, exclude, gallery, valid, empty, 0, block=block)
 
     def local(queries: Array, exclude: Array, gallery: Array, valid: Array) -> tuple[Array, Array]:
         first = jax.lax.axis_index("data") * gallery.shape[0]
-        scores, index = _search_rows(queries, exclude - first, gallery, valid, k=k, block=block)
-        index = jnp.where(index < 0, -1, index + first)
-        # Devices hold rising rows, so a stable top-k over their lists in order keeps ties in row order.
-        scores, index = (jax.lax.all_gather(x, "data", axis=1, tiled=True) for x in (scores, index))
-        return _best(scores, index, k)
+        return gathered_best(*search_rows(queries, exclude, gallery, valid, empty, first, block=block))
 
     replicated, rows = PartitionSpec(), parallel.ROWS
     specs = (replicated, replicated, rows, rows)
@@ -126,37 +142,63 @@ def _search(
     )
 
 
-def _search_rows(
+def search_rows(
     queries: Float[Array, "b d"],
     exclude: Int[Array, "b e"],
     gallery: Float[Array, "n d"],
     valid: Bool[Array, " n"],
+    lists: tuple[Float[Array, "b k"], Int[Array, "b k"]],
+    first: Int[Array, ""] | int,
     *,
-    k: int,
     block: int,
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    b, n = queries.shape[0], gallery.shape[0]
+    """Goes on with lists of the best rows so far, over rows that come behind all of those.
+
+    Args:
+        queries: float32.
+        exclude: row numbers, -1 for none.
+        gallery: rows number `first` and following.
+        valid: False for rows to leave out.
+        lists: scores and row numbers, best first; -inf and -1 where there is none yet.
+        first: number of the first row.
+        block: rows scored at a time.
+    """
+    n, k = gallery.shape[0], lists[0].shape[1]
     block = min(block, n)
 
-    def step(i: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(i: Array, lists: tuple[Array, Array]) -> tuple[Array, Array]:
         # The last block is moved back to end with the gallery; rows seen before are masked out.
         start = jnp.minimum(i * block, n - block)
-        rows = start + jnp.arange(block, dtype=jnp.int32)
+        here = start + jnp.arange(block, dtype=jnp.int32)
         part = jax.lax.dynamic_slice_in_dim(gallery, start, block).astype(jnp.float32)
         scores = jnp.einsum(
             "bd,nd->bn", queries, part, precision="highest", preferred_element_type=jnp.float32
         )
-        keep = jax.lax.dynamic_slice_in_dim(valid, start, block) & (rows >= i * block)
+        keep = jax.lax.dynamic_slice_in_dim(valid, start, block) & (here >= i * block)
         keep = keep[None, :] & ~jnp.isnan(scores)
         scores = jnp.where(keep, jnp.where(scores == 0, 0.0, scores), -jnp.inf)  # -0.0 would lose to 0.0
+        rows = first + here
         for column in range(exclude.shape[1]):
             scores = jnp.where(rows[None, :] == exclude[:, column, None], -jnp.inf, scores)
         top, where = jax.lax.top_k(scores, min(k, block))
         new = jnp.where(jnp.isneginf(top), -1, rows[where])
-        return _best(jnp.concatenate([best[0], top], axis=1), jnp.concatenate([best[1], new], axis=1), k)
+        # Equal scores keep their order: rows of the lists come before those of this block.
+        both = jnp.concatenate([lists[0], top], axis=1), jnp.concatenate([lists[1], new], axis=1)
+        return _best(*both, k)
 
-    empty = jnp.full((b, k), -jnp.inf, jnp.float32), jnp.full((b, k), -1, jnp.int32)
-    return jax.lax.fori_loop(0, -(-n // block), step, empty)
+    return jax.lax.fori_loop(0, -(-n // block), step, lists)
+
+
+def gathered_best(
+    scores: Float[Array, "b k"], index: Int[Array, "b k"]
+) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+    """The best k of the lists of all devices, on each of them; to be called inside of `shard_map`.
+
+    Devices must hold rising rows: their lists are joined in order, so equal scores stay in row order.
+    """
+    k = scores.shape[1]
+    scores, index = (jax.lax.all_gather(x, "data", axis=1, tiled=True) for x in (scores, index))
+    return _best(scores, index, k)
 
 
 def _best(scores: Float[Array, "b c"], index: Int[Array, "b c"], k: int) -> tuple[Array, Array]:
