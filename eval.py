@@ -268,9 +268,11 @@ def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
         "weights": results["weights"]["source"],
         "infer_samples_per_sec": round(results["images_per_second"], 2),
         "infer_batch_size": config.batch_size,
+        "method": config.rerank.method,
         "marginals": config.rerank.marginals,
         "epsilon": config.rerank.epsilon,
         "mass": config.rerank.mass,
+        "tau": config.rerank.tau,
     }
     for order, metrics in results["metrics"].items():
         row |= {f"{order}_{name}": value for name, value in metrics.items()}
@@ -398,6 +400,7 @@ def make_report(
             "marginals": rule.marginals,
             "epsilon": rule.epsilon,
             "mass": rule.mass,
+            "tau": rule.tau,
             "weight of pooled score": rule.weight,
             "iterations": rule.iterations,
             "largest marginal error": f"{results['transport']['largest_marginal_error']:.1e}",

@@ -43,6 +43,9 @@ def test_every_field_is_read_somewhere():
         ("rerank", "epsilon", float("nan")),
         ("rerank", "mass", 1.5),
         ("rerank", "mass", 0.0),
+        ("rerank", "tau", 1.5),
+        ("rerank", "tau", float("nan")),
+        ("rerank", "method", "transprot"),
         ("rerank", "tolerance", -1.0),
         ("rerank", "weight", float("nan")),
         ("rerank", "marginals", "rolout"),
@@ -56,6 +59,13 @@ def test_a_value_out_of_range_is_named(part, field, value):
     config = demo_config()
     setattr(getattr(config, part), field, value)
     with pytest.raises(ValueError, match=rf"config\.{part}\.{field}"):
+        validate(config)
+
+
+def test_two_ways_to_leave_patches_out_are_one_too_many():
+    config = demo_config()
+    config.rerank.mass, config.rerank.tau = 0.5, 0.5
+    with pytest.raises(ValueError, match=r"config\.rerank\.mass.*set one of them to 1"):
         validate(config)
 
 

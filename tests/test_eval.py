@@ -137,7 +137,7 @@ def test_places_are_judged_by_the_ground_truth_file(folder, tmp_path):
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     code, out, err = run(
         "places", tmp_path / "out", f"--config.data.query={queries}", f"--config.data.gallery={folder}",
-        f"--config.data.ground_truth={tmp_path / 'truth.json'}",
+        f"--config.data.ground_truth={tmp_path / 'truth.json'}", "--config.rerank.method=chamfer",
     )  # fmt: skip
     assert code == 0, err
     results = json.loads(out.splitlines()[-1])

@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass, field
 
 TASKS = ("retrieve",)
-METHODS = ("transport",)
+METHODS = ("transport", "chamfer", "mutual", "pooled")
 MARGINALS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "softmax")
 SOLVERS = ("fused", "ott")
 RESIZE = ("crop", "squash")
@@ -47,10 +47,11 @@ class DataConfig:
 class RerankConfig:
     """How the top of a ranking is matched again, patch by patch."""
 
-    method: str = "transport"  # how two images' patch tokens are compared
+    method: str = "transport"  # transport, chamfer (mean best match), mutual (nearest neighbours) or pooled
     top_k: int = 100  # candidates of each query that are reranked; the rest keep their order
     epsilon: float = 0.05  # entropic regularisation, in units of the cost (1 - cosine, 0 to 2)
     mass: float = 1.0  # share of each image that must be matched, in (0, 1]; below 1: partial transport
+    tau: float = 1.0  # transport, in [0, 1]: how firmly patch weights are kept; 1 = exactly, mass decides
     marginals: str = "uniform"  # uniform, rollout, cross_correlation, inverse, complement or softmax
     weight: float = 1.0  # score = structural + weight * pooled cosine
     iterations: int = 100  # of Sinkhorn, at most
@@ -132,6 +133,13 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
     if not 0 < config.rerank.mass <= 1:
         wrong.append(f"config.rerank.mass is {config.rerank.mass}; it must be in (0, 1]")
+    if not 0 <= config.rerank.tau <= 1:
+        wrong.append(f"config.rerank.tau is {config.rerank.tau}; it must be in [0, 1]")
+    elif config.rerank.tau < 1 and config.rerank.mass < 1:
+        wrong.append(
+            f"config.rerank.mass is {config.rerank.mass} and config.rerank.tau {config.rerank.tau}: "
+            "each leaves patches out; set one of them to 1"
+        )
     if not config.rerank.tolerance >= 0:
         wrong.append(f"config.rerank.tolerance is {config.rerank.tolerance}; it must be 0 or more")
     if not config.rerank.weight >= 0:

@@ -34,10 +34,10 @@ class Hit:
 
     Attributes:
         corpus_id: position in `candidates`, or the given id.
-        score: structural + weight * pooled, in [-(mass + weight), mass + weight]; the same whatever the other
-            candidates are.
+        score: structural + weight * pooled; the same whatever the other candidates are.
         rank: from 0, best first.
-        structural: what the matched patches contribute together, in [-mass, mass].
+        structural: what the matched patches contribute together; `vitjax.retrieval.rerank` states its range,
+            for transport [-mass, mass].
         pooled: cosine of the pooled vectors, in [-1, 1].
         matches: matched patch pairs, largest contribution first; empty unless asked for.
     """

@@ -34,10 +34,12 @@ def test_patches_that_moved_are_matched_with_where_they_went():
     assert found.contribution.sum() > 0.99
 
 
-@pytest.mark.parametrize("mass", [1.0, 0.6])
-def test_contributions_and_remainder_add_up_to_the_reranked_score(mass):
+@pytest.mark.parametrize(
+    "changes", [{}, {"mass": 0.6}, {"tau": 0.6}, {"method": "chamfer"}, {"method": "mutual"}]
+)
+def test_contributions_and_remainder_add_up_to_the_reranked_score(changes):
     queries, gallery = random_descriptors(3, seed=1), random_descriptors(50, tokens=6, seed=2)
-    config = RerankConfig(epsilon=0.1, mass=mass, marginals="rollout")
+    config = RerankConfig(epsilon=0.1, marginals="rollout", **changes)
     ranked = rerank(queries, gallery, rankings(3, 50, 40), config=config)
     rows = np.repeat(np.arange(3), 40)
     found = match_pairs(queries, gallery, rows, ranked.index.ravel(), config=config, top=5)
@@ -46,9 +48,22 @@ def test_contributions_and_remainder_add_up_to_the_reranked_score(mass):
         parts = found.explanation(pair, (3, 3), (2, 3))
         whole = sum(match.contribution for match in parts.matches) + parts.remainder
         assert abs(whole - parts.structural) <= 1e-6 and parts.additivity_error <= 1e-6
-        assert len(parts.matches) == 5
+        assert len(parts.matches) == 5 or changes == {"method": "mutual"}
         assert np.all(np.diff([match.contribution for match in parts.matches]) <= 0)
         assert json.loads(json.dumps(parts.to_dict()))["matches"][0]["mass"] == parts.matches[0].mass
+
+
+def test_only_what_moved_is_a_match():
+    x, y = random_descriptors(1, seed=1), random_descriptors(1, seed=2)
+    first = np.array([0])
+    for method, most in (("pooled", 0), ("mutual", 9), ("chamfer", 18)):
+        config = RerankConfig(method=method)
+        found = match_pairs(x, y, first, first, config=config, top=81).explanation(0, (3, 3))
+        assert len(found.matches) <= most
+        assert found.remainder == 0
+        assert all(match.mass > 0 for match in found.matches)
+        mass = sum(match.mass for match in found.matches)
+        np.testing.assert_allclose(mass, rerank(x, y, first[:, None], config=config).mass[0, 0], atol=1e-6)
 
 
 def test_more_matches_than_patch_pairs_leave_no_remainder():

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.retrieval.cases import random_descriptors, rankings
-from vitjax import parallel
-from vitjax.config import MARGINALS, RerankConfig
+from vitjax import ot, parallel
+from vitjax.config import MARGINALS, METHODS, RerankConfig
 from vitjax.ot import structural_similarity
 from vitjax.retrieval import Descriptors, matching, rerank
 
-FIELDS = ("index", "score", "structural", "pooled", "error", "fallback")
+FIELDS = ("index", "score", "structural", "pooled", "error", "fallback", "mass")
 
 
 def scores_by_pair(found):
@@ -49,6 +49,83 @@ def test_structural_is_the_structural_similarity_of_the_two_images(mass):
     one, two = (jax.tree.map(jnp.asarray, x) for x in (queries.take(q), gallery.take(g)))
     want = structural_similarity(one.tokens, two.tokens, one.weights, two.weights, epsilon=0.1, mass=mass)
     np.testing.assert_allclose(found.structural.ravel(), want, rtol=0, atol=1e-6)
+
+
+METHOD_CONFIGS = {
+    "transport": RerankConfig(mass=0.7, epsilon=0.1),
+    "relaxed": RerankConfig(tau=0.6, epsilon=0.1),
+    **{method: RerankConfig(method=method) for method in METHODS if method != "transport"},
+}
+every_method = pytest.mark.parametrize("config", METHOD_CONFIGS.values(), ids=METHOD_CONFIGS)
+RANGES = {
+    "transport": (-0.7, 0.7),
+    "relaxed": (-1, 1),
+    "chamfer": (-1, 1),
+    "mutual": (0, 1),
+    "pooled": (0, 0),
+}
+
+
+@pytest.mark.parametrize("name", ["relaxed", "chamfer", "mutual"])
+def test_methods_score_as_their_functions_do(name):
+    queries, gallery = random_descriptors(2, seed=1), random_descriptors(5, tokens=7, seed=2)
+    found = rerank(queries, gallery, rankings(2, 5, 5), config=METHOD_CONFIGS[name])
+    similarity = np.einsum("qnd,gmd->qgnm", queries.tokens, gallery.tokens)
+    a, b = np.full((2, 5, 9), 1 / 9, np.float32), np.full((2, 5, 7), 1 / 7, np.float32)
+    function = {
+        "relaxed": lambda *x: ot.relaxed_match(*x, tau_a=0.6, tau_b=0.6, epsilon=0.1),
+        "chamfer": ot.chamfer_match,
+        "mutual": ot.mutual_match,
+    }[name]
+    want = function(similarity, a, b)
+    for ours, theirs in ((found.structural, want.score), (found.mass, want.transport.mass)):
+        in_order = np.take_along_axis(np.asarray(theirs), found.index, axis=1)
+        np.testing.assert_allclose(ours, in_order, rtol=0, atol=1e-6)
+
+
+@every_method
+def test_scores_lie_in_the_stated_range_and_fall_along_the_whole_row(config, request):
+    low, high = RANGES[request.node.callspec.id]
+    queries, gallery = random_descriptors(6, seed=1), random_descriptors(40, seed=2)
+    index = np.argsort(-(queries.pooled @ gallery.pooled.T), axis=1, kind="stable")
+    found = rerank(queries, gallery, index, config=dataclasses.replace(config, top_k=9))
+    assert (np.diff(found.score, axis=1) <= 1e-6).all()
+    matched = found.structural[:, :9]
+    assert (matched >= low - 1e-5).all() and (matched <= high + 1e-5).all()
+    assert ((found.mass[:, :9] >= 0) & (found.mass[:, :9] <= 1 + 1e-5)).all()
+    np.testing.assert_allclose(found.score[:, 9:], found.pooled[:, 9:] + low, atol=1e-6)
+
+
+@every_method
+def test_every_method_leaves_padded_tokens_out_and_scores_pairs_alone(config):
+    queries, gallery = random_descriptors(3, seed=1), random_descriptors(8, tokens=9, seed=2)
+    keep = np.arange(9)[None, :] < np.full((8, 1), 5)
+    padded = Descriptors.from_arrays(gallery.pooled, gallery.tokens, gallery.weights, keep)
+    removed = Descriptors.from_arrays(gallery.pooled, gallery.tokens[:, :5], gallery.weights[:, :5])
+    index = rankings(3, 8, 8)
+    whole = scores_by_pair(rerank(queries, padded, index, config=config))
+    other = scores_by_pair(rerank(queries, removed, index[:, ::-1], config=config))
+    for pair, value in other.items():
+        np.testing.assert_allclose(value, whole[pair], rtol=0, atol=2e-6)
+
+
+@every_method
+def test_every_method_says_which_pairs_it_could_not_match(config):
+    queries, gallery = random_descriptors(1, seed=1), random_descriptors(4, seed=2)
+    gallery.tokens[1], gallery.valid[2] = np.nan, False
+    found = rerank(queries, gallery, np.arange(4)[None, :], config=config)
+    lost = np.isin(found.index, (1, 2) if config.method != "pooled" else 2)
+    np.testing.assert_array_equal(np.isnan(found.structural), lost)
+    np.testing.assert_array_equal(np.isnan(found.mass), lost)
+    assert np.isfinite(found.score).all()
+
+
+def test_pooled_keeps_the_order_of_a_pooled_search_and_orders_any_other():
+    queries, gallery = random_descriptors(6, seed=1), random_descriptors(40, seed=2)
+    index = np.argsort(-(queries.pooled @ gallery.pooled.T), axis=1, kind="stable")[:, :20]
+    for given in (index, index[:, ::-1]):
+        found = rerank(queries, gallery, given, config=RerankConfig(method="pooled"))
+        np.testing.assert_array_equal(found.index, index)
 
 
 def test_order_is_by_score_and_the_rest_keeps_its_place():
@@ -130,9 +207,10 @@ def test_partial_transport_of_all_mass_is_balanced_transport():
     np.testing.assert_allclose(almost.score, whole.score, atol=1e-4)
 
 
-def test_both_solvers_agree():
+@pytest.mark.parametrize("changes", [{"mass": 0.6}, {"tau": 0.6}])
+def test_both_solvers_agree(changes):
     queries, gallery = random_descriptors(2, seed=1), random_descriptors(5, seed=2)
-    config = RerankConfig(mass=0.6, epsilon=0.1, iterations=400)
+    config = RerankConfig(epsilon=0.1, iterations=400, **changes)
     fused = rerank(queries, gallery, rankings(2, 5, 5), config=config)
     ott = rerank(queries, gallery, rankings(2, 5, 5), config=dataclasses.replace(config, solver="ott"))
     np.testing.assert_allclose(fused.score, ott.score, atol=1e-5)
@@ -171,13 +249,13 @@ def test_pairs_that_cannot_be_matched_are_said_and_harm_nobody():
 
 
 def test_any_number_of_queries_and_galleries_of_like_size_compile_once(monkeypatch):
-    traces, original = [], matching.partial_sinkhorn
+    traces, original = [], matching.partial_match
 
     def counted(*args, **kwargs):
         traces.append(1)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(matching, "partial_sinkhorn", counted)
+    monkeypatch.setattr(matching, "partial_match", counted)
     gallery = random_descriptors(50, tokens=4, d=11)
     for q, n in ((1, 50), (7, 50), (23, 41), (2, 64)):
         gallery = random_descriptors(n, tokens=4, d=11)
@@ -186,9 +264,10 @@ def test_any_number_of_queries_and_galleries_of_like_size_compile_once(monkeypat
     assert len(traces) == 1
 
 
-def test_two_devices_equal_one():
+@pytest.mark.parametrize("changes", [{"mass": 0.8, "tolerance": 1e-5}, {"tau": 0.7}, {"method": "mutual"}])
+def test_two_devices_equal_one(changes):
     queries, gallery = random_descriptors(5, seed=1), random_descriptors(30, seed=2)
-    index, config = rankings(5, 30, 25), RerankConfig(top_k=20, mass=0.8, tolerance=1e-5)
+    index, config = rankings(5, 30, 25), RerankConfig(top_k=20, **changes)
     one = rerank(queries, gallery, index, config=config)
     for given in (gallery, jax.tree.map(jnp.asarray, gallery)):
         two = rerank(queries, given, index, config=config, mesh=parallel.make_mesh())

@@ -1,6 +1,8 @@
 """Optimal transport between patch tokens; knows arrays only."""
 
 from vitjax.ot import marginals, released
+from vitjax.ot.matches import chamfer_match, mutual_match, partial_match, relaxed_match
+from vitjax.ot.nearest import chamfer, mutual_nearest
 from vitjax.ot.outputs import PairMarginals, StructuralMatch, Transport
 from vitjax.ot.rollout import attention_rollout, rollout_matrix
 from vitjax.ot.similarity import structural_match, structural_similarity
@@ -11,8 +13,14 @@ __all__ = [
     "StructuralMatch",
     "Transport",
     "attention_rollout",
+    "chamfer",
+    "chamfer_match",
     "marginals",
+    "mutual_match",
+    "mutual_nearest",
+    "partial_match",
     "partial_sinkhorn",
+    "relaxed_match",
     "relaxed_sinkhorn",
     "released",
     "rollout_matrix",

@@ -1,12 +1,11 @@
 """Structural similarity of two images: transport between their patch tokens."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitjax.ot.outputs import StructuralMatch, Transport, Values
+from vitjax.ot.matches import partial_match
+from vitjax.ot.outputs import StructuralMatch, Values
 from vitjax.ot.solve import Number, partial_sinkhorn
 
 
@@ -45,22 +44,20 @@ def structural_match(
         Score, plan and similarity; float32 whatever the tokens were.
     """
     similarity = _cosine(query_tokens, candidate_tokens)
-    solve = functools.partial(
-        partial_sinkhorn,
-        mass=mass,
-        epsilon=epsilon,
-        iterations=iterations,
-        tolerance=tolerance,
-        solver=solver,
-        compat=compat,
-    )
-    if compat == "released":
-        # It scales the candidate's side first, and stops before the order ceases to matter.
-        transport = _transposed(solve(1.0 - jnp.swapaxes(similarity, -1, -2), b, a))
-    else:
-        transport = solve(1.0 - similarity, a, b)
-    score = jnp.sum(transport.plan * similarity, axis=(-2, -1))
-    return StructuralMatch(score, transport, similarity)
+    settings = {
+        "mass": mass,
+        "epsilon": epsilon,
+        "iterations": iterations,
+        "tolerance": tolerance,
+        "solver": solver,
+    }
+    if compat is None:
+        return partial_match(similarity, a, b, **settings)
+    # The released code scales the candidate's side first, and stops before the order ceases to matter.
+    found = partial_sinkhorn(1.0 - jnp.swapaxes(similarity, -1, -2), b, a, compat=compat, **settings)
+    plan = jnp.swapaxes(found.plan, -1, -2)
+    transport = found._replace(plan=plan, row_error=found.col_error, col_error=found.row_error)
+    return StructuralMatch(jnp.sum(plan * similarity, axis=(-2, -1)), transport, similarity)
 
 
 def structural_similarity(
@@ -89,14 +86,6 @@ def structural_similarity(
         solver=solver,
         compat=compat,
     ).score
-
-
-def _transposed(transport: Transport) -> Transport:
-    return transport._replace(
-        plan=jnp.swapaxes(transport.plan, -1, -2),
-        row_error=transport.col_error,
-        col_error=transport.row_error,
-    )
 
 
 def _cosine(query_tokens: Values, candidate_tokens: Values) -> Array:

@@ -1,7 +1,7 @@
 """Which patch matched which, and what each match adds to the structural score.
 
-The structural score is a sum over patch pairs, plan times similarity, so it takes itself apart exactly: the
-strongest matches, plus one remainder for all others.
+The structural score is a sum over patch pairs, plan times similarity (method "mutual": the plan alone), so it
+takes itself apart exactly: the strongest matches, plus one remainder for all others.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Match:
         candidate_box: likewise.
         similarity: cosine of the two tokens.
         mass: share of the images' weight that moves between them.
-        contribution: mass times similarity, what the match adds to the structural score.
+        contribution: what the match adds to the structural score, mass times similarity; "mutual": mass.
     """
 
     query_patch: int
@@ -56,7 +56,7 @@ class Explanation:
 
     Attributes:
         structural: the score.
-        matches: the strongest, by falling contribution.
+        matches: the strongest, by falling contribution; fewer than asked for where no more mass moved.
         remainder: what all other patch pairs add, summed for itself.
         additivity_error: how far the parts are from the score in sum; rounding only.
         marginal_error: L1 distance of the plan's marginals from the wanted ones.
@@ -125,6 +125,7 @@ class Matches:
                     contribution=float(contribution),
                 )
                 for i, j, similarity, mass, contribution in rows
+                if mass > 0
             ],
             remainder=float(own.remainder),
             additivity_error=abs(float(own.structural) - parts),
@@ -166,7 +167,8 @@ def explain_pair(
     """
     plan, similarity = jnp.asarray(plan, jnp.float32)[None], jnp.asarray(similarity, jnp.float32)[None]
     structural = jnp.sum(plan * similarity, axis=(1, 2))
-    found = _strongest(plan, similarity, structural, jnp.full(1, marginal_error, jnp.float32), top)
+    error = jnp.full(1, marginal_error, jnp.float32)
+    found = _strongest(plan, similarity, plan * similarity, structural, error, top)
     return parallel.fetch(found).explanation(0, query_grid, candidate_grid)
 
 
@@ -222,27 +224,27 @@ def _match_strongest(
 ) -> Matches:
     alone = jax.tree.map(lambda x: x[:, None], candidates)  # one candidate for each query
     match = jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, plan, numbers))
-    return _strongest(match.plan, match.similarity, match.structural, match.error, top)
+    return _strongest(match.plan, match.similarity, match.contribution, match.structural, match.error, top)
 
 
 def _strongest(
     plan: Float[Array, "p n m"],
     similarity: Float[Array, "p n m"],
+    contribution: Float[Array, "p n m"],
     structural: Float[Array, " p"],
     error: Float[Array, " p"],
     top: int,
 ) -> Matches:
     p, n, m = plan.shape
-    mass, cosine = plan.reshape(p, n * m), similarity.reshape(p, n * m)
-    parts = mass * cosine
-    contribution, where = jax.lax.top_k(parts, min(top, n * m))
+    mass, cosine, parts = (x.reshape(p, n * m) for x in (plan, similarity, contribution))
+    largest, where = jax.lax.top_k(parts, min(top, n * m))
     rest = parts.at[jnp.arange(p)[:, None], where].set(0.0)
     return Matches(
         query_patch=where // m,
         candidate_patch=where % m,
         similarity=jnp.take_along_axis(cosine, where, axis=1),
         mass=jnp.take_along_axis(mass, where, axis=1),
-        contribution=contribution,
+        contribution=largest,
         structural=structural,
         remainder=rest.sum(axis=1),
         error=error,

@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array
 
 from vitjax.config import RerankConfig, validate_rerank
-from vitjax.ot import partial_sinkhorn
+from vitjax.ot import StructuralMatch, Transport, chamfer_match, mutual_match, partial_match, relaxed_match
 from vitjax.ot.marginals import pair_marginals
 from vitjax.retrieval.descriptors import Descriptors
 
@@ -21,11 +21,12 @@ _BLOCK_BYTES = 2**30  # of an accelerator's memory, for one block of pairs
 class Plan(NamedTuple):
     """The part of a rerank config that a compiled program is made for."""
 
+    method: str  # of _METHODS
     marginals: str
     iterations: int
     solver: str
-    balanced: bool
     endless: bool
+    tau: float | None  # OTT-JAX chooses its formulas by it
 
 
 @struct.dataclass
@@ -34,8 +35,10 @@ class Numbers:
 
     epsilon: Any
     mass: Any
+    tau: Any
     tolerance: Any
     weight: Any
+    lowest: Any  # the least structural score there is
 
 
 @struct.dataclass
@@ -48,8 +51,10 @@ class PairMatch:
         pooled: (b, k), cosine of the pooled vectors.
         error: (b, k), L1 distance of the plan's marginals from the wanted ones, rows and columns added.
         fallback: (b, k), True where a marginal was unusable and uniform took its place.
+        mass: (b, k), share of the images that was matched; NaN where the pair could not be.
         plan: (b, k, n, m).
         similarity: (b, k, n, m).
+        contribution: (b, k, n, m), what each patch pair adds to the structural score.
     """
 
     score: Any
@@ -57,15 +62,28 @@ class PairMatch:
     pooled: Any
     error: Any
     fallback: Any
+    mass: Any
     plan: Any
     similarity: Any
+    contribution: Any
 
 
 def settings(config: RerankConfig) -> tuple[Plan, Numbers]:
     """Parts a config by what needs a compilation; raises ValueError where it is out of range."""
     validate_rerank(config)
-    plan = Plan(config.marginals, config.iterations, config.solver, config.mass >= 1, config.tolerance <= 0)
-    numbers = (config.epsilon, config.mass, config.tolerance, config.weight)
+    method = config.method
+    if method == "transport":
+        method = "relaxed" if config.tau < 1 else "partial" if config.mass < 1 else "balanced"
+    plan = Plan(
+        method=method,
+        marginals=config.marginals,
+        iterations=config.iterations,
+        solver=config.solver,
+        endless=config.tolerance <= 0,
+        tau=config.tau if config.solver == "ott" else None,
+    )
+    lowest = {"partial": -config.mass, "mutual": 0.0, "pooled": 0.0}.get(method, -1.0)
+    numbers = (config.epsilon, config.mass, config.tau, config.tolerance, config.weight, lowest)
     return plan, Numbers(*(np.float32(x) for x in numbers))
 
 
@@ -83,8 +101,8 @@ def pairs_per_block(n: int, m: int, d: int) -> int:
 def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbers: Numbers) -> PairMatch:
     """Matches b queries with k candidates each, every pair for itself; to be called under jit.
 
-    The same score as `vitjax.ot.structural_similarity` of each pair; only the similarities of a query with
-    all its candidates are one matrix product, several times faster than one product per pair.
+    The same score as the method's function in `vitjax.ot` gives each pair; only the similarities of a query
+    with all its candidates are one matrix product, several times faster than one product per pair.
 
     Args:
         queries: arrays with leading axis b.
@@ -106,36 +124,66 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
         candidate_valid=candidates.valid,
     )
     similarity = jnp.einsum("bnd,bkmd->bknm", queries.tokens, candidates.tokens, precision="highest")
-    transport = partial_sinkhorn(
-        1.0 - similarity,
-        marginals.a,
-        marginals.b,
-        epsilon=numbers.epsilon,
-        # Plain numbers choose the cheaper programs: balanced transport, and no test for convergence.
-        mass=1.0 if plan.balanced else numbers.mass,
-        iterations=plan.iterations,
-        tolerance=0.0 if plan.endless else numbers.tolerance,
-        solver=plan.solver,
-    )
-    structural = jnp.sum(transport.plan * similarity, axis=(2, 3))
+    match = _METHODS[plan.method](similarity, marginals.a, marginals.b, plan, numbers)
     pooled = jnp.einsum("bd,bkd->bk", queries.pooled, candidates.pooled, precision="highest")
-    possible = spread.valid.any(axis=2) & candidates.valid.any(axis=2) & jnp.isfinite(structural)
-    least = unmatched_score(pooled, numbers.mass, numbers.weight)
+    possible = spread.valid.any(axis=2) & candidates.valid.any(axis=2) & jnp.isfinite(match.score)
+    error = match.transport.row_error + match.transport.col_error
+    least = unmatched_score(pooled, numbers)
     return PairMatch(
-        score=jnp.where(possible, structural + numbers.weight * pooled, least),
-        structural=jnp.where(possible, structural, jnp.nan),
+        score=jnp.where(possible, match.score + numbers.weight * pooled, least),
+        structural=jnp.where(possible, match.score, jnp.nan),
         pooled=pooled,
-        error=jnp.where(possible, transport.row_error + transport.col_error, jnp.nan),
+        error=jnp.where(possible, error, jnp.nan),
         fallback=marginals.fallback,
-        plan=transport.plan,
+        mass=jnp.where(possible, match.transport.mass, jnp.nan),
+        plan=match.transport.plan,
         similarity=similarity,
+        contribution=match.transport.plan * (1.0 if plan.method == "mutual" else similarity),
     )
 
 
-def unmatched_score(pooled: Any, mass: Any, weight: Any) -> Any:
+def _solver(plan: Plan, numbers: Numbers) -> dict[str, Any]:
+    return {
+        "epsilon": numbers.epsilon,
+        "iterations": plan.iterations,
+        # A plain number chooses the cheaper program: no test for convergence.
+        "tolerance": 0.0 if plan.endless else numbers.tolerance,
+        "solver": plan.solver,
+    }
+
+
+def _balanced(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
+    return partial_match(similarity, a, b, mass=1.0, **_solver(plan, numbers))
+
+
+def _partial(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
+    return partial_match(similarity, a, b, mass=numbers.mass, **_solver(plan, numbers))
+
+
+def _relaxed(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
+    tau = numbers.tau if plan.tau is None else plan.tau
+    return relaxed_match(similarity, a, b, tau_a=tau, tau_b=tau, **_solver(plan, numbers))
+
+
+def _pooled(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
+    none = jnp.zeros(similarity.shape[:2], similarity.dtype)
+    return StructuralMatch(none, Transport(jnp.zeros_like(similarity), none, none, none), similarity)
+
+
+_METHODS = {
+    "balanced": _balanced,
+    "partial": _partial,
+    "relaxed": _relaxed,
+    "chamfer": lambda similarity, a, b, plan, numbers: chamfer_match(similarity, a, b),
+    "mutual": lambda similarity, a, b, plan, numbers: mutual_match(similarity, a, b),
+    "pooled": _pooled,
+}
+
+
+def unmatched_score(pooled: Any, numbers: Numbers) -> Any:
     """Score of a pair that was not matched: the least it could have got; -inf without a pooled cosine."""
     xp = jnp if isinstance(pooled, jax.Array) else np
-    return xp.where(xp.isnan(pooled), -xp.inf, weight * pooled - mass)
+    return xp.where(xp.isnan(pooled), -xp.inf, numbers.weight * pooled + numbers.lowest)
 
 
 def check_pair(queries: Descriptors, gallery: Descriptors, marginals: str, where: str) -> None:

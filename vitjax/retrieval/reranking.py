@@ -24,15 +24,16 @@ class Reranked:
     Attributes:
         index: rows of the gallery, best first, -1 = padding, always last.
         score: structural + weight * pooled for the candidates that were matched. For the others, what they
-            would have got at the very least, weight * pooled - mass; -inf for padding. So a score depends on
-            its own pair only, lies in [-mass - weight, mass + weight], and never rises along a row, if the
-            ranking that came in had falling pooled cosines.
-        structural: sum of plan times similarity, in [-mass, mass]; NaN where not matched: beyond `top_k`,
-            padding, an image without valid tokens, or values that are not finite.
+            would have got at the very least, weight * pooled + the least structural score there is; -inf for
+            padding. So a score depends on its own pair only, has a stated range, and never rises along a
+            row, if the ranking that came in had falling pooled cosines.
+        structural: score of the matched patches, in the range of the method (see `rerank`); NaN where not
+            matched: beyond `top_k`, padding, an image without valid tokens, or values that are not finite.
         pooled: cosine of the pooled vectors; NaN for padding.
         error: how far the plan's marginals are from what was asked (L1, rows and columns added); NaN where
             not matched.
         fallback: True where a marginal was all zero or not finite and uniform weights took its place.
+        mass: share of the images that was matched, in [0, 1]; NaN where not matched.
     """
 
     index: Any
@@ -41,6 +42,7 @@ class Reranked:
     pooled: Any
     error: Any
     fallback: Any
+    mass: Any
 
 
 def rerank(
@@ -57,6 +59,17 @@ def rerank(
     latter), the top reordered, the rest left in its order. Differs from the released code in that each pair
     is solved for itself, until its iterations are used up or its own marginal error is small enough.
     Equal scores keep the order they had.
+
+    | config.method | structural score | range |
+    |---|---|---|
+    | transport, tau 1 | sum(plan * similarity), a share `mass` of each image matched | [-mass, mass] |
+    | transport, tau < 1 | sum(plan * similarity) / sum(plan), tokens may stay out | [-1, 1] |
+    | chamfer | mean best match, both ways | [-1, 1] |
+    | mutual | share of the images in mutual nearest neighbours | [0, 1] |
+    | pooled | 0: the order of the pooled cosine alone | 0 |
+
+    The functions of the same name in `vitjax.ot` (`partial_match`, `relaxed_match`, `chamfer_match`,
+    `mutual_match`) define them. A score lies in the range of the structural score plus [-weight, weight].
 
     Pairs go through the device in blocks of one fixed shape, so there is one compilation whatever the number
     of queries, and for a gallery on the host also for galleries of similar size. Memory on each device: the
@@ -82,7 +95,7 @@ def rerank(
     found = _match_head(queries, gallery, index[:, :head], plan, numbers, mesh)
     tail = _pooled(queries.pooled, gallery, index[:, head:])
     blank = np.full(tail.shape, np.nan, np.float32)
-    least = matching.unmatched_score(tail, numbers.mass, numbers.weight)
+    least = matching.unmatched_score(tail, numbers)
     joined = {
         "index": index,
         "score": np.concatenate([found["score"], least], axis=1).astype(np.float32),
@@ -90,10 +103,12 @@ def rerank(
         "pooled": np.concatenate([found["pooled"], tail], axis=1),
         "error": np.concatenate([found["error"], blank], axis=1),
         "fallback": np.concatenate([found["fallback"], np.zeros(tail.shape, bool)], axis=1),
+        "mass": np.concatenate([found["mass"], blank], axis=1),
     }
     padding = index < 0
-    for name, value in (("score", -np.inf), ("structural", np.nan), ("pooled", np.nan), ("error", np.nan)):
-        joined[name][padding] = value
+    for name in ("structural", "pooled", "error", "mass"):
+        joined[name][padding] = np.nan
+    joined["score"][padding] = -np.inf
     joined["fallback"][padding] = False
     # Within the head by score; head before tail; padding last. lexsort is stable and its last key leads.
     rank = np.broadcast_to(np.arange(k) >= head, (q, k))
@@ -125,7 +140,7 @@ def _match_head(
     mesh: Mesh | None,
 ) -> dict[str, np.ndarray]:
     """Scores of all pairs of `index`, block by block, in its shape."""
-    names = ("score", "structural", "pooled", "error", "fallback")
+    names = ("score", "structural", "pooled", "error", "fallback", "mass")
     q, k = index.shape
     if not index.size:
         return {name: np.zeros((q, k), bool if name == "fallback" else np.float32) for name in names}
@@ -165,7 +180,7 @@ def _match_block(
     ) -> tuple[Array, ...]:
         candidates = gallery.take(matching.rows_of(index))
         match = matching.match_block(queries, candidates, plan, numbers)
-        return match.score, match.structural, match.pooled, match.error, match.fallback
+        return match.score, match.structural, match.pooled, match.error, match.fallback, match.mass
 
     if mesh is None:
         return local(queries, index, gallery, numbers)

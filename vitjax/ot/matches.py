@@ -1,0 +1,124 @@
+"""Scores of two images from the similarities of their tokens, each with the plan that explains it.
+
+All take `similarity` (..., n, m), cosines of unit tokens, and the weights `a` (..., n) and `b` (..., m) of
+the tokens, each summing to 1; an exact 0 takes a token out. Every pair is scored for itself, and a score is
+absolute: its range is stated, and it is 1 for an image and itself in the limit of small epsilon.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from vitjax.ot.nearest import chamfer, mutual_nearest
+from vitjax.ot.outputs import StructuralMatch, Values
+from vitjax.ot.solve import Number, partial_sinkhorn, relaxed_sinkhorn
+
+
+def partial_match(
+    similarity: Float[Values, "*batch n m"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
+    *,
+    mass: Number = 1.0,
+    epsilon: Number = 0.05,
+    iterations: int = 100,
+    tolerance: Number = 0.0,
+    solver: str = "fused",
+) -> StructuralMatch:
+    """Transport of a given share of the mass: score = sum(plan * similarity), in [-mass, mass].
+
+    Source: "Beyond the CLS Token", BMVC 2022; not divided by the mass, so scores of different mass do not
+    compare. Arguments are those of `partial_sinkhorn`, at cost 1 - similarity.
+    """
+    similarity = jnp.asarray(similarity)
+    transport = partial_sinkhorn(
+        1.0 - similarity,
+        a,
+        b,
+        mass=mass,
+        epsilon=epsilon,
+        iterations=iterations,
+        tolerance=tolerance,
+        solver=solver,
+    )
+    return StructuralMatch(jnp.sum(transport.plan * similarity, axis=(-2, -1)), transport, similarity)
+
+
+def relaxed_match(
+    similarity: Float[Values, "*batch n m"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
+    *,
+    tau_a: Number,
+    tau_b: Number,
+    epsilon: Number = 0.05,
+    iterations: int = 100,
+    tolerance: Number = 0.0,
+    solver: str = "fused",
+) -> StructuralMatch:
+    """Transport that may leave tokens out: score = sum(plan * similarity) / sum(plan), in [-1, 1].
+
+    The mean similarity of what was matched: divided by the mass, because here the mass is free and differs
+    from pair to pair. That also makes the score independent of the level of the cost: a constant added to it
+    multiplies the plan by a constant (Sejourne et al. 2022, arXiv:2201.00730), so similarities are measured
+    from the pair's largest and no plan is ever too small to divide by.
+
+    tau_a = tau_b = 1 is balanced transport. tau_a = 1, tau_b = 0 with a small epsilon is the mean best match
+    of the rows, one half of `chamfer_match`.
+
+    Args:
+        similarity: of every token pair.
+        a: weights of the rows.
+        b: weights of the columns.
+        tau_a: in [0, 1]; how firmly the rows' weights are kept, 1 = exactly; see `relaxed_sinkhorn`.
+        tau_b: of the columns.
+        epsilon: in units of the similarity.
+        iterations: as in `sinkhorn`.
+        tolerance: as in `sinkhorn`; relative to the plan's mass.
+        solver: as in `sinkhorn`.
+
+    Returns:
+        The score, and the plan divided by its mass, errors likewise. An empty plan, of a pair with a side
+        without mass, has score 0.
+    """
+    similarity, a, b = jnp.asarray(similarity), jnp.asarray(a), jnp.asarray(b)
+    live = (a > 0)[..., :, None] & (b > 0)[..., None, :]
+    top = jnp.max(jnp.where(live, similarity, -2.0), axis=(-2, -1), keepdims=True)
+    found = relaxed_sinkhorn(
+        jax.lax.stop_gradient(top) - similarity,
+        a,
+        b,
+        tau_a=tau_a,
+        tau_b=tau_b,
+        epsilon=epsilon,
+        iterations=iterations,
+        tolerance=tolerance,
+        solver=solver,
+    )
+    total = jnp.where(live.any((-2, -1)), found.mass, 1.0)
+    plan = found.plan / total[..., None, None]
+    transport = found._replace(
+        plan=plan,
+        row_error=found.row_error / total,
+        col_error=found.col_error / total,
+        mass=plan.sum((-2, -1)),
+    )
+    return StructuralMatch(jnp.sum(plan * similarity, axis=(-2, -1)), transport, similarity)
+
+
+def chamfer_match(
+    similarity: Float[Values, "*batch n m"], a: Float[Values, "*batch n"], b: Float[Values, "*batch m"]
+) -> StructuralMatch:
+    """Mean best match of both images' tokens, weighted: sum(plan * similarity), in [-1, 1]; see `chamfer`."""
+    similarity = jnp.asarray(similarity)
+    transport = chamfer(-similarity, a, b)
+    return StructuralMatch(jnp.sum(transport.plan * similarity, axis=(-2, -1)), transport, similarity)
+
+
+def mutual_match(
+    similarity: Float[Values, "*batch n m"], a: Float[Values, "*batch n"], b: Float[Values, "*batch m"]
+) -> StructuralMatch:
+    """Share of the images in mutual nearest neighbours, in [0, 1]; see `mutual_nearest`."""
+    similarity = jnp.asarray(similarity)
+    transport = mutual_nearest(-similarity, a, b)
+    return StructuralMatch(transport.mass, transport, similarity)
