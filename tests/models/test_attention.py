@@ -46,8 +46,8 @@ def test_large_logits_do_not_overflow(rng):
 def test_bfloat16_is_close_and_keeps_its_type(rng, return_attention):
     tokens = jax.random.normal(rng, (2, 7, 12))
     variables = Attention(num_heads=3).init(rng, tokens)
-    exact, _ = Attention(num_heads=3).apply(variables, tokens)
-    low, weights = Attention(num_heads=3, dtype="bfloat16").apply(
+    exact, *_ = Attention(num_heads=3).apply(variables, tokens)
+    low, weights, _ = Attention(num_heads=3, dtype="bfloat16").apply(
         variables, tokens.astype(jnp.bfloat16), return_attention=return_attention
     )
     assert low.dtype == jnp.bfloat16
@@ -59,8 +59,8 @@ def test_permuting_tokens_permutes_the_result(rng):
     tokens = jax.random.normal(rng, (1, 6, 8))
     variables = Attention(num_heads=2).init(rng, tokens)
     order = jnp.asarray([3, 1, 5, 0, 2, 4])
-    plain, _ = Attention(num_heads=2).apply(variables, tokens)
-    permuted, _ = Attention(num_heads=2).apply(variables, tokens[:, order])
+    plain, *_ = Attention(num_heads=2).apply(variables, tokens)
+    permuted, *_ = Attention(num_heads=2).apply(variables, tokens[:, order])
     np.testing.assert_allclose(permuted, plain[:, order], rtol=1e-5, atol=1e-6)
 
 

@@ -107,6 +107,26 @@ COSTS = {
     "lvvit_s": _reference("LV-ViT-S(with aux head)"),
     "lvvit_m": _reference("LV-ViT-M(with aux head)"),
     "resnet50": Count(_resnet50(), 25_557_032),
+    "dynamicvit_deit_tiny_patch16_224": _reference("DyViT-DeiT-T/0.7"),
+    "dynamicvit_deit_256_patch16_224": _reference("DyViT-DeiT-256/0.7"),
+    "dynamicvit_deit_small_patch16_224": _reference("DyViT-DeiT-S/0.7"),
+    "dynamicvit_deit_base_patch16_224": _reference("DyViT-DeiT-B/0.7"),
+    "dynamicvit_lvvit_s": _reference("DyViT-LVViT-S/0.7"),
+    "dynamicvit_lvvit_m": _reference("DyViT-LVViT-M/0.7"),
+    "dynamicswin_tiny_patch4_window7_224": _reference("DySwin-T/0.7"),
+    "dynamicswin_small_patch4_window7_224": _reference("DySwin-S/0.7"),
+    "dynamicswin_base_patch4_window7_224": _reference("DySwin-B/0.7"),
+}
+DYNAMIC = {
+    "DyViT-DeiT-T": "dynamicvit_deit_tiny_patch16_224",
+    "DyViT-DeiT-256": "dynamicvit_deit_256_patch16_224",
+    "DyViT-DeiT-S": "dynamicvit_deit_small_patch16_224",
+    "DyViT-DeiT-B": "dynamicvit_deit_base_patch16_224",
+    "DyViT-LVViT-S": "dynamicvit_lvvit_s",
+    "DyViT-LVViT-M": "dynamicvit_lvvit_m",
+    "DySwin-T": "dynamicswin_tiny_patch4_window7_224",
+    "DySwin-S": "dynamicswin_small_patch4_window7_224",
+    "DySwin-B": "dynamicswin_base_patch4_window7_224",
 }
 
 
@@ -129,6 +149,62 @@ def test_parameter_count_is_exact(name):
 def test_multiply_accumulates_are_exact(name):
     found, wanted = _counted(name).macs, COSTS[name].macs
     assert math.isclose(found, wanted, rel_tol=ROUGH[name]) if name in ROUGH else found == wanted
+
+
+def _rows() -> list:
+    """Every row of the dynamic models; one model of each family by default, at 0.7 all (see `COSTS`)."""
+    quick = ("DyViT-DeiT-T/", "DyViT-LVViT-S/0.5", "DySwin-T/")
+    rows = [row for row in REFERENCE if row.split("/")[0] in DYNAMIC]
+    return [pytest.param(row, marks=() if row.startswith(quick) else pytest.mark.slow) for row in rows]
+
+
+@pytest.mark.parametrize("row", _rows())
+def test_dynamic_models_cost_what_the_reference_code_costs_at_every_ratio(row):
+    name, rho = row.split("/")
+    model = build(DYNAMIC[name], keep_ratio=float(rho))
+    assert count(model, 224) == _reference(row)
+
+
+def _deit_small(trace: list[tuple[int, int]]) -> int:
+    """Multiply-accumulates, from the tokens in the attention and in the MLP of every block."""
+    d = 384
+    return 196 * 768 * d + 1000 * d + sum(4 * a * d * d + 2 * a * a * d + 8 * m * d * d for a, m in trace)
+
+
+def _falling(reduce: str, rate: float) -> list[tuple[int, int]]:
+    trace, tokens = [], 197
+    for block in range(12):
+        before = tokens
+        if reduce == "tome":
+            tokens -= min(int(rate), (tokens - 1) // 2)
+        elif block in (3, 6, 9):
+            tokens = 1 + math.ceil(rate * (tokens - 1)) + (reduce == "evit")
+        trace.append((before, tokens))
+    return trace
+
+
+@pytest.mark.parametrize("rate", [0.9, 0.5])
+@pytest.mark.parametrize("reduce", ["topk", "evit"])
+def test_ranking_by_attention_costs_what_its_token_counts_say(reduce, rate):
+    model = build("deit_small_patch16_224", reduce=reduce, keep_ratio=rate)
+    fused = 0
+    if reduce == "evit":  # the rest, weighed and summed
+        trace = [tokens for tokens, _ in _falling(reduce, rate)]
+        fused = sum((trace[block] - 1) * 384 for block in (3, 6, 9))
+    assert count(model, 224) == (_deit_small(_falling(reduce, rate)) + fused, 22_050_664)
+
+
+@pytest.mark.parametrize("r", [13])
+def test_merging_costs_what_its_token_counts_say_and_the_matching(r):
+    model = build("deit_small_patch16_224", reduce="tome", r=r)
+    trace = _falling("tome", r)
+    matching = sum(((a - 1) // 2) * (a // 2) * 64 for a, _ in trace)
+    assert count(model, 224) == (_deit_small(trace) + matching, 22_050_664)
+
+
+def test_choosing_without_a_predictor_costs_the_published_sum_without_predictors():
+    macs = count(build("deit_small_patch16_224", reduce="uniform", keep_ratio=0.7), 224).macs
+    assert round(macs / 1e9, 4) == 2.8780
 
 
 @pytest.mark.parametrize("path", sorted((GOLDEN / "manifests").glob("timm_*.json")), ids=lambda p: p.stem)

@@ -1,4 +1,4 @@
-"""Token sparsification fixtures that need no model: predictor (b1), masked softmax (b2), losses (b5)."""
+"""Predictor (b1), masked softmax (b2), losses (b5), dynamic models evaluated and trained (b3, b4, b6, b7)."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,11 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from tests.parity.fixture import Fixture, assert_all_compared
+from vitjax.models import build
 from vitjax.sparsify import losses
 from vitjax.sparsify.masked import masked_softmax
 from vitjax.sparsify.predictor import Predictor
+from vitjax.weights import load_weights
 from vitjax.weights.rename import to_path
 
 
@@ -100,8 +102,103 @@ def _one_variant(variant: str, config: dict, inputs: dict, given: jax.Array) -> 
     return {f"{variant}/{name}": value for name, value in found.items()}
 
 
+# Fields of a model fixture's config that are documentary, or other names of ours.
+_DROPPED = {"rho", "predictor_eps", "grid", "distill", "p_emb", "act", "sparse_ratio"}
+
+
+def _dynamic(fixture: Fixture, name: str):
+    config = fixture.meta["config"]
+    fields = {k: v for k, v in config.items() if k not in _DROPPED and k != "token_ratio"}
+    if ratios := config.get("token_ratio") or config.get("sparse_ratio"):
+        fields["keep_ratio"] = ratios
+    if "swin" in name:
+        fields["compat"] = "released"
+    model = build(name, **fields)
+    images = jnp.asarray(fixture.inputs["image"].transpose(0, 2, 3, 1), jnp.float32)
+    return model, load_weights(fixture.weights, model), images
+
+
+def _check_evaluation(fixture: Fixture) -> None:
+    lvvit = fixture.stem.startswith("b6")
+    model, variables, images = _dynamic(
+        fixture, "dynamicvit_lvvit_s" if lvvit else "dynamicvit_deit_small_patch16_224"
+    )
+    out = jax.jit(model.apply)(variables, images)
+    ours = {"logits": out.logits, "tokens_sorted": jnp.concatenate([out.prefix, out.tokens], axis=1)}
+    left_out = {"tokens": "in order of score; ours are in raster order"}
+    if lvvit:
+        ours["logits_cls"] = out.heads["cls"]
+    before = None
+    for stage, index in enumerate(out.keep_index):
+        ours[f"keep_global_sorted.{stage}"] = index
+        for kind in ("local", "global"):
+            left_out[f"keep_{kind}.{stage}"] = "in order of score"
+        # The reference's later log-probabilities follow the order it keeps tokens in.
+        reference = fixture.outputs[f"log_probs.{stage}"]
+        if before is not None:
+            order = np.argsort(fixture.outputs[f"keep_global.{stage - 1}"], axis=1)
+            fixture.outputs[f"log_probs.{stage}"] = np.take_along_axis(reference, order[..., None], axis=1)
+        ours[f"log_probs.{stage}"] = out.scores[stage]
+        before = index
+    if lvvit:
+        order = np.argsort(fixture.outputs[f"keep_global.{len(out.keep_index) - 1}"], axis=1)
+        fixture.outputs["logits_aux"] = np.take_along_axis(
+            fixture.outputs["logits_aux"], order[..., None], axis=1
+        )
+        ours["logits_aux"] = out.heads["aux"]
+    assert_all_compared(fixture, ours, left_out)
+
+
+def _check_training(fixture: Fixture) -> None:
+    swin = fixture.stem.startswith("b7")
+    model, variables, images = _dynamic(
+        fixture, "dynamicswin_tiny_patch4_window7_224" if swin else "dynamicvit_deit_small_patch16_224"
+    )
+    stages = range(len(model.pruning_loc))
+    raw = jnp.stack([jnp.asarray(fixture.inputs[f"raw_decisions.{s}"], jnp.float32) for s in stages], axis=1)
+    by_logits = jnp.asarray(fixture.inputs["grad_weight_logits"])
+    by_tokens = jnp.asarray(fixture.inputs.get("grad_weight_tokens", 0.0))
+
+    @jax.jit
+    def run(raw):
+        def weighed(raw):
+            out = model.apply(variables, images, train=True, decisions=raw)
+            return (out.logits * by_logits).sum() + (out.tokens * by_tokens).sum(), out
+
+        return jax.grad(weighed, has_aux=True)(raw)
+
+    grad, out = run(raw)
+    ours = {"logits": out.logits, "tokens": out.tokens}
+    if "mask" in fixture.outputs:
+        ours["mask"] = out.decisions[:, -1]
+    for stage in stages:
+        ours[f"log_probs.{stage}"] = out.scores[stage]
+        ours[f"decisions.{stage}"] = out.decisions[:, stage]
+        ours[f"grad_raw.{stage}"] = grad[:, stage]
+    assert_all_compared(fixture, ours)
+
+
+def _check_swin(fixture: Fixture) -> None:
+    if fixture.stem.endswith("train"):
+        _check_training(fixture)
+        return
+    model, variables, images = _dynamic(fixture, "dynamicswin_tiny_patch4_window7_224")
+    out = jax.jit(model.apply)(variables, images)
+    ours = {"logits": out.logits, "tokens": out.tokens, "pooled": out.pooled}
+    left_out = {"stage2_out": "after patch merging, which here belongs to the next stage"}
+    for stage, index in enumerate(out.keep_index):
+        ours[f"keep_sorted.{stage}"] = index
+        ours[f"log_probs.{stage}"] = out.scores[stage]
+        left_out[f"keep.{stage}"] = "in order of score; ours are in raster order"
+    assert_all_compared(fixture, ours, left_out)
+
+
 CHECKS: dict[str, Callable[[Fixture], None]] = {
     "b1": _check_predictor,
     "b2": _check_masked_softmax,
+    "b3": _check_evaluation,
+    "b4": _check_training,
     "b5": _check_losses,
+    "b6": _check_evaluation,
+    "b7": _check_swin,
 }

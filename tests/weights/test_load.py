@@ -23,6 +23,8 @@ MODELS = {
     "hf_cvt-13": "cvt_13",
     "microsoft_CvT-13": "cvt_13",
     "microsoft_CvT-21": "cvt_21",
+    **{f"dynamicswin_{s}": f"dynamicswin_{s}_patch4_window7_224" for s in ("tiny", "small", "base")},
+    "dynamicvit_deit_small": "dynamicvit_deit_small_patch16_224",
 }
 
 

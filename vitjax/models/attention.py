@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitjax.models.layers import linear_init
+from vitjax.sparsify.masked import masked_attention
 
 
 class Attention(nn.Module):
@@ -23,12 +24,24 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b n d"], *, return_attention: bool = False
-    ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"] | None]:
-        """Returns the update of every token and, if asked for, the attention after softmax (float32).
+        self,
+        tokens: Float[Array, "b n d"],
+        keep: Float[Array, "b n"] | None = None,
+        sizes: Float[Array, "b n"] | None = None,
+        *,
+        return_attention: bool = False,
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"] | None, Float[Array, "b n heads w"]]:
+        """Returns the update of every token; the attention after softmax (float32), if asked for; the keys.
 
         Without maps a faster order of the same operations is used; both compute the softmax in float32
         and give the same tokens up to rounding.
+
+        Args:
+            tokens: normalised.
+            keep: 1 where a token is seen, 0 where only by itself; see `masked_softmax`. None = all.
+            sizes: how many patches a token stands for: it gets attention as if it were there so many times
+                (Bolya et al. 2023, ToMe, arXiv:2210.09461, proportional attention). None = one each.
+            return_attention: whether maps are wanted.
         """
         batch, count, dim = tokens.shape
         dense = nn.Dense(
@@ -36,13 +49,20 @@ class Attention(nn.Module):
         )
         qkv = dense(tokens).reshape(batch, count, 3, self.num_heads, dim // self.num_heads)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        bias = None
+        if sizes is not None:
+            bias = jnp.log(sizes)[:, None, None, :]
+            bias = jnp.broadcast_to(bias, (batch, self.num_heads, count, count))
         weights = None
-        if return_attention:
-            mixed, weights = explicit_attention(query, key, value)
+        if keep is not None:
+            mixed, found = masked_attention(query, key, value, keep, bias=bias)
+            weights = found if return_attention else None
+        elif return_attention:
+            mixed, weights = explicit_attention(query, key, value, bias=bias)
         else:
-            mixed = attend(query, key, value, implementation=self.implementation)
+            mixed = attend(query, key, value, bias=bias, implementation=self.implementation)
         proj = nn.Dense(dim, dtype=self.dtype, kernel_init=linear_init, name="proj")
-        return proj(mixed.reshape(batch, count, dim)), weights
+        return proj(mixed.reshape(batch, count, dim)), weights, key
 
 
 def explicit_attention(

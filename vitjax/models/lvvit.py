@@ -4,6 +4,9 @@ Submodules carry the names of the official code, which are timm's, so that a wei
 other separators.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,7 @@ from vitjax.models.batch_norm import BatchNorm
 from vitjax.models.layers import LayerNorm, linear_init
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.pos_embed import resize_positions
+from vitjax.models.reduced import reducer_mistakes, reducer_of, run_reduced
 from vitjax.models.stack import run_blocks
 from vitjax.models.vit import Block
 
@@ -60,10 +64,10 @@ class LVViT(nn.Module):
     Source: Jiang et al. 2021, "All Tokens Matter" (arXiv:2104.10858) and its official code. Residual branches
     are divided by `skip_lam`. In `heads`, "cls" are the scores of the CLS token (b, c) and "aux" those of
     every patch (b, n, c), the dense labels of the training; logits are cls + 0.5 * the largest aux score of
-    each class over patches, the official prediction. Different from the official code: images of any size
-    divisible by `patch_size` are accepted, the position table being resized to their grid as the official
-    code does when it loads a checkpoint of another size (bicubic, not antialiased, by output size). MixToken,
-    which swaps patches between images in training, is not part of the model.
+    each class over kept patches, the official prediction. Different from the official code: images of any
+    size divisible by `patch_size` are accepted, the position table being resized to their grid as the
+    official code does when it loads a checkpoint of another size (bicubic, not antialiased, by output size).
+    MixToken, which swaps patches between images in training, is not part of the model.
 
     `train=True` normalises with the batch's statistics in the stem, and needs `mutable=["batch_stats"]`.
 
@@ -84,6 +88,7 @@ class LVViT(nn.Module):
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
         scan_layers: one block is compiled and scanned; see `run_blocks`.
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
+        reduce, pruning_loc, keep_ratio, r, round_to: see `VisionTransformer`.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -102,6 +107,11 @@ class LVViT(nn.Module):
     remat: bool = False
     scan_layers: bool = False
     attention: str = "xla"
+    reduce: str = ""
+    pruning_loc: tuple[int, ...] | None = None
+    keep_ratio: float | int | tuple[float, ...] = 0.7
+    r: int = 13
+    round_to: int = 1
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -129,19 +139,19 @@ class LVViT(nn.Module):
         train: bool = False,
         return_attention: bool = False,
         block: int | None = None,
-        keep_ratio: object = None,
-        decisions: object = None,
+        keep_ratio: float | int | Sequence[float] | None = None,
+        decisions: Float[Array, "b stages _"] | None = None,
     ) -> BackboneOutput:
         """Runs the network.
 
         Args:
             images: normalised pixels; height and width divisible by `patch_size`.
-            train: batch normalisation uses and updates statistics of the batch.
+            train: batch normalisation uses and updates statistics of the batch; and see `VisionTransformer`.
             return_attention: also returns the attention of every block that ran.
             block: stop after this block, from 0, negative from the end; its tokens get the final norm. None =
                 all blocks. Logits are None where blocks are left out.
-            keep_ratio: must be None: this model drops no tokens.
-            decisions: must be None.
+            keep_ratio: see `VisionTransformer`.
+            decisions: see `VisionTransformer`.
 
         Returns:
             Tokens, prefix (CLS) and pooled (CLS) in float32, after the final norm.
@@ -150,7 +160,9 @@ class LVViT(nn.Module):
             ValueError: image size, block or arguments this model cannot serve.
         """
         images = jnp.asarray(images)
-        refuse_pruning(keep_ratio, decisions)
+        reducer = reducer_of(self, keep_ratio)
+        if reducer is None:
+            refuse_pruning(keep_ratio, decisions)
         last = last_block(block, self.depth)
         grid = patch_grid(images, self.patch_size)
         stem = ConvStem(
@@ -163,7 +175,14 @@ class LVViT(nn.Module):
             "eps": self.eps, "dtype": self.dtype, "skip_lam": self.skip_lam,
             "attention": self.attention, "return_attention": return_attention,
         }  # fmt: skip
-        tokens, maps = run_blocks(self, Block, fields, tokens, last=last)
+        parts: dict[str, Any] = {}
+        keep = None
+        if reducer is None:
+            tokens, maps = run_blocks(self, Block, fields, tokens, last=last)
+        else:
+            tokens, maps, parts, keep = run_reduced(
+                self, Block, fields, tokens, reducer, last=last, prefix=1, train=train, decisions=decisions
+            )
         tokens = LayerNorm(self.eps, name="norm")(tokens)
         prefix, patches = tokens[:, :1], tokens[:, 1:]
         heads, logits = {}, None
@@ -171,7 +190,7 @@ class LVViT(nn.Module):
             head = nn.Dense(self.num_classes, kernel_init=linear_init, name="head")
             aux_head = nn.Dense(self.num_classes, kernel_init=linear_init, name="aux_head")
             heads = {"cls": head(prefix[:, 0]), "aux": aux_head(patches)}
-            logits = heads["cls"] + 0.5 * heads["aux"].max(axis=1)
+            logits = heads["cls"] + 0.5 * _largest(heads["aux"], keep)
         return BackboneOutput(
             tokens=patches,
             pooled=prefix[:, 0],
@@ -180,6 +199,7 @@ class LVViT(nn.Module):
             attention=maps if return_attention else None,
             heads=heads,
             grid=grid,
+            **parts,
         )
 
     def _add_positions(self, patches: Array, grid: tuple[int, int]) -> Array:
@@ -191,6 +211,15 @@ class LVViT(nn.Module):
         front = jnp.broadcast_to(cls_token + table[:, :1], (patches.shape[0], 1, self.embed_dim))
         tokens = patches + places[None].astype(self.dtype)
         return jnp.concatenate([front.astype(self.dtype), tokens], axis=1)
+
+
+def _largest(scores: Array, keep: Array | None) -> Array:
+    """Per class over the patches that are kept; 0 for an image that keeps none."""
+    if keep is None:
+        return scores.max(axis=1)
+    kept = (keep > 0.5)[..., None]
+    largest = jnp.where(kept, scores, -jnp.inf).max(axis=1)
+    return jnp.where(kept.any(axis=1), largest, 0.0)
 
 
 def mistakes(model: LVViT) -> list[str]:
@@ -207,7 +236,7 @@ def mistakes(model: LVViT) -> list[str]:
         wrong.append(f"depth is {model.depth}, below 1")
     if model.skip_lam <= 0:
         wrong.append(f"skip_lam is {model.skip_lam}; it must be above 0")
-    return wrong
+    return wrong + reducer_mistakes(model)
 
 
 # name: (fields that differ from the module's defaults, tag of timm's weights on the hub: timm has none)
@@ -215,4 +244,6 @@ LVVIT = {
     "lvvit_t": ({"embed_dim": 240, "depth": 12, "num_heads": 4, "skip_lam": 1.0}, ""),
     "lvvit_s": ({}, ""),
     "lvvit_m": ({"embed_dim": 512, "depth": 20, "num_heads": 8}, ""),
+    "dynamicvit_lvvit_s": ({"reduce": "dynamicvit"}, ""),
+    "dynamicvit_lvvit_m": ({"embed_dim": 512, "depth": 20, "num_heads": 8, "reduce": "dynamicvit"}, ""),
 }

@@ -19,6 +19,9 @@ class BackboneOutput(flax.struct.PyTreeNode):
         scores: per pruning stage, log-probabilities (b, n, 2) of keeping (index 0) and dropping a token.
         decisions: per pruning stage, 1 where a token was kept; None in a model that drops none.
         keep_index: per pruning stage, positions in the full grid of the tokens that were kept.
+        owner: per stage, which token stands for each patch of the grid, -1 where it was dropped; `tokens` are
+            those of the last stage, and `vitjax.sparsify.restore` puts them back on the grid.
+        sizes: how many patches each token stands for; None in a model that reduces none.
         grid: rows and columns of patches of the image; static under jit.
     """
 
@@ -31,4 +34,6 @@ class BackboneOutput(flax.struct.PyTreeNode):
     scores: tuple[Float[Array, "b _ 2"], ...] = ()
     decisions: Float[Array, "b stages _"] | None = None
     keep_index: tuple[Int[Array, "b _"], ...] = ()
+    owner: tuple[Int[Array, "b cells"], ...] = ()
+    sizes: Float[Array, "b n"] | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))

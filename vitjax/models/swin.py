@@ -4,6 +4,7 @@ Submodules carry timm's names (`patch_embed`, `layers_0`, `blocks_0`, `downsampl
 weight's path is its timm key with other separators.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,122 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitjax.models.arguments import last_block, patch_grid, refuse_pruning
-from vitjax.models.attention import attend, explicit_attention
-from vitjax.models.layers import LayerNorm, Mlp, PatchEmbed, linear_init
+from vitjax.models.layers import LayerNorm, PatchEmbed, linear_init
 from vitjax.models.outputs import BackboneOutput
-from vitjax.models.windows import WindowAttention, Windows
+from vitjax.models.swin_blocks import Block, PatchMerging
+from vitjax.models.swin_dynamic import DynamicStage, swin_ratios
+from vitjax.models.windows import WindowAttention
 
-
-class WindowSelfAttention(nn.Module):
-    """Self-attention inside each window, with a learned logit per head and offset between two tokens.
-
-    Source: Liu et al. 2021 (arXiv:2103.14030), Eq. 4. `window` is the largest window, to which the table of
-    offsets belongs; smaller ones use the middle of the table.
-    """
-
-    num_heads: int
-    window: tuple[int, int]
-    qkv_bias: bool = True
-    dtype: str = "float32"
-    implementation: str = "xla"  # see `attend`
-
-    @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "b h w d"], windows: Windows, *, return_attention: bool = False
-    ) -> tuple[Float[Array, "b h w d"], WindowAttention | None]:
-        """Returns the update of every token and, if asked for, the attention after softmax (float32)."""
-        dim = tokens.shape[-1]
-        dense = nn.Dense(
-            3 * dim, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=linear_init, name="qkv"
-        )
-        # Padding goes through the projection too: its keys and values are the projection's bias.
-        inside = windows.cut(tokens)
-        count, slots, _ = inside.shape
-        qkv = dense(inside).reshape(count, slots, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        bias = self._bias(windows, count)
-        weights = None
-        if return_attention:
-            mixed, maps = explicit_attention(query, key, value, bias=bias)
-            weights = WindowAttention(maps, windows)
-        else:
-            mixed = attend(query, key, value, bias=bias, implementation=self.implementation)
-        proj = nn.Dense(dim, dtype=self.dtype, kernel_init=linear_init, name="proj")
-        return windows.join(proj(mixed.reshape(count, slots, dim))), weights
-
-    def _bias(self, windows: Windows, count: int) -> Float[Array, "windows heads n n"]:
-        """Logits by offset, and against neighbours that the roll made, for every window of the batch."""
-        span = 2 * self.window[0] - 1, 2 * self.window[1] - 1
-        table = self.param(
-            "relative_position_bias_table", linear_init, (span[0] * span[1], self.num_heads), jnp.float32
-        )
-        rows, columns = np.divmod(np.arange(windows.size[0] * windows.size[1]), windows.size[1])
-        down = rows[:, None] - rows[None, :] + self.window[0] - 1
-        across = columns[:, None] - columns[None, :] + self.window[1] - 1
-        bias = table[down * span[1] + across].transpose(2, 0, 1)[None]
-        strangers = windows.strangers()
-        if strangers is not None:
-            bias = bias + jnp.asarray(strangers)[:, None]
-        repeated = jnp.broadcast_to(bias[None], (count // bias.shape[0], *bias.shape))
-        return repeated.reshape(count, *bias.shape[1:])
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block on a grid of tokens, with attention inside windows."""
-
-    num_heads: int
-    window: tuple[int, int]
-    shifted: bool
-    mlp_ratio: float | int = 4.0
-    qkv_bias: bool = True
-    eps: float | int = 1e-5
-    dtype: str = "float32"
-    attention: str = "xla"
-    return_attention: bool = False  # a field, not an argument: rematerialisation traces arguments
-
-    @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "b h w d"]
-    ) -> tuple[Float[Array, "b h w d"], WindowAttention | None]:
-        """Returns the updated tokens and, if asked for, the attention after softmax."""
-        batch, height, width, dim = tokens.shape
-        windows = Windows.fit((height, width), self.window, shifted=self.shifted)
-        attn = WindowSelfAttention(
-            self.num_heads, self.window, self.qkv_bias, self.dtype, self.attention, name="attn"
-        )
-        update, weights = attn(
-            LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype),
-            windows,
-            return_attention=self.return_attention,
-        )
-        tokens = tokens + update
-        mlp = Mlp(int(dim * self.mlp_ratio), self.dtype, name="mlp")
-        flat = LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype)
-        update = mlp(flat.reshape(batch, height * width, dim))
-        return tokens + update.reshape(tokens.shape), weights
-
-
-class PatchMerging(nn.Module):
-    """Every 2x2 tokens to one, twice as wide; odd sides are padded with zeros.
-
-    Source: Liu et al. 2021 (arXiv:2103.14030), 3.1. The four are stacked column by column: upper left, lower
-    left, upper right, lower right.
-    """
-
-    eps: float | int = 1e-5
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, tokens: Float[Array, "b h w d"]) -> Float[Array, "b y x e"]:
-        """Returns the tokens of the coarser grid."""
-        batch, height, width, dim = tokens.shape
-        if height % 2 or width % 2:
-            tokens = jnp.pad(tokens, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-        rows, columns = tokens.shape[1] // 2, tokens.shape[2] // 2
-        four = tokens.reshape(batch, rows, 2, columns, 2, dim).transpose(0, 1, 3, 4, 2, 5)
-        four = LayerNorm(self.eps, name="norm")(four.reshape(batch, rows, columns, 4 * dim))
-        dense = nn.Dense(2 * dim, use_bias=False, dtype=self.dtype, kernel_init=linear_init, name="reduction")
-        return dense(four.astype(self.dtype))
+SPARSE_STAGE = 2  # the third: 14 x 14 tokens at 224 pixels, and most of the blocks
 
 
 class Stage(nn.Module):
@@ -196,6 +88,13 @@ class SwinTransformer(nn.Module):
         dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
+        pruning_loc: blocks of the third stage, from 0, that a predictor comes before; from the first of them
+            on each token takes either the MLP or one linear layer. () = a plain Swin.
+        keep_ratio: share of that stage's tokens on the slow path after each predictor: r, r - 0.2, r - 0.4,
+            or one number for each. Decisions are made anew each time: a token may come back.
+        mask_keys: attention inside windows sees kept tokens and the token itself only.
+        compat: "released": training as in the official code, with two values of every token, which is not the
+            function that its evaluation computes. None: one value, the same function in both.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -211,6 +110,10 @@ class SwinTransformer(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     attention: str = "xla"
+    pruning_loc: tuple[int, ...] = ()
+    keep_ratio: float | int | tuple[float, ...] = 0.7
+    mask_keys: bool = False
+    compat: str | None = None
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -242,19 +145,21 @@ class SwinTransformer(nn.Module):
         train: bool = False,
         return_attention: bool = False,
         block: int | None = None,
-        keep_ratio: object = None,
-        decisions: object = None,
+        keep_ratio: float | int | Sequence[float] | None = None,
+        decisions: Float[Array, "b stages _"] | None = None,
     ) -> BackboneOutput:
         """Runs the network.
 
         Args:
             images: normalised pixels; height and width divisible by `patch_size`.
-            train: accepted for all backbones; this one computes the same either way.
+            train: with `pruning_loc`, which tokens take which path is sampled, from the rng "gumbel", and
+                both are computed for all. A plain Swin computes the same either way.
             return_attention: also returns the attention of every block that ran, as `WindowAttention`.
             block: stop after this block, counted from 0 over all stages, negative from the end. None = all
                 blocks. Logits are None where blocks are left out.
-            keep_ratio: must be None: this model drops no tokens.
-            decisions: must be None.
+            keep_ratio: as the field, instead of it; static under jit. For models with `pruning_loc`.
+            decisions: 1 = slow path, instead of sampled ones, per predictor on the grid of the third stage;
+                both paths are computed in evaluation too. For models with `pruning_loc`.
 
         Returns:
             Tokens and pooled in float32, on the grid of the stage that ran last. Those of the last stage get
@@ -264,19 +169,32 @@ class SwinTransformer(nn.Module):
         Raises:
             ValueError: image size, block or arguments this model cannot serve.
         """
-        del train
-        refuse_pruning(keep_ratio, decisions)
+        if not self.pruning_loc:
+            refuse_pruning(keep_ratio, decisions)
+        ratios = swin_ratios(self.keep_ratio if keep_ratio is None else keep_ratio, len(self.pruning_loc))
         images = jnp.asarray(images)
         last = last_block(block, sum(self.depths))
         height, width = patch_grid(images, self.patch_size)
         embed = PatchEmbed(self.patch_size, self.embed_dim, self.dtype, norm_eps=self.eps, name="patch_embed")
         tokens = embed(images).reshape(-1, height, width, self.embed_dim)
-        maps, before = [], 0
+        maps, before, parts = [], 0, {}
         for i, (depth, heads, window) in enumerate(
             zip(self.depths, self.num_heads, self.windows, strict=True)
         ):
             if before > last:
                 break
+            if self.pruning_loc and i == SPARSE_STAGE:
+                sparse = DynamicStage(
+                    depth, heads, window, self.mlp_ratio, self.qkv_bias, self.eps, self.dtype, self.remat,
+                    self.attention, self.pruning_loc, self.mask_keys, self.compat, name=f"layers_{i}",
+                )  # fmt: skip
+                tokens, found, parts = sparse(
+                    tokens, depth=min(depth, last + 1 - before), ratios=ratios, train=train,
+                    decisions=decisions, return_attention=return_attention,
+                )  # fmt: skip
+                maps += found
+                before += depth
+                continue
             stage = Stage(
                 depth, heads, window, i > 0, self.mlp_ratio, self.qkv_bias, self.eps, self.dtype, self.remat,
                 self.attention, name=f"layers_{i}",
@@ -303,6 +221,7 @@ class SwinTransformer(nn.Module):
             attention=tuple(maps) if return_attention else None,
             heads=heads,
             grid=(height, width),
+            **parts,
         )
 
 
@@ -331,6 +250,19 @@ def mistakes(model: SwinTransformer) -> list[str]:
         wrong.append(f"window_size {model.window_size} and depths {model.depths} differ in length")
     if min(map(min, sizes), default=1) < 1:
         wrong.append(f"window_size {model.window_size} is below 1")
+    if model.pruning_loc:
+        blocks = model.depths[SPARSE_STAGE] if stages > SPARSE_STAGE else 0
+        loc = list(model.pruning_loc)
+        if loc != sorted(set(loc)) or not all(0 <= i < blocks for i in loc):
+            wrong.append(
+                f"pruning_loc {model.pruning_loc} must be ascending blocks of a third stage of {blocks}"
+            )
+        try:
+            swin_ratios(model.keep_ratio, len(model.pruning_loc))
+        except ValueError as error:
+            wrong.append(str(error).removesuffix("."))
+    if model.compat not in (None, "released"):
+        wrong.append(f"compat {model.compat!r} is neither None nor 'released'")
     return wrong
 
 
@@ -343,5 +275,8 @@ SWIN = {
     "swin_tiny_patch4_window7_224": (_TINY, "ms_in1k"),
     "swin_small_patch4_window7_224": (_SMALL, "ms_in22k_ft_in1k"),
     "swin_base_patch4_window7_224": (_BASE, "ms_in22k_ft_in1k"),
+    "dynamicswin_tiny_patch4_window7_224": (_TINY | {"pruning_loc": (1, 2, 3)}, ""),
+    "dynamicswin_small_patch4_window7_224": (_SMALL | {"pruning_loc": (2, 4, 6)}, ""),
+    "dynamicswin_base_patch4_window7_224": (_BASE | {"pruning_loc": (2, 4, 6)}, ""),
     "swin_base_patch4_window12_384": (_BASE | {"window_size": 12, "img_size": 384}, "ms_in22k_ft_in1k"),
 }

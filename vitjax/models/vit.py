@@ -4,6 +4,9 @@ Submodules carry timm's names (`patch_embed`, `blocks_0`, `norm`, `head`), so th
 timm key with other separators.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +17,10 @@ from vitjax.models.attention import Attention
 from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, linear_init
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.pos_embed import resize_positions
+from vitjax.models.reduced import reducer_mistakes, reducer_of, run_reduced
 from vitjax.models.stack import run_blocks
+from vitjax.sparsify.predictor import masked_mean
+from vitjax.sparsify.reducers import Alive, Reducer, reduce
 
 
 class Block(nn.Module):
@@ -29,23 +35,57 @@ class Block(nn.Module):
     skip_lam: float | int = 1.0  # LV-ViT's divisor of both branches
     attention: str = "xla"
     return_attention: bool = False  # a field, not an argument: rematerialisation traces arguments
+    reducer: Reducer | None = None  # what to do between attention and MLP, and which of its steps this is
+    stage: int = 0
+    prefix: int = 0
 
     @nn.compact
     def __call__(
-        self, tokens: Float[Array, "b n d"]
-    ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"] | None]:
-        """Returns the updated tokens and, if asked for, the attention after softmax."""
+        self,
+        tokens: Float[Array, "b n d"],
+        keep: Float[Array, "b n"] | None = None,
+        alive: Alive | None = None,
+    ) -> tuple[Float[Array, "b m d"], Any]:
+        """Returns the updated tokens and, if asked for, the attention after softmax.
+
+        Args:
+            tokens: prefix first.
+            keep: see `Attention`.
+            alive: what the patch tokens stand for; they get attention by their size. With a `reducer`, the
+                second result is (attention, what they stand for now), and sizes count for merged tokens only.
+        """
         attn = Attention(self.num_heads, self.qkv_bias, self.dtype, self.attention, name="attn")
         normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
-        update, weights = attn(normal, return_attention=self.return_attention)
+        looks = self.reducer is not None and self.reducer.needs_attention
+        sizes = None
+        if alive is not None and not looks:
+            front = jnp.ones((len(tokens), tokens.shape[1] - alive.size.shape[1]), jnp.float32)
+            sizes = jnp.concatenate([front, alive.size], axis=1)
+        update, weights, keys = attn(normal, keep, sizes, return_attention=self.return_attention or looks)
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls1")(update)
         tokens = tokens + self._scaled(update)
+        if self.reducer is not None and alive is not None:
+            tokens, alive = self._reduce(self.reducer, tokens, alive, weights, keys)
+            weights = weights if self.return_attention else None
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
         update = mlp(LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype))
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls2")(update)
-        return tokens + self._scaled(update), weights
+        tokens = tokens + self._scaled(update)
+        return tokens, weights if self.reducer is None else (weights, alive)
+
+    def _reduce(
+        self, reducer: Reducer, tokens: Array, alive: Alive, weights: Array | None, keys: Array
+    ) -> tuple[Array, Alive]:
+        patches, by_cls = tokens[:, self.prefix :], None
+        if weights is not None:
+            by_cls = weights[:, :, 0, self.prefix :].mean(axis=1)
+        patches, alive = reduce(
+            reducer, self.stage, patches, alive,
+            prefix=self.prefix, scores=by_cls, keys=keys[:, self.prefix :].mean(axis=2),
+        )  # fmt: skip
+        return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1), alive
 
     def _scaled(self, update: Array) -> Array:
         return update if self.skip_lam == 1 else update / self.skip_lam
@@ -84,6 +124,12 @@ class VisionTransformer(nn.Module):
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
         scan_layers: one block is compiled and scanned; see `run_blocks`.
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
+        reduce: how tokens become fewer on the way, a name of `vitjax.sparsify.REDUCERS`; "" = not at all.
+            "dynamicvit" has a predictor of its own before each stage; the others work with any weights.
+        pruning_loc: blocks, from 0, where it happens; None = after each quarter of them. See `Reducer`.
+        keep_ratio: share of the tokens that stays; see `Reducer`. A call may choose another.
+        r: tokens that "tome" merges away in each block.
+        round_to: numbers of tokens, prefix included, become multiples of this: 8 fits a TPU's tiles.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -108,6 +154,11 @@ class VisionTransformer(nn.Module):
     remat: bool = False
     scan_layers: bool = False
     attention: str = "xla"
+    reduce: str = ""
+    pruning_loc: tuple[int, ...] | None = None
+    keep_ratio: float | int | tuple[float, ...] = 0.7
+    r: int = 13
+    round_to: int = 1
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -135,19 +186,21 @@ class VisionTransformer(nn.Module):
         train: bool = False,
         return_attention: bool = False,
         block: int | None = None,
-        keep_ratio: object = None,
-        decisions: object = None,
+        keep_ratio: float | int | Sequence[float] | None = None,
+        decisions: Float[Array, "b stages _"] | None = None,
     ) -> BackboneOutput:
         """Runs the network.
 
         Args:
             images: normalised pixels; height and width divisible by `patch_size`.
-            train: accepted for all backbones; this one computes the same either way.
+            train: "dynamicvit" samples which tokens to drop, from the rng "gumbel", and masks them instead of
+                dropping them. All else is computed the same either way.
             return_attention: also returns the attention of every block that ran.
             block: stop after this block, from 0, negative from the end; its tokens get the final norm. None =
                 all blocks. Logits are None where blocks are left out.
-            keep_ratio: must be None: this model drops no tokens.
-            decisions: must be None.
+            keep_ratio: as the field, instead of it; static under jit. For models with `reduce`.
+            decisions: 1 = keep, instead of sampled ones, per stage on the full grid, before stages are made
+                cumulative; they mask in evaluation too. For "dynamicvit".
 
         Returns:
             Tokens, prefix and pooled in float32. With `fc_norm`, tokens and prefix are not normalised and
@@ -156,8 +209,9 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: image size, block or arguments this model cannot serve.
         """
-        del train
-        refuse_pruning(keep_ratio, decisions)
+        reducer = reducer_of(self, keep_ratio)
+        if reducer is None:
+            refuse_pruning(keep_ratio, decisions)
         images = jnp.asarray(images)
         last = last_block(block, self.depth)
         grid = patch_grid(images, self.patch_size)
@@ -168,11 +222,19 @@ class VisionTransformer(nn.Module):
             "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
             "attention": self.attention, "return_attention": return_attention,
         }  # fmt: skip
-        tokens, maps = run_blocks(self, Block, fields, tokens, last=last)
+        parts: dict[str, Any] = {}
+        keep = None
+        if reducer is None:
+            tokens, maps = run_blocks(self, Block, fields, tokens, last=last)
+        else:
+            tokens, maps, parts, keep = run_reduced(
+                self, Block, fields, tokens, reducer,
+                last=last, prefix=self.prefix_count, train=train, decisions=decisions,
+            )  # fmt: skip
         norm_after_pool = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
         tokens = tokens.astype(jnp.float32) if norm_after_pool else LayerNorm(self.eps, name="norm")(tokens)
         prefix, patches = tokens[:, : self.prefix_count], tokens[:, self.prefix_count :]
-        pooled = self._pool(prefix, patches)
+        pooled = self._pool(prefix, patches, keep)
         if norm_after_pool:
             pooled = LayerNorm(self.eps, name="fc_norm")(pooled)
         heads = self._classify(pooled, prefix) if last == self.depth - 1 else {}
@@ -184,6 +246,7 @@ class VisionTransformer(nn.Module):
             attention=maps if return_attention else None,
             heads=heads,
             grid=grid,
+            **parts,
         )
 
     def _add_positions(self, tokens: Array, grid: tuple[int, int]) -> Array:
@@ -216,9 +279,9 @@ class VisionTransformer(nn.Module):
         front = jnp.broadcast_to(front, (batch, *front.shape[1:])).astype(self.dtype)
         return jnp.concatenate([front, tokens], axis=1)
 
-    def _pool(self, prefix: Array, patches: Array) -> Array:
+    def _pool(self, prefix: Array, patches: Array, keep: Array | None) -> Array:
         if self.global_pool == "avg":
-            return patches.mean(axis=1)
+            return masked_mean(patches, keep)
         return prefix[:, :2].mean(axis=1) if self.distilled else prefix[:, 0]
 
     def _classify(self, pooled: Array, prefix: Array) -> dict[str, Array]:
@@ -248,7 +311,7 @@ def mistakes(model: VisionTransformer) -> list[str]:
         wrong.append("distilled needs class_token, global_pool 'token' and no reg_tokens")
     if model.depth < 1:
         wrong.append(f"depth is {model.depth}, below 1")
-    return wrong
+    return wrong + reducer_mistakes(model)
 
 
 _TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
@@ -258,6 +321,7 @@ _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 _LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
 _DEIT3 = {"init_values": 1e-6, "no_embed_class": True}
 _DINOV2 = {"patch_size": 14, "img_size": 518, "num_classes": 0, "init_values": 1e-5}
+_DYNAMIC = {"reduce": "dynamicvit"}
 _REGISTERS = {"reg_tokens": 4, "no_embed_class": True}
 
 # name: (fields that differ from the module's defaults, tag of timm's weights on the hub)
@@ -285,6 +349,10 @@ VIT = {
     "deit3_base_patch16_384": (_BASE | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
     "deit3_large_patch16_224": (_LARGE | _DEIT3, "fb_in22k_ft_in1k"),
     "deit3_large_patch16_384": (_LARGE | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
+    "dynamicvit_deit_tiny_patch16_224": (_TINY | _DYNAMIC, ""),
+    "dynamicvit_deit_256_patch16_224": ({"embed_dim": 256, "depth": 12, "num_heads": 4} | _DYNAMIC, ""),
+    "dynamicvit_deit_small_patch16_224": (_SMALL | _DYNAMIC, ""),
+    "dynamicvit_deit_base_patch16_224": (_BASE | _DYNAMIC, ""),
     "vit_small_patch14_dinov2": (_SMALL | _DINOV2, "lvd142m"),
     "vit_base_patch14_dinov2": (_BASE | _DINOV2, "lvd142m"),
     "vit_large_patch14_dinov2": (_LARGE | _DINOV2, "lvd142m"),

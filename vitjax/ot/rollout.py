@@ -111,7 +111,10 @@ def _from(attention: Sequence[Any], start: int) -> list[Any]:
         raise ValueError(
             f"attention_rollout: start is {start} but there are {len(blocks)} blocks of attention"
         )
-    return blocks[start:]
+    # Of a model that reduces its tokens: back on the grid of all patches.
+    on_grid = (getattr(block, "on_grid", None) for block in blocks)
+    pairs = zip(blocks[start:], list(on_grid)[start:], strict=True)
+    return [full() if full and not is_windowed(block) else block for block, full in pairs]
 
 
 def _square_size(blocks: Sequence[Any]) -> int:

@@ -1,0 +1,186 @@
+"""Blocks that go on with fewer tokens: masked where that is learned, gathered where it is to be fast."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vitjax.sparsify.decisions import cumulative, sample
+from vitjax.sparsify.predictor import Predictor
+from vitjax.sparsify.reducers import Alive, ReducedAttention, Reducer, reduce
+
+
+class Reduced(NamedTuple):
+    """What `run_reduced` returns; fields that are not explained are those of `BackboneOutput`.
+
+    Attributes:
+        tokens: prefix first, then the patches that are left.
+        maps: attention of every block; None where not asked for.
+        parts: fields of `BackboneOutput`, by name.
+        keep: 1 where one of these patches counts, 0 where it was dropped but not removed; None = all count.
+    """
+
+    tokens: Float[Array, "b n d"]
+    maps: tuple[Any, ...]
+    parts: dict[str, Any]
+    keep: Float[Array, "b m"] | None = None
+
+
+def reducer_of(model: Any, keep_ratio: Any = None) -> Reducer | None:
+    """How a model reduces its tokens, from its fields; None where it does not."""
+    if not model.reduce:
+        return None
+    blocks = model.pruning_loc
+    if blocks is None:
+        blocks = sorted({model.depth * quarter // 4 for quarter in (1, 2, 3)})
+    ratio = model.keep_ratio if keep_ratio is None else keep_ratio
+    ratio = tuple(ratio) if isinstance(ratio, list) else ratio
+    return Reducer(model.reduce, tuple(blocks), ratio, model.r, model.round_to)
+
+
+def reducer_mistakes(model: Any) -> list[str]:
+    """Returns which fields of a model do not go together with its reducer."""
+    reducer = reducer_of(model)
+    if reducer is None:
+        return []
+    wrong = reducer.mistakes(model.depth)
+    if model.scan_layers:
+        wrong.append("scan_layers needs blocks of equal shape, and reduce makes them differ")
+    if reducer.needs_attention and not getattr(model, "class_token", True):
+        wrong.append(f"reduce {model.reduce!r} ranks tokens by the attention of CLS, which the model lacks")
+    return wrong
+
+
+def run_reduced(
+    model: nn.Module,
+    block: type[nn.Module],
+    fields: Mapping[str, Any],
+    tokens: Float[Array, "b n d"],
+    reducer: Reducer,
+    *,
+    last: int,
+    prefix: int,
+    train: bool = False,
+    decisions: Float[Array, "b stages cells"] | None = None,
+) -> Reduced:
+    """Runs blocks 0 to `last` inside the compact method of `model`, with fewer tokens as it goes.
+
+    Args:
+        model: its fields `remat` and `dtype` count; its predictors are `score_predictor_<stage>`.
+        block: `vit.Block`.
+        fields: of every block.
+        tokens: prefix first, then all patches.
+        reducer: how tokens are reduced.
+        last: index from 0.
+        prefix: number of tokens that always stay.
+        train: "dynamicvit" samples decisions, from the rng "gumbel", and masks. All others drop tokens for
+            real, as it does without `train`.
+        decisions: given ones, before they are made cumulative; they mask whatever `train` says.
+
+    Raises:
+        ValueError: a ratio or decisions that this cannot be done with.
+    """
+    wrong = reducer.mistakes(last + 1 if reducer.name == "tome" else max(reducer.blocks, default=0) + 1)
+    if decisions is not None and reducer.name != "dynamicvit":
+        wrong.append(f"decisions are for models with a predictor; this one reduces by {reducer.name!r}")
+    if wrong:
+        raise ValueError("; ".join(wrong) + ".")
+    kind: Any = nn.remat(block) if getattr(model, "remat", False) else block
+
+    def layer(i: int, **more: Any) -> Callable:
+        return kind(**fields, **more, name=f"blocks_{i}")
+
+    if reducer.name == "dynamicvit" and (train or decisions is not None):
+        return _masked(model, layer, tokens, reducer, last, prefix, decisions)
+    return _gathered(model, layer, tokens, reducer, last, prefix)
+
+
+def _masked(
+    model: nn.Module,
+    layer: Callable,
+    tokens: Float[Array, "b n d"],
+    reducer: Reducer,
+    last: int,
+    prefix: int,
+    decisions: Float[Array, "b stages cells"] | None,
+) -> Reduced:
+    """All tokens go through all blocks; those dropped are not seen by the others."""
+    cells, stages = tokens.shape[1] - prefix, len(reducer.blocks)
+    if decisions is not None and decisions.shape != (len(tokens), stages, cells):
+        raise ValueError(
+            f"decisions have shape {decisions.shape}; expected (images, stages, patches) = "
+            f"{(len(tokens), stages, cells)}."
+        )
+    kept, raw, scores, maps = None, [], [], []
+    for i in range(last + 1):
+        if i in reducer.blocks:
+            stage = reducer.blocks.index(i)
+            scores.append(_predictor(model, stage)(tokens[:, prefix:], kept))
+            if decisions is None:
+                if not model.has_rng("gumbel"):
+                    raise ValueError(
+                        "train=True samples which tokens to drop: pass rngs={'gumbel': key}, or decisions."
+                    )
+                raw.append(sample(model.make_rng("gumbel"), scores[-1]))
+            else:
+                raw.append(decisions[:, stage].astype(jnp.float32))
+            kept = raw[-1] if kept is None else kept * raw[-1]
+        keep = None
+        if kept is not None:
+            keep = jnp.concatenate([jnp.ones((len(tokens), prefix), kept.dtype), kept], axis=1)
+        tokens, weights = layer(i)(tokens, keep)
+        maps.append(weights)
+    applied = cumulative(jnp.stack(raw, axis=1)) if raw else None
+    return Reduced(tokens, tuple(maps), {"scores": tuple(scores), "decisions": applied}, kept)
+
+
+def _gathered(
+    model: nn.Module,
+    layer: Callable,
+    tokens: Float[Array, "b n d"],
+    reducer: Reducer,
+    last: int,
+    prefix: int,
+) -> Reduced:
+    """Tokens that leave are gone, and cost nothing."""
+    cells = tokens.shape[1] - prefix
+    alive = Alive.all(len(tokens), cells)
+    scores, index, owner, maps = [], [], [], []
+    for i in range(last + 1):
+        stage = reducer.stage(i)
+        if stage is not None and not reducer.inside:
+            worth = None
+            if reducer.name == "dynamicvit":
+                scores.append(_predictor(model, stage)(tokens[:, prefix:]))
+                worth = scores[-1][..., 0]
+            front, patches = tokens[:, :prefix], tokens[:, prefix:]
+            before = patches.shape[1]
+            patches, alive = reduce(reducer, stage, patches, alive, prefix=prefix, scores=worth)
+            if patches.shape[1] < before:
+                tokens = jnp.concatenate([front, patches], axis=1)
+        asked = alive
+        if stage is not None and reducer.inside:
+            tokens, (weights, alive) = layer(i, reducer=reducer, stage=stage, prefix=prefix)(
+                tokens, None, alive
+            )
+        else:
+            sized = alive if reducer.name == "tome" else None
+            tokens, weights = layer(i)(tokens, None, sized)
+        if weights is not None and weights.shape[-1] < cells + prefix:
+            weights = ReducedAttention(weights, asked.owner, prefix)
+        maps.append(weights)
+        if stage is not None:
+            index.append(alive.index)
+            owner.append(alive.owner)
+    parts = {
+        "scores": tuple(scores), "keep_index": tuple(index), "owner": tuple(owner), "sizes": alive.size
+    }  # fmt: skip
+    if owner and reducer.name not in ("tome", "evit"):
+        parts["decisions"] = jnp.stack([(o >= 0).astype(jnp.float32) for o in owner], axis=1)
+    return Reduced(tokens, tuple(maps), parts)
+
+
+def _predictor(model: Any, stage: int) -> Predictor:
+    return Predictor(dtype=model.dtype, name=f"score_predictor_{stage}")
