@@ -41,7 +41,7 @@ scores, index = search(queries, gallery, 4, mesh=mesh)
 alone = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :4]
 np.testing.assert_array_equal(index, alone)
 
-from vitjax.retrieval import Descriptors, Gallery, rerank, streaming
+from vitjax.retrieval import Descriptors, Gallery, RerankConfig, rerank, streaming
 stored, spans = Gallery.open(sys.argv[1]), []
 read, streaming.CHUNK_BYTES = stored.read_pooled, 2**9
 stored.read_pooled = lambda rows: spans.append((rows.start, rows.stop)) or read(rows)
@@ -58,6 +58,18 @@ together = rerank(images.take(np.arange(5)), images, index, mesh=mesh)
 apart = rerank(images.take(np.arange(5)), images, index)
 np.testing.assert_array_equal(together.index, apart.index)
 np.testing.assert_allclose(together.score, apart.score, rtol=0, atol=1e-6)
+
+from vitjax.retrieval import matching
+matching._CPU_PAIRS = 6  # one query for each device
+read, rows = stored.read, []
+stored.read = lambda asked: rows.append(len(asked)) or read(asked)
+config, order = RerankConfig(method="chamfer"), np.arange(54).reshape(9, 6)
+streamed = rerank(whole.take(np.arange(9)), stored, order, config=config, mesh=mesh)
+apart = rerank(whole.take(np.arange(9)), whole, order, config=config)
+np.testing.assert_array_equal(streamed.index, apart.index)
+np.testing.assert_allclose(streamed.score, apart.score, rtol=0, atol=1e-6)
+# Of 9 queries two in each of three blocks are this process's; padding reads a row.
+assert len(rows) == 6 and sum(rows) <= 31, rows
 print("done", rank)
 """
 

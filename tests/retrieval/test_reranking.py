@@ -279,7 +279,7 @@ def test_two_devices_equal_one(changes):
 EIGHT = """
 import json, jax
 import numpy as np
-from tests.retrieval.cases import random_descriptors, rankings
+from tests.retrieval.cases import filled_gallery, random_descriptors, rankings
 from vitjax import parallel
 from vitjax.config import RerankConfig
 from vitjax.retrieval import rerank, search
@@ -288,6 +288,16 @@ queries, gallery = random_descriptors(5, seed=1), random_descriptors(30, seed=2)
 mesh = parallel.make_mesh()
 found = rerank(queries, gallery, rankings(5, 30, 25), config=RerankConfig(top_k=20, mass=0.8), mesh=mesh)
 index = search(queries, gallery, 9, mesh=mesh)[1]
+
+stored = filled_gallery("memory://eight", 30, dtype="int8")
+whole, config = stored.take(slice(None)), RerankConfig(top_k=20, method="chamfer")
+here = rerank(queries, whole, rankings(5, 30, 25), config=config)
+streamed = rerank(queries, stored, rankings(5, 30, 25), config=config, mesh=mesh)
+np.testing.assert_array_equal(streamed.index, here.index)
+np.testing.assert_allclose(streamed.score, here.score, rtol=0, atol=1e-6)
+one, eight = search(queries, whole, 9), stored.search(queries, 9, mesh=mesh)
+np.testing.assert_array_equal(eight[1], one[1])
+np.testing.assert_allclose(eight[0], one[0], rtol=0, atol=1e-6)
 print(json.dumps([found.index.tolist(), found.score.tolist(), index.tolist()]))
 """
 

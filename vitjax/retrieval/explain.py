@@ -18,6 +18,7 @@ from vitjax import parallel
 from vitjax.config import RerankConfig
 from vitjax.retrieval import matching
 from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.gallery import Gallery
 from vitjax.retrieval.matching import Numbers, Plan
 
 Box = tuple[float, float, float, float]
@@ -173,8 +174,8 @@ def explain_pair(
 
 
 def match_pairs(
-    queries: Descriptors,
-    gallery: Descriptors,
+    queries: Descriptors | Gallery,
+    gallery: Descriptors | Gallery,
     query_rows: Int[Array | np.ndarray, " p"],
     gallery_rows: Int[Array | np.ndarray, " p"],
     *,
@@ -206,7 +207,7 @@ def match_pairs(
             f"match_pairs: rows must be in 0..{sizes[0] - 1} (queries) and 0..{sizes[1] - 1} (gallery), and "
             f"top, {top}, at least 1"
         )
-    most = min(matching.pairs_per_block(queries.tokens.shape[1], *gallery.tokens.shape[1:]), 32)
+    most = min(matching.pairs_per_block(queries.sizes.tokens, *gallery.sizes[2:]), 32)
     done, pending = [], None
     for start in range(0, max(len(pairs), 1), most):
         part = parallel.pad_rows(pairs[start : start + most], most)

@@ -12,6 +12,7 @@ from vitjax.config import RerankConfig, validate_rerank
 from vitjax.ot import StructuralMatch, Transport, chamfer_match, mutual_match, partial_match, relaxed_match
 from vitjax.ot.marginals import pair_marginals
 from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.gallery import Gallery
 
 _CROSS = ("cross_correlation", "inverse", "complement", "softmax")  # compare pooled vectors with tokens
 _CPU_PAIRS = 128  # enough to keep the cores busy; more would only be padding for a single query
@@ -186,7 +187,9 @@ def unmatched_score(pooled: Any, numbers: Numbers) -> Any:
     return xp.where(xp.isnan(pooled), -xp.inf, numbers.weight * pooled + numbers.lowest)
 
 
-def check_pair(queries: Descriptors, gallery: Descriptors, marginals: str, where: str) -> None:
+def check_pair(
+    queries: Descriptors | Gallery, gallery: Descriptors | Gallery, marginals: str, where: str
+) -> None:
     """Raises ValueError where two sets of descriptors cannot be compared."""
     if not len(gallery):
         raise ValueError(f"{where}: the gallery is empty")
@@ -202,8 +205,3 @@ def check_pair(queries: Descriptors, gallery: Descriptors, marginals: str, where
             f"{where}: marginals {marginals!r} compare pooled vectors (length {ours}) with tokens (length "
             f"{tokens}), so the lengths must be equal; use 'uniform' or 'rollout'"
         )
-
-
-def rows_of(index: Array) -> Array:
-    """Row numbers that can be gathered: padding (-1) reads row 0, and its result is dropped later."""
-    return jnp.maximum(index, 0)

@@ -12,9 +12,11 @@ from jaxtyping import Array, Int
 from vitjax import parallel
 from vitjax.config import RerankConfig
 from vitjax.retrieval import matching
-from vitjax.retrieval.candidates import candidate_blocks
+from vitjax.retrieval.candidates import candidate_blocks, gathered, pooled_rows
 from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.gallery import Gallery
 from vitjax.retrieval.matching import Numbers, Plan
+from vitjax.retrieval.stored import Stored
 
 
 @struct.dataclass
@@ -47,7 +49,7 @@ class Reranked:
 
 def rerank(
     queries: Descriptors,
-    gallery: Descriptors,
+    gallery: Descriptors | Gallery,
     index: Int[Array | np.ndarray, "q k"],
     *,
     config: RerankConfig | None = None,
@@ -72,18 +74,21 @@ def rerank(
     `mutual_match`) define them. A score lies in the range of the structural score plus [-weight, weight].
 
     Pairs go through the device in blocks of one fixed shape, so there is one compilation whatever the number
-    of queries, and for a gallery on the host also for galleries of similar size. Memory on each device: the
-    gallery (about 4 t d bytes an image; it stays there during the call, so `jax.device_put` it once when
-    calling often), and a block: 128 pairs on a CPU, about 1 GiB on an accelerator.
+    of queries, and for a gallery on the host also for galleries of similar size. Memory on each device: a
+    block, 128 pairs on a CPU and about 1 GiB on an accelerator, and for descriptors the gallery (about 4 t d
+    bytes an image; it stays there during the call, so `jax.device_put` it once when calling often). Of a
+    `Gallery` only the candidates of a block are there, as they are stored; the next block's are read while
+    it is matched, by each process for its own devices.
 
     Args:
         queries: q images.
-        gallery: n images; tokens of the same length, not necessarily as many.
+        gallery: n images, in memory or on a disk; tokens of the same length, not necessarily as many.
         index: rows of the gallery per query, best first, as `search` returns it; -1 = padding.
         config: see `vitjax.config.RerankConfig`; None: its defaults.
-        mesh: spreads the pairs over its devices; each holds the gallery. None: one device.
+        mesh: spreads the pairs over its devices; each holds the descriptors. None: one device.
 
     Raises:
+        GalleryError: damage among the candidates.
         ValueError: rows outside of the gallery, descriptors that do not fit together, config out of range.
     """
     config = config or RerankConfig()
@@ -133,7 +138,7 @@ def _checked(index: Any, queries: int, rows: int) -> np.ndarray:
 
 def _match_head(
     queries: Descriptors,
-    gallery: Descriptors,
+    gallery: Descriptors | Gallery,
     index: np.ndarray,
     plan: Plan,
     numbers: Numbers,
@@ -144,7 +149,7 @@ def _match_head(
     q, k = index.shape
     if not index.size:
         return {name: np.zeros((q, k), bool if name == "fallback" else np.float32) for name in names}
-    most = matching.pairs_per_block(queries.tokens.shape[1], *gallery.tokens.shape[1:])
+    most = matching.pairs_per_block(queries.tokens.shape[1], *gallery.sizes[2:])
     parts = -(-k // most)  # a query with more candidates than a block holds is cut into even parts
     width = -(-k // parts)
     lines = np.pad(index, ((0, 0), (0, parts * width - k)), constant_values=-1).reshape(q * parts, width)
@@ -169,37 +174,36 @@ def _match_head(
 def _match_block(
     queries: Descriptors,
     index: Int[Array, "b k"],
-    gallery: Descriptors,
+    gallery: Descriptors | Stored,
     numbers: Numbers,
     *,
     plan: Plan,
     mesh: Mesh | None,
 ) -> tuple[Array, ...]:
     def local(
-        queries: Descriptors, index: Array, gallery: Descriptors, numbers: Numbers
+        queries: Descriptors, index: Array, gallery: Descriptors | Stored, numbers: Numbers
     ) -> tuple[Array, ...]:
-        candidates = gallery.take(matching.rows_of(index))
-        match = matching.match_block(queries, candidates, plan, numbers)
+        match = matching.match_block(queries, gathered(index, gallery), plan, numbers)
         return match.score, match.structural, match.pooled, match.error, match.fallback, match.mass
 
     if mesh is None:
         return local(queries, index, gallery, numbers)
     # Each device solves its own pairs: no communication, whatever a solver does inside.
     rows, whole = parallel.ROWS, PartitionSpec()
-    specs = (rows, rows, whole, whole)
+    specs = (rows, rows, rows if isinstance(gallery, Stored) else whole, whole)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
         queries, index, gallery, numbers
     )
 
 
-def _pooled(queries: np.ndarray, gallery: Descriptors, index: np.ndarray) -> np.ndarray:
+def _pooled(queries: np.ndarray, gallery: Descriptors | Gallery, index: np.ndarray) -> np.ndarray:
     """Cosines of the candidates that are not matched, on the host in blocks of about 64 MiB."""
     found = np.zeros(index.shape, np.float32)
     if not index.size:
         return found
-    pooled = parallel.fetch(gallery.pooled)
-    step = max(1, 2**24 // (index.shape[1] * pooled.shape[1]))
+    pooled = pooled_rows(gallery)
+    step = max(1, 2**24 // (index.shape[1] * queries.shape[1]))
     for start in range(0, len(index), step):
         rows = slice(start, start + step)
-        found[rows] = np.matmul(pooled[index[rows]], queries[rows, :, None])[:, :, 0]
+        found[rows] = np.matmul(pooled(index[rows]), queries[rows, :, None])[:, :, 0]
     return found
