@@ -3,9 +3,19 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.corpus import encoded, photo
-from vitjax.data import FolderSource, ImageError, ImageSource, ListSource, align_labels
+from tests.pictures import write_folder
+from vitjax.data import (
+    FolderSource,
+    ImageError,
+    ImageSource,
+    ListSource,
+    SourceTail,
+    align_labels,
+    fingerprint,
+)
 
 PNG = encoded(photo(8, 6), "PNG")
 
@@ -101,3 +111,29 @@ def test_labels_of_two_folders_meet_by_class_name(tmp_path):
     of_query, of_gallery = align_labels(query, gallery)
     np.testing.assert_array_equal(of_query[:, None] == of_gallery[None, :], [[False, False], [False, True]])
     assert align_labels(query, FolderSource(fill(tmp_path / "n", "1.png"))) is None
+
+
+def test_a_fingerprint_changes_with_the_pictures_and_with_nothing_else(tmp_path):
+    folder = write_folder(tmp_path / "photos", kinds=2, variants=2)
+    first = fingerprint(FolderSource(folder))
+    assert fingerprint(FolderSource(folder)) == first
+    file = folder / "class_0" / "1.png"
+    file.write_bytes(file.read_bytes() + b"\0")
+    second = fingerprint(FolderSource(folder))
+    file.rename(folder / "class_0" / "2.png")
+    third = fingerprint(FolderSource(folder))
+    assert len({first, second, third}) == 3
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    items = [pixels, pixels + 1, Image.fromarray(pixels), b"x", str(file), folder / "class_0" / "0.png"]
+    assert len({fingerprint(ListSource([item])) for item in items}) == 6
+    assert fingerprint(ListSource([pixels])) == fingerprint(ListSource([pixels.copy()]))
+    assert fingerprint(SourceTail(FolderSource(folder), 1)) != fingerprint(
+        SourceTail(FolderSource(folder), 2)
+    )
+
+
+def test_the_tail_of_a_source_is_the_source_from_there_on(tmp_path):
+    whole = FolderSource(write_folder(tmp_path / "photos", kinds=2, variants=2))
+    tail = SourceTail(whole, 3)
+    assert len(tail) == 1 and tail.names == whole.names[3:] and tail.labels.tolist() == [1]
+    np.testing.assert_array_equal(tail.read(0), whole.read(3))

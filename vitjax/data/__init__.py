@@ -2,7 +2,7 @@
 
 from vitjax.data.images import ImageError, list_images, read_image
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
-from vitjax.data.sources import FolderSource, ImageSource, ListSource, align_labels
+from vitjax.data.sources import FolderSource, ImageSource, ListSource, SourceTail, align_labels, fingerprint
 from vitjax.data.transforms import Preprocess, preprocess
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "ListSource",
     "Preprocess",
     "Skipped",
+    "SourceTail",
     "align_labels",
     "batches",
+    "fingerprint",
     "list_images",
     "preprocess",
     "read_image",

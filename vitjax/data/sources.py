@@ -1,7 +1,8 @@
 """Where pictures come from: anything with a length, names, perhaps labels, and read(i)."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,6 +69,11 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._files)
 
+    def fingerprint(self) -> str:
+        """Hash of names, sizes and times of change: another one means that the pictures may be others."""
+        files = ((name, self.root / file) for name, file in zip(self.names, self._files, strict=True))
+        return _hash(f"{name}\0{_state(file)}" for name, file in files)
+
     def path(self, i: int) -> Path:
         """The file of picture i, links resolved."""
         return (self.root / self._files[i]).resolve()
@@ -75,6 +81,28 @@ class FolderSource:
     def read(self, i: int) -> Image.Image:
         """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
         return read_image(self.root / self._files[i])
+
+
+class SourceTail:
+    """The pictures of a source from one on.
+
+    Args:
+        source: the pictures.
+        start: picture of the source that is picture 0 here.
+    """
+
+    def __init__(self, source: ImageSource, start: int) -> None:
+        self._source, self._start = source, start
+        self.names = source.names[start:]
+        self.labels = None if source.labels is None else source.labels[start:]
+        self.class_names = source.class_names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> Image.Image:
+        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        return self._source.read(self._start + i)
 
 
 class ListSource:
@@ -96,6 +124,10 @@ class ListSource:
         self.labels: np.ndarray | None = None
         self.class_names: list[str] = []
 
+    def fingerprint(self) -> str:
+        """Hash of files' sizes and times of change, and of all other pictures' content."""
+        return _hash(f"{name}\0{_state(item)}" for name, item in zip(self.names, self._items, strict=True))
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -107,6 +139,37 @@ class ListSource:
                 f"item {i} is a {type(item).__name__}; give a path, PIL image, uint8 array or bytes."
             )
         return read_image(item)
+
+
+def fingerprint(source: ImageSource) -> str:
+    """Hash that tells whether a source holds what it held before.
+
+    From the source's own `fingerprint()` where it has one, as folders and lists do; otherwise its names are
+    all that counts.
+    """
+    own = getattr(source, "fingerprint", None)
+    return own() if own is not None else _hash([type(source).__name__, *source.names])
+
+
+def _hash(parts: Iterable[str]) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part.encode(errors="surrogatepass") + b"\n")
+    return whole.hexdigest()[:32]
+
+
+def _state(item: Any) -> str:
+    """What changes when a picture does."""
+    if isinstance(item, str | os.PathLike):
+        try:
+            found = os.stat(item)
+        except (OSError, ValueError):
+            return "not there"
+        return f"{found.st_size} {found.st_mtime_ns}"
+    if isinstance(item, Image.Image | np.ndarray):
+        pixels = np.ascontiguousarray(item.convert("RGBA") if isinstance(item, Image.Image) else item)
+        return f"{pixels.dtype} {pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
+    return hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else type(item).__name__
 
 
 def align_labels(query: ImageSource, gallery: ImageSource) -> tuple[np.ndarray, np.ndarray] | None:

@@ -1,6 +1,6 @@
 """What is kept of an image for retrieval: one pooled vector, patch tokens, and what each token weighs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -216,14 +216,14 @@ def make_describe(
     return jax.jit(describe, in_shardings=(whole, rows, rows), out_shardings=rows)
 
 
-def describe_batches(
+def describe_each(
     describe: Callable[[Any, Any, Any], Descriptors],
     variables: Any,
     batches: Iterable[Any],
     *,
     mesh: Mesh | None = None,
-) -> tuple[Descriptors, np.ndarray]:
-    """Describes all batches; the next one is sent while the one before computes.
+) -> Iterator[tuple[Descriptors, np.ndarray]]:
+    """Describes batch after batch; the next one is sent while the one before computes.
 
     Args:
         describe: from `make_describe`, with the same mesh.
@@ -232,14 +232,13 @@ def describe_batches(
             several processes each passes its own images, the same number of batches in each.
         mesh: the one `describe` was made with.
 
-    Returns:
-        descriptors of the valid rows on the host, in order of `index`, and that index (n,): which image of
-        the source each row is; images that were skipped are missing from it.
+    Yields:
+        for each batch descriptors of its valid rows on the host, and which image of the source each row is.
 
     Raises:
-        ValueError: no valid row at all, or rows whose descriptor is not finite, named by index.
+        ValueError: rows whose descriptor is not finite, named by index.
     """
-    done, pending = [], None
+    pending = None
     if mesh is not None:
         variables = parallel.replicate(variables, mesh)
     for batch in batches:
@@ -249,23 +248,41 @@ def describe_batches(
         images, index, valid = parts
         before, pending = pending, (describe(variables, images, valid), index, valid)
         if before is not None:
-            done.append(_real(*parallel.fetch(before)))
+            yield _real(*parallel.fetch(before))
     if pending is not None:
-        done.append(_real(*parallel.fetch(pending)))
-    if not sum(len(index) for _, index in done):
-        raise ValueError("describe_batches: there is no image to describe")
-    found, index = jax.tree.map(lambda *parts: np.concatenate(parts), *done)
-    order = np.argsort(index, kind="stable")
-    found, index = found.take(order), index[order]
+        yield _real(*parallel.fetch(pending))
+
+
+def _real(found: Descriptors, index: np.ndarray, valid: np.ndarray) -> tuple[Descriptors, np.ndarray]:
+    found, index = found.take(valid), index[valid]
     bad = ~(np.isfinite(found.pooled).all(axis=1) & np.isfinite(found.tokens).all(axis=(1, 2)))
     if bad.any():
         raise ValueError(
             "describe_batches: the model gave values that are not finite for images "
-            f"{index[bad][:10].tolist()} ({int(bad.sum())} of {len(index)}); "
-            "check the weights, or compute in float32"
+            f"{index[bad][:10].tolist()}; check the weights, or compute in float32"
         )
     return found, index
 
 
-def _real(found: Descriptors, index: np.ndarray, valid: np.ndarray) -> tuple[Descriptors, np.ndarray]:
-    return found.take(valid), index[valid]
+def describe_batches(
+    describe: Callable[[Any, Any, Any], Descriptors],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    mesh: Mesh | None = None,
+) -> tuple[Descriptors, np.ndarray]:
+    """Describes all batches, see `describe_each`, into memory.
+
+    Returns:
+        descriptors of the valid rows on the host, in order of `index`, and that index (n,): which image of
+        the source each row is; images that were skipped are missing from it.
+
+    Raises:
+        ValueError: no valid row at all, or rows whose descriptor is not finite, named by index.
+    """
+    done = list(describe_each(describe, variables, batches, mesh=mesh))
+    if not sum(len(index) for _, index in done):
+        raise ValueError("describe_batches: there is no image to describe")
+    found, index = jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+    order = np.argsort(index, kind="stable")
+    return found.take(order), index[order]

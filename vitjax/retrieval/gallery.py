@@ -131,11 +131,6 @@ class Gallery:
             return Sizes(0, 0, 0, 0)
         return Sizes(len(self), layouts["pooled"].row[0], *layouts["tokens"].row)
 
-    @property
-    def file_rows(self) -> int:
-        """Rows of one file: adding this many at a time writes each file once; 0 before the first `add`."""
-        return self._content.arrays["tokens"].shard if self._content.arrays else 0
-
     def add(
         self,
         descriptors: Descriptors,

@@ -1,5 +1,6 @@
 """Pretrained weights: fetched, read without running them, fitted to a model with one report."""
 
+from vitjax.weights.digest import fingerprint
 from vitjax.weights.errors import WeightsError
 from vitjax.weights.hub import cache_dir, fetch
 from vitjax.weights.load import load_weights, load_with_report
@@ -12,6 +13,7 @@ __all__ = [
     "WeightsError",
     "cache_dir",
     "fetch",
+    "fingerprint",
     "load_weights",
     "load_with_report",
     "stack_blocks",
