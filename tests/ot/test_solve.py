@@ -78,7 +78,7 @@ def test_error_falls_with_iterations_and_is_that_of_the_plan():
         np.testing.assert_allclose(transport.row_error, by_hand, atol=1e-6)
         np.testing.assert_allclose(transport.mass, 1.0, atol=1e-5)
         errors.append(_error(transport).max())
-    assert errors[0] > errors[1] > errors[2] > errors[3] and errors[3] < 1e-5
+    assert errors[0] > errors[1] > errors[2] and max(errors[2:]) < 1e-6  # then rounding is all that is left
 
 
 @pytest.mark.parametrize("mass", [0.1, 0.3, 0.7, 0.95, 0.999, 1.0])

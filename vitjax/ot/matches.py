@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from vitjax.ot.nearest import chamfer, mutual_nearest
 from vitjax.ot.outputs import StructuralMatch, Values
-from vitjax.ot.solve import Number, partial_sinkhorn, relaxed_sinkhorn
+from vitjax.ot.solve import Number, transport_value
 
 
 def partial_match(
@@ -31,8 +31,9 @@ def partial_match(
     compare. Arguments are those of `partial_sinkhorn`, at cost 1 - similarity.
     """
     similarity = jnp.asarray(similarity)
-    transport = partial_sinkhorn(
+    transport, score = transport_value(
         1.0 - similarity,
+        similarity,
         a,
         b,
         mass=mass,
@@ -41,7 +42,7 @@ def partial_match(
         tolerance=tolerance,
         solver=solver,
     )
-    return StructuralMatch(jnp.sum(transport.plan * similarity, axis=(-2, -1)), transport, similarity)
+    return StructuralMatch(score, transport, similarity)
 
 
 def relaxed_match(
@@ -84,26 +85,25 @@ def relaxed_match(
     similarity, a, b = jnp.asarray(similarity), jnp.asarray(a), jnp.asarray(b)
     live = (a > 0)[..., :, None] & (b > 0)[..., None, :]
     top = jnp.max(jnp.where(live, similarity, -2.0), axis=(-2, -1), keepdims=True)
-    found = relaxed_sinkhorn(
+    found, value = transport_value(
         jax.lax.stop_gradient(top) - similarity,
+        similarity,
         a,
         b,
-        tau_a=tau_a,
-        tau_b=tau_b,
+        taus=(tau_a, tau_b),
         epsilon=epsilon,
         iterations=iterations,
         tolerance=tolerance,
         solver=solver,
     )
     total = jnp.where(live.any((-2, -1)), found.mass, 1.0)
-    plan = found.plan / total[..., None, None]
     transport = found._replace(
-        plan=plan,
+        plan=found.plan / total[..., None, None],
         row_error=found.row_error / total,
         col_error=found.col_error / total,
-        mass=plan.sum((-2, -1)),
+        mass=found.mass / total,
     )
-    return StructuralMatch(jnp.sum(plan * similarity, axis=(-2, -1)), transport, similarity)
+    return StructuralMatch(value / total, transport, similarity)
 
 
 def chamfer_match(

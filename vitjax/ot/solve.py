@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitjax.ot import fused, released
+from vitjax.ot import fused, released, scaling
 from vitjax.ot.blocks import map_blocks
 from vitjax.ot.outputs import Transport, Values
 
@@ -38,7 +38,9 @@ def sinkhorn(
         epsilon: entropic regularisation in units of the cost; a number or one per problem; may be traced.
         iterations: at most this many passes over rows and columns; static.
         tolerance: a problem is done once row_error + col_error is at most this, looked at every few
-            iterations; 0 = run them all, the only choice with a reverse-mode gradient. May be traced.
+            iterations; 0 = run them all. May be traced. Gradients: 0 unrolls the iterations, exact for the
+            plan they gave; above 0 they come from the optimality conditions (`vitjax.ot.implicit`), with
+            less memory and an error of about the tolerance.
         solver: "fused", ours, or "ott", OTT-JAX.
         compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and
             solver are then not looked at.
@@ -52,7 +54,7 @@ def sinkhorn(
     >>> sinkhorn(1 - jnp.eye(2), half, half, epsilon=0.05).plan.round(3).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
-    return _solve(cost, a, b, None, None, epsilon, iterations, tolerance, solver, compat)
+    return _solve(cost, a, b, None, None, epsilon, iterations, tolerance, solver, compat)[0]
 
 
 def partial_sinkhorn(
@@ -94,7 +96,7 @@ def partial_sinkhorn(
     >>> round(float(partial_sinkhorn(1 - jnp.eye(2), half, half, mass=0.5, epsilon=0.05).mass), 4)
     0.5
     """
-    return _solve(cost, a, b, mass, None, epsilon, iterations, tolerance, solver, compat)
+    return _solve(cost, a, b, mass, None, epsilon, iterations, tolerance, solver, compat)[0]
 
 
 def relaxed_sinkhorn(
@@ -131,10 +133,35 @@ def relaxed_sinkhorn(
         The plan; its mass is free. Errors are measured against the marginals that the problem's own
         optimality condition asks for, a * exp(-f / rho), not against a: they go to 0 as iterations converge.
     """
-    return _solve(cost, a, b, None, (tau_a, tau_b), epsilon, iterations, tolerance, solver, None)
+    return _solve(cost, a, b, None, (tau_a, tau_b), epsilon, iterations, tolerance, solver, None)[0]
 
 
-def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compat) -> Transport:
+def transport_value(
+    cost: Float[Values, "*batch n m"],
+    worth: Float[Values, "*batch n m"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
+    *,
+    mass: Number | None = None,
+    taus: tuple[Number, Number] | None = None,
+    epsilon: Number,
+    iterations: int = 100,
+    tolerance: Number = 0.0,
+    solver: str = "fused",
+) -> tuple[Transport, Float[Array, "*batch"]]:
+    """Transport, and sum(plan * worth) without forming the plan for it: under jit an unused plan costs nothing.
+
+    Balanced where `mass` and `taus` are None, else `partial_sinkhorn` or `relaxed_sinkhorn`, with the other
+    arguments as there.
+    """
+    worth = jnp.asarray(worth)
+    transport, value = _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, None, worth)
+    return transport, jnp.sum(transport.plan * worth, (-2, -1)) if value is None else value
+
+
+def _solve(
+    cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compat, worth=None
+) -> tuple[Transport, Array | None]:
     cost, a, b = jnp.asarray(cost), jnp.asarray(a), jnp.asarray(b)
     _check(cost, a, b, iterations, compat)
     dtype = jnp.promote_types(cost.dtype, jnp.float32)  # transport is float32 whatever the tokens were
@@ -150,9 +177,10 @@ def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compa
     if compat == "released":
         mass = None if balanced else jnp.broadcast_to(jnp.asarray(mass, dtype), batch)
         epsilon = jnp.broadcast_to(jnp.asarray(epsilon, dtype), batch)
-        return released.sinkhorn(
+        result = released.sinkhorn(
             cost.astype(dtype), a.astype(dtype), b.astype(dtype), mass, epsilon, iterations
         )
+        return result, None
     endless = isinstance(tolerance, float | int) and tolerance <= 0
     flat = (
         cost.astype(dtype).reshape(size, *cost.shape[-2:]),
@@ -164,24 +192,26 @@ def _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compa
     )
     if solver == "fused":
         taus = None if taus is None else (per_problem(taus[0]), per_problem(taus[1]))
-        result = _fused(flat, taus, iterations)
+        worth = None if worth is None else worth.astype(dtype).reshape(size, *cost.shape[-2:])
+        result = _fused(flat, taus, worth, iterations)
     elif solver == "ott":
         from vitjax.ot import ott  # OTT takes seconds to import: only who asks for it waits
 
-        result = ott.transport(*flat, taus=taus, iterations=iterations)
+        result = ott.transport(*flat, taus=taus, iterations=iterations), None
     else:
         raise ValueError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'ott'")
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result)
 
 
-@functools.partial(jax.jit, static_argnums=2)  # called without jit, it still compiles once per shape
-def _fused(problem: tuple, taus: tuple | None, iterations: int) -> Transport:
-    cost = problem[0]
-    return map_blocks(
-        lambda taus, *block: fused.transport(*block, taus=taus, iterations=iterations),
-        (taus, *problem),
-        entries=cost.shape[-2] * cost.shape[-1],
-    )
+@functools.partial(jax.jit, static_argnums=3)  # called without jit, it still compiles once per shape
+def _fused(
+    flat: tuple, taus: tuple | None, worth: Array | None, iterations: int
+) -> tuple[Transport, Array | None]:
+    def block(cost, a, b, epsilon, slack, tolerance, taus, worth):
+        problem = scaling.prepare(cost, a, b, epsilon, slack, taus)
+        return fused.transport(problem, worth, tolerance, iterations=iterations)
+
+    return map_blocks(block, (*flat, taus, worth), entries=flat[0].shape[-2] * flat[0].shape[-1])
 
 
 def _check(cost, a, b, iterations: int, compat: str | None) -> None:
