@@ -214,7 +214,8 @@ def _with_torch(args: argparse.Namespace, query: np.ndarray, candidates: np.ndar
         with torch.no_grad():
             similarity = torch.bmm(x, y.transpose(1, 2))
             plan = solve(similarity, a, b, args.epsilon, iterations)
-            return (plan * similarity).sum((1, 2)), (plan.sum(2) - a).abs().sum(1) + (
+            errors = (plan.sum(2) - a).abs().sum(1) + (plan.sum(1) - b).abs().sum(1)
+            return (plan * similarity).sum((1, 2)), errors
                 plan.sum(1) - b
             ).abs().sum(1)
 

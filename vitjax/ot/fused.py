@@ -4,18 +4,18 @@
 done.
 
 **Over-relaxation.** Sinkhorn converges slowly where mass has to cross between regions, as between related
-photos. Going beyond each update (`scaling._over`) cuts the iterations: of 100 photos of one corridor at epsilon
-0.05 the mean fell from 50 to 15 for a marginal error of 1e-3. Each problem has its own pace: after every round
-of 5 iterations it goes faster where the error falls slowly, and slower for good where it rose twice in a row
-(once is what a change of pace may do); pace 0 is plain Sinkhorn, which converges from anywhere. So
-over-relaxation can cost rounds, never convergence.
+photos. Going beyond each update (`scaling._over`) cuts the iterations: for 30 pairs of photos of one corridor
+at epsilon 0.05 and a marginal error of 1e-3 from a mean of 56 to 26, at epsilon 0.02 from 288 to 98. Each
+problem has its own pace: after every round of 5 iterations it goes faster where the error falls slowly, and
+slower for good where it rose twice in a row (once is what a change of pace may do); pace 0 is plain Sinkhorn,
+which converges from anywhere. So over-relaxation can cost rounds, never convergence.
 
 **Looks.** After a round the errors are known without another product, since an iteration leaves the sums of
 both sides behind. Problems that are done stay as they are, bit for bit, and so do kernels when a batch-mate
 gets a new one: results do not depend on the batch.
 
-Backward pass: unrolled; it keeps one kernel and its sums per round of 5 iterations. `vitjax.ot.implicit` needs
-none of that.
+Backward pass without a tolerance: unrolled; it keeps one kernel and its sums per round of 5 iterations. With
+one: `vitjax.ot.implicit`, which needs none of that.
 """
 
 from typing import Any, NamedTuple

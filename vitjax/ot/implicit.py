@@ -1,12 +1,12 @@
 """Gradient of converged transport from its optimality conditions: no iteration is kept or repeated.
 
-With potentials in units of epsilon, plan_ij = exp(f_i + g_j - cost_ij), row sums r and column sums c, a
-solution is a zero of
+With potentials in units of epsilon, plan_ij = exp(f_i + g_j - cost_ij), row sums r and column sums c,
+a solution is a zero of
 
     R_i = (1 - tau_a) f_i - tau_a (log a_i - log r_i)        and the same for g, tau_b, b, c,
 
-which is every kind of problem here: balanced (tau 1), relaxed, and partial, where the dummy points are one more
-row and column that cannot meet. The backward pass solves J^T (x, y) = (df, dg), J the Jacobian of R: after
+which is every kind of problem here: balanced (tau 1), relaxed, and partial, where the dummy points are one
+more row and column that cannot meet. The backward pass solves J^T (x, y) = (df, dg), J the Jacobian of R: after
 eliminating x one linear system in y, as large as the columns. Where both tau are 1 the system is singular,
 since f + t, g - t is the same plan; the solution without a component along that direction is taken, which
 leaves the gradients of a and b right for every change that keeps their sums equal.
@@ -45,7 +45,7 @@ def _forward(problem: Problem, worth: Any, tolerance: Array, iterations: int) ->
     return out, (problem, worth, scaling.absorb(problem, found.potentials, found.scale), out[0].plan)
 
 
-def _backward(iterations: int, saved: Any, cotangents: Any) -> tuple[Any, None | Array, None]:
+def _backward(iterations: int, saved: Any, cotangents: Any) -> tuple[Any, Array | None, None]:
     del iterations
     problem, worth, potentials, plan = saved
     by_plan, by_value = cotangents[0].plan + cotangents[0].mass[:, None, None], cotangents[1]
