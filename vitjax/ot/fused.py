@@ -130,7 +130,8 @@ def _start(problem: Problem) -> _State:
 
 def _iterate(problem: Problem, state: _State, count: int) -> _State:
     def step(carry, _):
-        return _half_steps(problem, state, *carry, state.pace), None
+        scale, sums = carry
+        return _half_steps(problem, state, scale, sums, state.pace), None
 
     (scale, sums), _ = jax.lax.scan(step, (state.scale, state.sums), length=count)
     return state._replace(scale=scale, sums=sums)
@@ -153,7 +154,7 @@ def _look(problem: Problem, state: _State) -> _State:
     """Measures the errors and chooses each problem's next pace."""
     parts = jax.lax.stop_gradient((problem, state.potentials, state.scale, state.sums))
     error = scaling.row_error(*parts) + scaling.col_error(*parts)
-    rose = ~(error < state.error)
+    rose = ~(error <= state.error)  # a plateau is slow; NaN counts as rising
     slow = ~rose & (error > _SLOW * state.error)
     twice = rose & state.rose
     most = jnp.where(twice, jnp.maximum(state.pace - 1, 0), state.most)

@@ -6,8 +6,8 @@ a solution is a zero of
     R_i = (1 - tau_a) f_i - tau_a (log a_i - log r_i)        and the same for g, tau_b, b, c,
 
 which is every kind of problem here: balanced (tau 1), relaxed, and partial, where the dummy points are one
-more row and column that cannot meet. The backward pass solves J^T (x, y) = (df, dg), J the Jacobian of R: after
-eliminating x one linear system in y, as large as the columns. Where both tau are 1 the system is singular,
+more row and column that cannot meet. The backward pass solves J^T (x, y) = (df, dg), J the Jacobian of R;
+after eliminating x one linear system in y, as large as the columns. Where both tau are 1 the system is singular,
 since f + t, g - t is the same plan; the solution without a component along that direction is taken, which
 leaves the gradients of a and b right for every change that keeps their sums equal.
 
