@@ -7,9 +7,9 @@ a solution is a zero of
 
 which is every kind of problem here: balanced (tau 1), relaxed, and partial, where the dummy points are one
 more row and column that cannot meet. The backward pass solves J^T (x, y) = (df, dg), J the Jacobian of R;
-after eliminating x one linear system in y, as large as the columns. Where both tau are 1 the system is singular,
-since f + t, g - t is the same plan; the solution without a component along that direction is taken, which
-leaves the gradients of a and b right for every change that keeps their sums equal.
+after eliminating x one linear system in y, as large as the columns. Where both tau are 1 the system is
+singular, since f + t, g - t is the same plan; the solution without a component along that direction is taken,
+which leaves the gradients of a and b right for every change that keeps their sums equal.
 
 OTT-JAX's implicit gradient breaks with zeros in the marginals on both sides; here a token without mass has no
 row in the system. The error of a gradient is about that of the plan, so about the tolerance.

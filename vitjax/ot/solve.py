@@ -149,7 +149,7 @@ def transport_value(
     tolerance: Number = 0.0,
     solver: str = "fused",
 ) -> tuple[Transport, Float[Array, "*batch"]]:
-    """Transport, and sum(plan * worth) without forming the plan for it: under jit an unused plan costs nothing.
+    """Transport, and sum(plan * worth) without a plan: under jit one that is not used is never formed.
 
     Balanced where `mass` and `taus` are None, else `partial_sinkhorn` or `relaxed_sinkhorn`, with the other
     arguments as there.
