@@ -13,6 +13,7 @@ EXTRAS = {
     "hub": ("huggingface-hub",),
     "log": ("tensorboardX",),
     "ann": ("faiss-cpu",),
+    "qdrant": ("qdrant-client",),
     "parity": ("torch", "timm", "transformers"),
 }
 ENVIRONMENT = (

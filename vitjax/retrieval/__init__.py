@@ -14,8 +14,12 @@ from vitjax.retrieval.explain import Match as Match
 from vitjax.retrieval.explain import Matches as Matches
 from vitjax.retrieval.explain import explain_pair as explain_pair
 from vitjax.retrieval.explain import match_pairs as match_pairs
+from vitjax.retrieval.faiss_index import FaissIndex as FaissIndex
 from vitjax.retrieval.gallery import Gallery as Gallery
+from vitjax.retrieval.qdrant_index import QdrantIndex as QdrantIndex
 from vitjax.retrieval.reranking import Reranked as Reranked
 from vitjax.retrieval.reranking import rerank as rerank
+from vitjax.retrieval.searcher import ExactSearcher as ExactSearcher
+from vitjax.retrieval.searcher import Searcher as Searcher
 from vitjax.retrieval.storage import GalleryError as GalleryError
 from vitjax.retrieval.topk import search as search

@@ -85,7 +85,7 @@ class Descriptors:
                 raise ValueError(f"Descriptors: {name} has shape {x.shape}; expected {tokens.shape[:2]}")
         tokens = np.where(valid[:, :, None], tokens, 0)
         weights = np.where(valid, weights, 0)
-        finite = [np.isfinite(x).reshape(len(x), -1).all(axis=1) for x in (pooled, tokens, weights)]
+        finite = [np.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in (pooled, tokens, weights)]
         refuse_rows("values that are not finite", np.logical_and.reduce(finite))
         refuse_rows("weights below zero", (weights >= 0).all(axis=1))
         return cls(pooled=_unit(pooled), tokens=_unit(tokens), weights=_share(weights), valid=valid)
