@@ -83,6 +83,9 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     with clock.stage("load"):
         gallery_source, query_source = open_sources(config)
         reranker = Reranker.from_config(config)
+        if config.model.center != "none":
+            say(f"measuring the centre of the tokens ({config.model.center})")
+            reranker.center  # noqa: B018  (measured on first use; here it counts as loading)
     if not config.weights:
         say("[yellow]the weights are RANDOM: the figures say nothing; set config.weights[/yellow]")
 
@@ -396,6 +399,7 @@ def make_report(
             "model": model.name,
             "weights": results["weights"]["source"].partition("#")[0],
             "tokens": f"after block {model.block}, {grid[0]} x {grid[1]}",
+            "taken out of the tokens": model.center,
             "method": rule.method,
             "marginals": rule.marginals,
             "epsilon": rule.epsilon,

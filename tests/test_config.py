@@ -51,6 +51,8 @@ def test_every_field_is_read_somewhere():
         ("rerank", "marginals", "rolout"),
         ("rerank", "top_k", 0),
         ("model", "dtype", "float16"),
+        ("model", "center", "middle"),
+        ("model", "center", "mean"),
         ("data", "resize", "stretch"),
         ("figures", "matches", 0),
     ],
@@ -67,6 +69,15 @@ def test_two_ways_to_leave_patches_out_are_one_too_many():
     config.rerank.mass, config.rerank.tau = 0.5, 0.5
     with pytest.raises(ValueError, match=r"config\.rerank\.mass.*set one of them to 1"):
         validate(config)
+
+
+def test_photos_for_no_center_are_refused():
+    config = EvalConfig()
+    config.data.center = "photos"
+    with pytest.raises(ValueError, match=r"config\.data\.center is 'photos'"):
+        validate(config)
+    config.model.center = "mean"
+    validate(config)
 
 
 def test_all_wrong_fields_are_named_at_once():

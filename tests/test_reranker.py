@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 import vitjax
-from tests.pictures import picture
+from tests.pictures import picture, write_folder
 from vitjax import reranker as front
-from vitjax.config import EvalConfig, ModelConfig
+from vitjax.config import DataConfig, EvalConfig, ModelConfig
 from vitjax.data.images import ImageError
+from vitjax.data.leaves import LeavesSource
+from vitjax.data.sources import FolderSource
 
 CONFIG = EvalConfig(model=ModelConfig(name="vit_tiny_patch16_224", img_size=48, block=3))
 
@@ -135,6 +137,29 @@ def test_rollout_marginals_change_the_score(pictures):
     config = dataclasses.replace(CONFIG, rerank=vitjax.RerankConfig(marginals="rollout"))
     rolled = vitjax.Reranker.from_config(config).rank(pictures[0], [pictures[1]])[0]
     assert np.isfinite(rolled.score)
+
+
+def test_the_center_is_what_pictures_of_leaves_or_of_a_folder_have_in_common(pictures, tmp_path):
+    folder = write_folder(tmp_path / "photos", kinds=2, variants=2)
+    plain = vitjax.Reranker.from_config(CONFIG)
+    for kind, where in (("position", ""), ("position", str(folder)), ("mean", str(folder))):
+        config = dataclasses.replace(
+            CONFIG, model=dataclasses.replace(CONFIG.model, center=kind), data=DataConfig(center=where)
+        )
+        centred = vitjax.Reranker(plain.model, plain.variables, config)
+        source = FolderSource(folder) if where else LeavesSource(front.MADE_PICTURES)
+        images = np.stack([centred.preprocess(source.read(i)) for i in range(len(source))])
+        raw = plain.model.apply(plain.variables, images, block=3).tokens
+        wanted = raw.mean(0) if kind == "position" else jnp.broadcast_to(raw.mean((0, 1)), raw.shape[1:])
+        wanted = wanted if where else wanted - wanted.mean(0, keepdims=True)
+        np.testing.assert_allclose(centred.center, wanted, atol=2e-4)
+        token = plain.model.apply(
+            plain.variables, plain.preprocess(Image.fromarray(pictures[0]))[None], block=3
+        )
+        moved = token.tokens[0] - wanted
+        unit = moved / jnp.linalg.norm(moved, axis=-1, keepdims=True)
+        np.testing.assert_allclose(centred.describe(pictures[:1])[0].tokens[0], unit, atol=2e-4)
+    assert plain.center is None
 
 
 def test_input_follows_the_weights_unless_told(monkeypatch):

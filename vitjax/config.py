@@ -14,6 +14,7 @@ SOLVERS = ("fused", "ott")
 RESIZE = ("crop", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
 DTYPES = ("float32", "bfloat16")
+CENTERS = ("none", "mean", "position")
 ON_BAD_IMAGE = ("skip", "error")
 SOURCES = ("folder", "scenes")
 
@@ -26,6 +27,7 @@ class ModelConfig:
     img_size: int = 0  # pixels, square; 0 = the size the weights were made for
     block: int = -1  # tokens after this block, from 0; negative counts from the end
     grid: int = 0  # patch tokens are averaged to grid x grid after the final norm; 0 = keep all
+    center: str = "none"  # taken out of tokens: none, position (what they owe to their place) or mean
     dtype: str = "float32"  # compute type: float32 or bfloat16 (norms and softmax stay float32)
 
 
@@ -37,6 +39,7 @@ class DataConfig:
     gallery: str = ""  # folder of images to search in; its sub-folders are classes where there are any
     query: str = ""  # one image or a folder of images to search for; empty = every gallery image
     ground_truth: str = ""  # JSON file: query index -> list of right gallery indices (file-name order)
+    center: str = ""  # folder of unrelated photos that model.center is measured on; empty = made pictures
     resize: str = "crop"  # crop: shorter side, then centre crop; squash: both sides, ratio ignored
     interpolation: str = ""  # bicubic or bilinear; empty = what the weights were made with
     on_bad_image: str = "skip"  # skip: leave it out, count and name it; error: stop at the first
@@ -85,7 +88,7 @@ class EvalConfig:
 
 def validate(config: EvalConfig) -> None:
     """Raises one ValueError that names every field out of its range."""
-    wrong = [*_choices(config), *_ranges(config)]
+    wrong = [*_choices(config), *_ranges(config), *_centers(config)]
     if wrong:
         raise ValueError("; ".join(wrong))
 
@@ -99,6 +102,7 @@ def validate_rerank(config: RerankConfig) -> None:
 def _choices(config: EvalConfig) -> list[str]:
     table = {
         "task": (config.task, TASKS),
+        "model.center": (config.model.center, CENTERS),
         "model.dtype": (config.model.dtype, DTYPES),
         "data.source": (config.data.source, SOURCES),
         "data.resize": (config.data.resize, RESIZE),
@@ -145,6 +149,19 @@ def _ranges(config: EvalConfig) -> list[str]:
     if not config.rerank.weight >= 0:
         wrong.append(f"config.rerank.weight is {config.rerank.weight}; it must be 0 or more")
     return wrong
+
+
+def _centers(config: EvalConfig) -> list[str]:
+    if config.model.center == "mean" and not config.data.center:
+        return [
+            "config.model.center 'mean' needs photos: set config.data.center to a folder, or use 'position'"
+        ]
+    if config.model.center == "none" and config.data.center:
+        return [
+            f"config.data.center is {config.data.center!r}, but config.model.center is 'none'; "
+            "set that to 'position' or 'mean'"
+        ]
+    return []
 
 
 def to_dict(config: EvalConfig) -> dict:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitjax import parallel
-from vitjax.retrieval import Descriptors, describe_batches, make_describe
+from vitjax.retrieval import Descriptors, describe_batches, make_describe, token_center
 from vitjax.retrieval.descriptors import pool_grid, pool_weights
 
 
@@ -129,6 +129,45 @@ def test_tokens_are_averaged_before_they_are_normalised(images, variables):
     raw = images.reshape(7, 16, 3) @ variables["w"]
     want = np.stack([pooled_by_loops(each.reshape(4, 4, 5), 2) for each in raw])
     np.testing.assert_allclose(found.tokens, want / np.linalg.norm(want, axis=-1, keepdims=True), atol=1e-5)
+
+
+def test_a_center_is_taken_out_between_averaging_and_normalising(images, variables):
+    raw, _ = describe_batches(
+        make_describe(forward, grid=2, normalise=False), variables, batches_of(images, 7)
+    )
+    center = token_center(raw.tokens, "position")
+    np.testing.assert_allclose(center, raw.tokens.mean(0), atol=1e-6)
+    describe = make_describe(forward, grid=2, center=center)
+    found, _ = describe_batches(describe, variables, batches_of(images, 3))
+    want = raw.tokens - center[None]
+    np.testing.assert_allclose(found.tokens, want / np.linalg.norm(want, axis=-1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.pooled, axis=-1), 1, atol=1e-5)
+
+
+def test_centers_by_hand():
+    tokens = np.array([[[1.0, 0.0], [3.0, 2.0]], [[3.0, 0.0], [5.0, 2.0]]])
+    np.testing.assert_allclose(token_center(tokens, "position"), [[2, 0], [4, 2]])
+    np.testing.assert_allclose(token_center(tokens, "mean"), [[3, 1], [3, 1]])
+    np.testing.assert_allclose(token_center(tokens, "position", photos=False), [[-1, -1], [1, 1]])
+    with pytest.raises(ValueError, match="not that of photos"):
+        token_center(tokens, "mean", photos=False)
+    with pytest.raises(ValueError, match="known: 'mean', 'position'"):
+        token_center(tokens, "place")
+
+
+def test_what_tokens_owe_to_their_place_is_found_on_pictures_without_content_in_common():
+    # Tokens = content + place; the contents are drawn anew for each picture.
+    rng = np.random.default_rng(0)
+    place = rng.normal(size=(9, 16))
+    made, photos = rng.normal(size=(400, 9, 16)) + 2.0, rng.normal(size=(2, 9, 16)) + rng.normal(size=16)
+    center = token_center(made + place[None], "position", photos=False)
+    np.testing.assert_allclose(center, place - place.mean(0), atol=0.25)
+
+    def same_place(tokens):
+        unit = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
+        return np.trace(unit[0] @ unit[1].T) / 9 - (unit[0] @ unit[1].T).mean()
+
+    assert abs(same_place(photos + place - center)) < 0.2 * same_place(photos + place)
 
 
 def test_all_batches_share_one_compilation(images, variables):

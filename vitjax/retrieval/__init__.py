@@ -9,6 +9,7 @@ from vitjax.retrieval import runs as runs
 from vitjax.retrieval.descriptors import Descriptors as Descriptors
 from vitjax.retrieval.descriptors import describe_batches as describe_batches
 from vitjax.retrieval.descriptors import make_describe as make_describe
+from vitjax.retrieval.descriptors import token_center as token_center
 from vitjax.retrieval.explain import Explanation as Explanation
 from vitjax.retrieval.explain import Match as Match
 from vitjax.retrieval.explain import Matches as Matches

@@ -170,19 +170,60 @@ def _cells(length: int, size: int) -> np.ndarray:
     return inside.astype(np.float32)
 
 
+def token_center(
+    tokens: Float[Array | np.ndarray, "n t d"], kind: str, *, photos: bool = True
+) -> Float[np.ndarray, "t d"]:
+    """What tokens of unrelated pictures have in common: to be subtracted before they are normalised.
+
+    A plain transformer's patch tokens carry their position, so two tokens match because they sit at the same
+    place. The average over pictures that share nothing else is that position, plus what all of them show.
+
+    Args:
+        tokens: of n pictures, not normalised.
+        kind: "position": the average at each place; "mean": one average for all places.
+        photos: whether the pictures look like those that will be compared. If not (`LeavesSource`), what all
+            of them show is not what photos show, and only the differences between places are kept.
+
+    Returns:
+        One vector per token, float32; `make_describe` takes it. For arrays of your own, subtract it from the
+        tokens before `Descriptors.from_arrays`.
+
+    Raises:
+        ValueError: an unknown kind, or "mean" of pictures that are no photos.
+    """
+    if kind not in ("mean", "position"):
+        raise ValueError(f"token_center: kind {kind!r} is unknown; known: 'mean', 'position'")
+    if kind == "mean" and not photos:
+        raise ValueError("token_center: the mean of made pictures is not that of photos; use 'position'")
+    average = np.asarray(tokens).mean(axis=0, dtype=np.float64)
+    whole = average.mean(axis=0, keepdims=True)
+    if kind == "mean":
+        average = np.broadcast_to(whole, average.shape)
+    return np.asarray(average if photos else average - whole, np.float32)
+
+
 def make_describe(
-    forward: Callable[[Any, Array], Any], *, grid: int = 0, rollout: bool = False, mesh: Mesh | None = None
+    forward: Callable[[Any, Array], Any],
+    *,
+    grid: int = 0,
+    rollout: bool = False,
+    center: Float[np.ndarray, "t d"] | None = None,
+    normalise: bool = True,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Any], Descriptors]:
     """Builds the jitted `(variables, images, valid) -> Descriptors` of one batch size: one compilation.
 
     Tokens come as the model gives them, after its final norm; they are averaged to the coarser grid first
-    and normalised after, as in the released code of "Beyond the CLS Token".
+    and normalised after, as in the released code of "Beyond the CLS Token". Different: in between, `center`
+    is subtracted.
 
     Args:
         forward: `(variables, images) -> output` with `pooled` (b, d), `tokens` (b, n, d), `grid` (h, w) and,
             for rollout, `attention`, as `vitjax.models` returns them.
         grid: side of the token grid that is kept; 0 keeps all tokens.
         rollout: weigh tokens by attention rollout instead of alike.
+        center: subtracted from the tokens that are kept, see `token_center`; None: nothing is.
+        normalise: False leaves tokens and pooled vectors at their length, for `token_center`.
         mesh: cuts the batch over its devices (see `parallel.shard_batch`; variables replicated); None: one
             device.
 
@@ -202,10 +243,15 @@ def make_describe(
             tokens = pool_grid(tokens, output.grid, grid)
             # Without rollout every pooled token weighs the same, however many it is the average of.
             weights = pool_weights(weights, output.grid, grid) if rollout else jnp.ones(tokens.shape[:2])
+        if center is not None:
+            tokens = tokens - center[None, :, :]
+        pooled = output.pooled.astype(jnp.float32)
+        if normalise:
+            tokens, pooled = _unit(tokens), _unit(pooled)
         real = jnp.broadcast_to(valid[:, None], tokens.shape[:2])
         return Descriptors(
-            pooled=_unit(output.pooled.astype(jnp.float32)),
-            tokens=_unit(tokens),
+            pooled=pooled,
+            tokens=tokens,
             weights=_share(jnp.where(real, weights, 0.0)),
             valid=real,
         )
