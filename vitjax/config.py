@@ -184,5 +184,5 @@ def demo_config() -> EvalConfig:
     return EvalConfig(
         weights=DEMO_WEIGHTS,
         model=ModelConfig(name="vit_small_patch14_dinov2", img_size=224, block=7, grid=8),
-        rerank=RerankConfig(top_k=20),
+        rerank=RerankConfig(top_k=20, tolerance=1e-3),
     )
