@@ -45,7 +45,7 @@ def _grad(model, variables, raw):
 def test_training_and_evaluation_are_the_same_function_of_the_decisions(mask_keys):
     model, variables = _made(mask_keys=mask_keys)
     out = _evaluated(mask_keys=mask_keys)  # at batch 2, which the official code cannot
-    assert [i.shape[1] for i in out.keep_index] == [44, 31, 19]
+    assert [i.shape[1] for i in out.keep_index] == [44, 32, 19]
     grad, masked = _grad(model, variables, out.decisions)
     np.testing.assert_allclose(out.logits, masked.logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(out.tokens, masked.tokens, rtol=1e-5, atol=1e-5)
