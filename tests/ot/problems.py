@@ -22,6 +22,19 @@ def tokens(seed: int, *shape: int) -> jax.Array:
     return jnp.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True), jnp.float32)
 
 
+def difference(run, point: list, i: int, step: np.ndarray, h: float) -> tuple[np.ndarray, float]:
+    """Central difference of `run` along a step of its argument i, and the step that was taken.
+
+    Arguments 1 and 2 are marginals and move within what they are: zeros stay zero, the sum stays 1.
+    """
+    if i in (1, 2):
+        live = np.asarray(point[i]) > 0
+        step = np.where(live, step, 0.0)
+        step -= np.where(live, step.sum(-1, keepdims=True) / live.sum(-1, keepdims=True), 0.0)
+    ahead, behind = ([*point[:i], point[i] + sign * h * step, *point[i + 1 :]] for sign in (1, -1))
+    return step, float((run(*ahead) - run(*behind)) / (2 * h))
+
+
 def reference_plan(cost, a, b, epsilon: float, mass: float = 1.0, iterations: int = 5000) -> np.ndarray:
     """Solves one problem in float64, partial transport as one problem with a dummy point on each side."""
     cost, a, b = (np.asarray(x, np.float64) for x in (cost, a, b))

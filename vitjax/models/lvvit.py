@@ -5,7 +5,6 @@ other separators.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.arguments import last_block, patch_grid, refuse_pruning
+from vitjax.models.arguments import last_block, patch_grid
 from vitjax.models.batch_norm import BatchNorm
 from vitjax.models.layers import LayerNorm, linear_init
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.pos_embed import resize_positions
-from vitjax.models.reduced import reducer_mistakes, reducer_of, run_reduced
-from vitjax.models.stack import run_blocks
+from vitjax.models.reduced import reducer_mistakes, run_reduced
 from vitjax.models.vit import Block
 
 _conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default
@@ -160,9 +158,6 @@ class LVViT(nn.Module):
             ValueError: image size, block or arguments this model cannot serve.
         """
         images = jnp.asarray(images)
-        reducer = reducer_of(self, keep_ratio)
-        if reducer is None:
-            refuse_pruning(keep_ratio, decisions)
         last = last_block(block, self.depth)
         grid = patch_grid(images, self.patch_size)
         stem = ConvStem(
@@ -175,14 +170,10 @@ class LVViT(nn.Module):
             "eps": self.eps, "dtype": self.dtype, "skip_lam": self.skip_lam,
             "attention": self.attention, "return_attention": return_attention,
         }  # fmt: skip
-        parts: dict[str, Any] = {}
-        keep = None
-        if reducer is None:
-            tokens, maps = run_blocks(self, Block, fields, tokens, last=last)
-        else:
-            tokens, maps, parts, keep = run_reduced(
-                self, Block, fields, tokens, reducer, last=last, prefix=1, train=train, decisions=decisions
-            )
+        tokens, maps, parts, keep = run_reduced(
+            self, Block, fields, tokens,
+            last=last, prefix=1, train=train, keep_ratio=keep_ratio, decisions=decisions,
+        )  # fmt: skip
         tokens = LayerNorm(self.eps, name="norm")(tokens)
         prefix, patches = tokens[:, :1], tokens[:, 1:]
         heads, logits = {}, None

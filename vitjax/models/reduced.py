@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.models.arguments import refuse_pruning
+from vitjax.models.stack import run_blocks
 from vitjax.sparsify.decisions import cumulative, sample
 from vitjax.sparsify.predictor import Predictor
 from vitjax.sparsify.reducers import Alive, ReducedAttention, Reducer, reduce
@@ -58,30 +60,35 @@ def run_reduced(
     block: type[nn.Module],
     fields: Mapping[str, Any],
     tokens: Float[Array, "b n d"],
-    reducer: Reducer,
     *,
     last: int,
     prefix: int,
     train: bool = False,
+    keep_ratio: Any = None,
     decisions: Float[Array, "b stages cells"] | None = None,
 ) -> Reduced:
-    """Runs blocks 0 to `last` inside the compact method of `model`, with fewer tokens as it goes.
+    """Runs blocks 0 to `last` inside the compact method of `model`, with fewer tokens as it goes if so built.
 
     Args:
-        model: its fields `remat` and `dtype` count; its predictors are `score_predictor_<stage>`.
+        model: its fields say how tokens are reduced, if at all (`reducer_of`, else `run_blocks`), and `remat`
+            and `dtype` count; its predictors are `score_predictor_<stage>`.
         block: `vit.Block`.
         fields: of every block.
         tokens: prefix first, then all patches.
-        reducer: how tokens are reduced.
         last: index from 0.
         prefix: number of tokens that always stay.
         train: "dynamicvit" samples decisions, from the rng "gumbel", and masks. All others drop tokens for
             real, as it does without `train`.
+        keep_ratio: instead of the model's own.
         decisions: given ones, before they are made cumulative; they mask whatever `train` says.
 
     Raises:
         ValueError: a ratio or decisions that this cannot be done with.
     """
+    reducer = reducer_of(model, keep_ratio)
+    if reducer is None:
+        refuse_pruning(keep_ratio, decisions)
+        return Reduced(*run_blocks(model, block, fields, tokens, last=last), {})
     wrong = reducer.mistakes(last + 1 if reducer.name == "tome" else max(reducer.blocks, default=0) + 1)
     if decisions is not None and reducer.name != "dynamicvit":
         wrong.append(f"decisions are for models with a predictor; this one reduces by {reducer.name!r}")
@@ -118,14 +125,7 @@ def _masked(
         if i in reducer.blocks:
             stage = reducer.blocks.index(i)
             scores.append(_predictor(model, stage)(tokens[:, prefix:], kept))
-            if decisions is None:
-                if not model.has_rng("gumbel"):
-                    raise ValueError(
-                        "train=True samples which tokens to drop: pass rngs={'gumbel': key}, or decisions."
-                    )
-                raw.append(sample(model.make_rng("gumbel"), scores[-1]))
-            else:
-                raw.append(decisions[:, stage].astype(jnp.float32))
+            raw.append(decide(model, scores[-1], None if decisions is None else decisions[:, stage]))
             kept = raw[-1] if kept is None else kept * raw[-1]
         keep = None
         if kept is not None:
@@ -180,6 +180,21 @@ def _gathered(
     if owner and reducer.name not in ("tome", "evit"):
         parts["decisions"] = jnp.stack([(o >= 0).astype(jnp.float32) for o in owner], axis=1)
     return Reduced(tokens, tuple(maps), parts)
+
+
+def decide(
+    model: nn.Module, scores: Float[Array, "b n 2"], given: Float[Array, "b n"] | None
+) -> Float[Array, "b n"]:
+    """Decisions of one stage: the given ones, or sampled from a predictor's scores with the rng "gumbel".
+
+    Raises:
+        ValueError: none given, and `model` has no such rng.
+    """
+    if given is not None:
+        return given.astype(jnp.float32)
+    if not model.has_rng("gumbel"):
+        raise ValueError("train=True samples which tokens to drop: pass rngs={'gumbel': key}, or decisions.")
+    return sample(model.make_rng("gumbel"), scores)
 
 
 def _predictor(model: Any, stage: int) -> Predictor:

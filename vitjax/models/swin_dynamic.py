@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vitjax.models.layers import LayerNorm, Mlp, linear_init
+from vitjax.models.reduced import decide
 from vitjax.models.swin_blocks import Block, PatchMerging, WindowSelfAttention
 from vitjax.models.windows import WindowAttention, Windows
-from vitjax.sparsify.decisions import as_keep, keep_count, sample, stage_ratios, take, top_k_index
+from vitjax.sparsify.decisions import as_keep, keep_count, stage_ratios, take, top_k_index
 from vitjax.sparsify.predictor import Predictor
 
 Split = tuple[Int[Array, "b k"], Int[Array, "b m"]]  # positions that take the slow path, and the others
@@ -175,7 +176,7 @@ class DynamicStage(nn.Module):
                 predictor = Predictor(dtype=self.dtype, name=f"score_predictor_{stage}")
                 scores.append(predictor(merged.reshape(batch, cells, merged.shape[-1])))
                 if masked:
-                    flat = self._decide(scores[-1], None if decisions is None else decisions[:, stage])
+                    flat = decide(self, scores[-1], None if decisions is None else decisions[:, stage])
                 else:
                     split = split_tokens(scores[-1][..., 0], ratios[stage])
                     flat = as_keep(split[0], cells)
@@ -201,15 +202,6 @@ class DynamicStage(nn.Module):
         heads, window, *rest = settings
         made: Any = nn.remat(kind) if self.remat else kind
         return made(heads, window, i % 2 == 1, *rest, name=f"blocks_{i}")
-
-    def _decide(self, scores: Array, given: Array | None) -> Float[Array, "b n"]:
-        if given is not None:
-            return given.astype(jnp.float32)
-        if not self.has_rng("gumbel"):
-            raise ValueError(
-                "train=True samples which tokens to drop: pass rngs={'gumbel': key}, or decisions."
-            )
-        return sample(self.make_rng("gumbel"), scores)
 
 
 def split_tokens(scores: Float[Array, "b n"], ratio: float) -> Split:

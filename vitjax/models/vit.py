@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.arguments import last_block, patch_grid, refuse_pruning
+from vitjax.models.arguments import last_block, patch_grid
 from vitjax.models.attention import Attention
 from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, linear_init
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.pos_embed import resize_positions
-from vitjax.models.reduced import reducer_mistakes, reducer_of, run_reduced
-from vitjax.models.stack import run_blocks
+from vitjax.models.reduced import reducer_mistakes, run_reduced
 from vitjax.sparsify.predictor import masked_mean
 from vitjax.sparsify.reducers import Alive, Reducer, reduce
 
@@ -209,9 +208,6 @@ class VisionTransformer(nn.Module):
         Raises:
             ValueError: image size, block or arguments this model cannot serve.
         """
-        reducer = reducer_of(self, keep_ratio)
-        if reducer is None:
-            refuse_pruning(keep_ratio, decisions)
         images = jnp.asarray(images)
         last = last_block(block, self.depth)
         grid = patch_grid(images, self.patch_size)
@@ -222,15 +218,10 @@ class VisionTransformer(nn.Module):
             "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
             "attention": self.attention, "return_attention": return_attention,
         }  # fmt: skip
-        parts: dict[str, Any] = {}
-        keep = None
-        if reducer is None:
-            tokens, maps = run_blocks(self, Block, fields, tokens, last=last)
-        else:
-            tokens, maps, parts, keep = run_reduced(
-                self, Block, fields, tokens, reducer,
-                last=last, prefix=self.prefix_count, train=train, decisions=decisions,
-            )  # fmt: skip
+        tokens, maps, parts, keep = run_reduced(
+            self, Block, fields, tokens,
+            last=last, prefix=self.prefix_count, train=train, keep_ratio=keep_ratio, decisions=decisions,
+        )  # fmt: skip
         norm_after_pool = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
         tokens = tokens.astype(jnp.float32) if norm_after_pool else LayerNorm(self.eps, name="norm")(tokens)
         prefix, patches = tokens[:, : self.prefix_count], tokens[:, self.prefix_count :]

@@ -86,9 +86,7 @@ def result(
     scale, kernel = found.scale, found.kernel.real
 
     def total(matrix: Array) -> Array:
-        return jnp.sum(
-            scaling.row_sums(Kernel(matrix), Sides(scale.rows, scale.cols))["rows"] * scale.rows, -1
-        )
+        return jnp.sum(scaling.einsum("pnm,pm->pn", matrix, scale.cols) * scale.rows, axis=-1)
 
     plan = scale.rows[:, :, None] * kernel * scale.cols[:, None, :]
     value = None if worth is None else total(kernel * worth)

@@ -26,9 +26,7 @@ from jaxtyping import Array, Float
 
 from vitjax.ot import fused, scaling
 from vitjax.ot.outputs import Transport
-from vitjax.ot.scaling import Problem, Sides
-
-_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+from vitjax.ot.scaling import Problem, Sides, einsum
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -103,11 +101,11 @@ def _adjoint(
     to_rows: Array, to_cols: Array, by_f: Array, by_g: Array, col_sums: Array, singular: Array
 ) -> tuple[Array, Array]:
     """Solves x + to_cols y = by_f, to_rows^T x + y = by_g."""
-    system = jnp.eye(to_rows.shape[2], dtype=to_rows.dtype) - _einsum("pij,pik->pjk", to_rows, to_cols)
+    system = jnp.eye(to_rows.shape[2], dtype=to_rows.dtype) - einsum("pij,pik->pjk", to_rows, to_cols)
     # The null vector is the column sums, that of the transpose is ones: their product fills the gap.
     system += jnp.where(singular, col_sums, 0.0)[:, :, None]
-    y = jnp.linalg.solve(system, (by_g - _einsum("pij,pi->pj", to_rows, by_f))[:, :, None])[:, :, 0]
-    return by_f - _einsum("pij,pj->pi", to_cols, y), y
+    y = jnp.linalg.solve(system, (by_g - einsum("pij,pi->pj", to_rows, by_f))[:, :, None])[:, :, 0]
+    return by_f - einsum("pij,pj->pi", to_cols, y), y
 
 
 def _by_tau(tau: Any, adjoint: Array, potential: Array, wanted: Array, sums: Array) -> Array | None:

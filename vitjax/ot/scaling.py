@@ -27,12 +27,14 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 FASTEST = 3  # paces: omega is 1, 1.5, 1.75, 1.875
-LARGE = 2.0**20  # a scaling beyond this, or below its inverse, is absorbed
+_LARGE = 2.0**20  # a scaling beyond this, or below its inverse, is absorbed
 _LIMIT = 2.0**60  # and this far it can go until then
 _FAR = 1e30  # stands for infinity where an infinity would turn into NaN; exp(-_FAR) is 0
 _RELAXED_START = 8  # hard iterations to begin a relaxed problem; a balanced one is done after one
 
 Maybe = Any  # an array (p,), or None in a problem that has no such part
+
+einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @struct.dataclass
@@ -176,7 +178,7 @@ def too_large(problem: Problem, scale: Sides) -> Bool[Array, " p"]:
     """Problems whose scalings should be absorbed."""
 
     def large(scaling, live):
-        return (scaling > LARGE) | (jnp.where(live, scaling, 1.0) < 1 / LARGE)
+        return (scaling > _LARGE) | (jnp.where(live, scaling, 1.0) < 1 / _LARGE)
 
     found = large(scale.rows, problem.rows).any(-1) | large(scale.cols, problem.cols).any(-1)
     if problem.slack is None:
@@ -187,7 +189,7 @@ def too_large(problem: Problem, scale: Sides) -> Bool[Array, " p"]:
 
 def row_sums(kernel: Kernel, scale: Sides) -> dict[str, Array]:
     """Kernel times column scalings: what a row's scaling is multiplied with."""
-    rows = _einsum("pnm,pm->pn", kernel.real, scale.cols)
+    rows = einsum("pnm,pm->pn", kernel.real, scale.cols)
     if kernel.to_slack is None:
         return {"rows": rows}
     dropped = kernel.to_slack * scale.col_slack[:, None]
@@ -196,14 +198,11 @@ def row_sums(kernel: Kernel, scale: Sides) -> dict[str, Array]:
 
 def col_sums(kernel: Kernel, scale: Sides) -> dict[str, Array]:
     """Row scalings times kernel: what a column's scaling is multiplied with."""
-    cols = _einsum("pnm,pn->pm", kernel.real, scale.rows)
+    cols = einsum("pnm,pn->pm", kernel.real, scale.rows)
     if kernel.to_slack is None:
         return {"cols": cols}
     added = kernel.from_slack * scale.row_slack[:, None]
     return {"cols": cols + added, "col_slack": jnp.sum(kernel.to_slack * scale.rows, axis=-1)}
-
-
-_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 def new_rows(problem: Problem, potentials: Sides, scale: Sides, sums: Sides, pace: Maybe) -> dict[str, Array]:
