@@ -187,7 +187,11 @@ class Gallery:
             parts |= {ENDS: text + packed.ends[piece]} if packed.kind == "str" else {}
             now = arrays.append(self._place, stores, first + piece.start, parts)
             if before is not None:
-                before.result()
+                try:
+                    before.result()
+                except GalleryError:
+                    now.wait()  # nothing is written any more once a failure is told
+                    raise
             before = now
         if before is not None:
             before.result()

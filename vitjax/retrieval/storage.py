@@ -143,9 +143,15 @@ class Pending:
         self._place, self._futures = place, futures
 
     def result(self) -> dict[str, Any]:
-        """Waits for all; raises GalleryError where one is damaged or cannot be written."""
+        """Waits for all; then raises GalleryError where one is damaged or cannot be written."""
+        self.wait()
         found = {}
         for name, future in self._futures.items():
             with plain_errors(self._place, name):
                 found[name] = future.result()
         return found
+
+    def wait(self) -> None:
+        """Waits until none goes on, whatever came of it."""
+        for future in self._futures.values():
+            future.exception()
