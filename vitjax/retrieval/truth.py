@@ -23,7 +23,7 @@ class Truth:
         own: per query, the gallery row that is the query itself and must not be found; -1 = none.
     """
 
-    positives: list[Int[np.ndarray, " p"]] | None
+    positives: list[Int[np.ndarray, " _"]] | None
     labels: tuple[np.ndarray, np.ndarray] | None
     own: Int[np.ndarray, " q"]
 
