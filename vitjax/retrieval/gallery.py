@@ -11,12 +11,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from vitjax import parallel
+from vitjax.config import INDEX_DTYPES
 from vitjax.retrieval import arrays, image_ids, manifest, stored, writer_lock
 from vitjax.retrieval.descriptors import Descriptors, Sizes
 from vitjax.retrieval.image_ids import ENDS, NUMBERS, TEXT, PackedIds, Rows
 from vitjax.retrieval.manifest import Manifest
 from vitjax.retrieval.storage import GalleryError, Pending, Place, locate
-from vitjax.retrieval.stored import DTYPES, POOLED_DTYPES, Stored
+from vitjax.retrieval.stored import POOLED_DTYPES, Stored
 from vitjax.retrieval.streaming import RowReader, search_stream
 
 _ROW_ARRAYS = ("pooled", "tokens", "scale", "weights", "valid")
@@ -61,7 +62,10 @@ class Gallery:
             GalleryError: something lies there already, or nothing can be written there.
         """
         place = locate(path)
-        for name, value, known in (("dtype", dtype, DTYPES), ("pooled_dtype", pooled_dtype, POOLED_DTYPES)):
+        for name, value, known in (
+            ("dtype", dtype, INDEX_DTYPES),
+            ("pooled_dtype", pooled_dtype, POOLED_DTYPES),
+        ):
             if value not in known:
                 raise ValueError(f"Gallery.create: {name} is {value!r}; it must be one of {', '.join(known)}")
         content = Manifest(dtype, pooled_dtype, manifest.check_recipe(recipe or {}))
@@ -96,6 +100,11 @@ class Gallery:
                     "describe with that recipe, or build another gallery"
                 )
         return cls(place, content, version, arrays.open_all(place, content))
+
+    @staticmethod
+    def exists(path: str | os.PathLike[str]) -> bool:
+        """Tells whether a gallery lies there, whole or not."""
+        return manifest.is_there(locate(path))
 
     def __len__(self) -> int:
         return self._content.rows

@@ -84,6 +84,12 @@ def to_bytes(manifest: Manifest) -> bytes:
     return _text(body, _FORMAT, _digest(body))
 
 
+def is_there(place: Place) -> bool:
+    """Tells whether there is a manifest, whole or not."""
+    with plain_errors(place, FILE):
+        return place.keys().read(FILE).result().state == "value"
+
+
 def read(place: Place) -> tuple[Manifest, bytes]:
     """The manifest of a gallery, and which version of the file this is.
 

@@ -9,7 +9,6 @@ from flax import struct
 
 from vitjax.retrieval.descriptors import Descriptors, refuse_rows
 
-DTYPES = ("float16", "int8")
 POOLED_DTYPES = ("float32", "float16")
 _SMALL = np.float32(1e-6)  # below the largest number of any vector of length 1
 _LENGTH_ERROR = 2e-3  # a vector whose squared length is off by more was never normalised
@@ -58,7 +57,7 @@ def encode(found: Descriptors, dtype: str, pooled_dtype: str) -> Stored:
 
     Args:
         found: checked descriptors.
-        dtype: of the tokens, one of `DTYPES`.
+        dtype: of the tokens, one of `config.INDEX_DTYPES`.
         pooled_dtype: of the pooled vectors, one of `POOLED_DTYPES`.
     """
     tokens, scale = np.asarray(found.tokens, np.float32), None

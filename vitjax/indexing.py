@@ -1,0 +1,134 @@
+"""From pictures to a gallery on a disk: a build that goes on where it was stopped, and is not repeated."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from vitjax import parallel
+from vitjax.data.images import ImageError
+from vitjax.data.pipeline import Skipped
+from vitjax.data.sources import FolderSource, ImageSource, ListSource, SourceTail, fingerprint
+from vitjax.reranker import Picture, Progress, Reranker
+from vitjax.retrieval import Descriptors, Gallery, GalleryError
+from vitjax.retrieval.building import Described, fill
+from vitjax.weights import fingerprint as weights_fingerprint
+
+
+def index_pictures(
+    reranker: Reranker,
+    images: ImageSource | Sequence[Picture],
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float16",
+    batch_size: int = 32,
+    on_bad_image: str = "error",
+    progress: Progress | None = None,
+) -> tuple[Gallery, np.ndarray, list[Skipped]]:
+    """Describes pictures into a gallery; what is there already is not described again.
+
+    The gallery holds what it was made of: model, weights, preprocessing, and the pictures with their sizes
+    and times of change. The same call after a kill goes on, and the files are those of an undisturbed build.
+    A gallery made of anything else is refused and stays as it is. Memory does not grow with the number of
+    pictures, apart from their names. With several processes each describes its share, and process 0 writes;
+    all must see `path`.
+
+    Args:
+        reranker: model and recipe.
+        images: paths, PIL images, uint8 arrays (h, w, 3), or a source of `vitjax.data`.
+        path: a folder, gs://bucket/folder or s3://bucket/folder.
+        dtype: of the stored tokens, float16 or int8.
+        batch_size: as for `Reranker.describe`.
+        on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
+        progress: wraps the iteration over batches that are left; called with it and their number.
+
+    Returns:
+        The gallery, whose ids are the pictures' names; which picture each row is (n,); and the pictures left
+        out with their reasons.
+
+    Raises:
+        ImageError: a picture cannot be read and `on_bad_image` is "error".
+        GalleryError: `path` holds something else, another program writes there, or no space is left.
+        ValueError: no picture could be read at all.
+    """
+    source = images if isinstance(images, ImageSource) else ListSource(images)
+    if parallel.is_main_process():
+        try:
+            gallery = _open_or_create(path, dtype, recipe(reranker, source) | {"stored": dtype})
+            gallery.claim()
+        except BaseException:
+            parallel.from_main(-1)
+            raise
+        start = parallel.from_main(gallery.reached)
+    else:
+        gallery, start = None, parallel.from_main(0)
+        if start < 0:
+            raise GalleryError(f"gallery {os.fspath(path)}: process 0 cannot write it; its message says why")
+    tail = SourceTail(source, start)
+    each = reranker.describe_each(tail, batch_size=batch_size, on_bad_image=on_bad_image, progress=progress)
+    if gallery is not None:
+        with gallery:
+            fill(gallery, _named(each, tail, start) if len(tail) else ())
+    elif len(tail):
+        for _ in each:  # its share of the work; process 0 receives what it finds
+            pass
+    parallel.meet("gallery built")
+    gallery = Gallery.open(path)
+    rows, skipped = _places(gallery, source, reranker)
+    if skipped and on_bad_image == "error":
+        raise ImageError(skipped[0].reason)
+    if not len(gallery):
+        raise ValueError(f"index_pictures: none of {len(source)} pictures could be read: {skipped[0].reason}")
+    return gallery, rows, skipped
+
+
+def recipe(reranker: Reranker, source: ImageSource) -> dict[str, Any]:
+    """Everything that decides the descriptors of some pictures, as plain data."""
+    config = reranker.config
+    chosen, photos = config.model, config.data.center
+    kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
+    return {
+        "model": {"class": type(reranker.model).__name__, **_built_with(reranker.model), **kept},
+        "weights": weights_fingerprint(parallel.fetch(reranker.variables)),
+        "input": dataclasses.asdict(reranker.preprocess),
+        "rollout": config.rerank.marginals == "rollout",
+        "center": fingerprint(FolderSource(photos)) if photos else "",
+        "pictures": {"count": len(source), "names_sizes_and_times": fingerprint(source)},
+    }
+
+
+def _built_with(model: Any) -> dict[str, Any]:
+    """The numbers and names that a model was built with: the same weights fit models of different ones."""
+    fields = [f.name for f in dataclasses.fields(model) if f.name != "parent"]
+    values = {name: getattr(model, name) for name in fields}
+    return {name: x for name, x in values.items() if isinstance(x, bool | int | float | str | tuple)}
+
+
+def _open_or_create(path: str | os.PathLike[str], dtype: str, made_by: dict[str, Any]) -> Gallery:
+    if Gallery.exists(path):
+        return Gallery.open(path, recipe=made_by)
+    return Gallery.create(path, dtype=dtype, recipe=made_by)
+
+
+def _named(
+    each: Iterator[tuple[Descriptors, np.ndarray, int]], source: ImageSource, start: int
+) -> Iterator[Described]:
+    for found, index, gone in each:
+        yield Described(found, [source.names[i] for i in index], start + gone)
+
+
+def _places(gallery: Gallery, source: ImageSource, reranker: Reranker) -> tuple[np.ndarray, list[Skipped]]:
+    """Which picture each row is, and the pictures that have none, looked at again for the reason."""
+    position = {name: i for i, name in enumerate(source.names)}
+    rows = np.array([position[name] for name in gallery.ids()], np.int64)
+    skipped = []
+    for i in np.setdiff1d(np.arange(len(source)), rows).tolist():
+        reason = f"{source.names[i]} could not be read when the gallery was built"
+        try:
+            reranker.preprocess(source.read(i))
+        except ImageError as error:
+            reason = str(error)
+        skipped.append(Skipped(i, source.names[i], reason))
+    return rows, skipped
