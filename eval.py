@@ -7,7 +7,7 @@ import json
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -89,6 +89,9 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
         if config.model.center != "none":
             say(f"measuring the centre of the tokens ({config.model.center})")
             reranker.center  # noqa: B018  (measured on first use; here it counts as loading)
+        config = replace(config, rerank=reranker.rule)
+        if config.rerank.price > 0:
+            say(f"matches of a cost above {config.rerank.price:.3f} are not made")
     if not config.weights:
         say("[yellow]the weights are RANDOM: the figures say nothing; set config.weights[/yellow]")
 
@@ -311,6 +314,7 @@ def summarize(
             "unmatched_pairs": int(asked.sum() - matched.sum()),
             "largest_marginal_error": float(np.max(after.error[matched], initial=0.0)),
             "uniform_fallback_pairs": int(after.fallback.sum()),
+            "mean_mass": float(np.mean(after.mass[matched])) if matched.any() else None,
         },
         **circumstances(config, reranker, sides),
     }
@@ -346,6 +350,7 @@ def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
         "marginals": config.rerank.marginals,
         "epsilon": config.rerank.epsilon,
         "mass": config.rerank.mass,
+        "price": config.rerank.price,
         "tau": config.rerank.tau,
     }
     for order, metrics in results["metrics"].items():
@@ -475,6 +480,7 @@ def make_report(
             "marginals": rule.marginals,
             "epsilon": rule.epsilon,
             "mass": rule.mass,
+            **({"price": rule.price} if rule.price else {}),
             "tau": rule.tau,
             "weight of pooled score": rule.weight,
             "iterations": rule.iterations,

@@ -12,7 +12,7 @@ from tests.pictures import picture, write_folder
 from vitjax import reranker as front
 from vitjax.config import DataConfig, EvalConfig, ModelConfig
 from vitjax.data.images import ImageError
-from vitjax.data.leaves import LeavesSource
+from vitjax.data.made import MadeSource
 from vitjax.data.sources import FolderSource
 
 CONFIG = EvalConfig(model=ModelConfig(name="vit_tiny_patch16_224", img_size=48, block=3))
@@ -147,7 +147,7 @@ def test_the_center_is_what_pictures_of_leaves_or_of_a_folder_have_in_common(pic
             CONFIG, model=dataclasses.replace(CONFIG.model, center=kind), data=DataConfig(center=where)
         )
         centred = vitjax.Reranker(plain.model, plain.variables, config)
-        source = FolderSource(folder) if where else LeavesSource(front.MADE_PICTURES)
+        source = FolderSource(folder) if where else MadeSource("leaves", front.MADE_PICTURES)
         images = np.stack([centred.preprocess(source.read(i)) for i in range(len(source))])
         raw = plain.model.apply(plain.variables, images, block=3).tokens
         wanted = raw.mean(0) if kind == "position" else jnp.broadcast_to(raw.mean((0, 1)), raw.shape[1:])

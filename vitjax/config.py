@@ -6,6 +6,7 @@ config file's `get_config` has run.
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Annotated
 
 TASKS = ("retrieve", "index")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
@@ -18,6 +19,8 @@ CENTERS = ("none", "mean", "position")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
 SOURCES = ("folder", "scenes")
+MASSES = ("auto", "mutual")
+Mass = Annotated[float | int | str, "a number, or one of MASSES"]
 
 
 @dataclass(slots=True)
@@ -62,7 +65,10 @@ class RerankConfig:
     method: str = "transport"  # transport, chamfer (mean best match), mutual (nearest neighbours) or pooled
     top_k: int = 100  # candidates of each query that are reranked; the rest keep their order
     epsilon: float = 0.05  # entropic regularisation, in units of the cost (1 - cosine, 0 to 2)
-    mass: float = 1.0  # share of each image that must be matched, in (0, 1]; below 1: partial transport
+    mass: Mass = 1.0  # share of each image that is matched, in (0, 1]; or per pair: auto (by price), mutual
+    price: float = (
+        0.0  # cost above which no match is made, for mass=auto and mutual; 0 = found without labels
+    )
     tau: float = 1.0  # transport, in [0, 1]: how firmly patch weights are kept; 1 = exactly, mass decides
     marginals: str = "uniform"  # uniform, rollout, cross_correlation, inverse, complement or softmax
     weight: float = 1.0  # score = structural + weight * pooled cosine
@@ -148,19 +154,33 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append("config.task is 'index', but config.index.path is empty; say where to keep the gallery")
     if not config.rerank.epsilon > 0:
         wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
-    if not 0 < config.rerank.mass <= 1:
-        wrong.append(f"config.rerank.mass is {config.rerank.mass}; it must be in (0, 1]")
-    if not 0 <= config.rerank.tau <= 1:
-        wrong.append(f"config.rerank.tau is {config.rerank.tau}; it must be in [0, 1]")
-    elif config.rerank.tau < 1 and config.rerank.mass < 1:
-        wrong.append(
-            f"config.rerank.mass is {config.rerank.mass} and config.rerank.tau {config.rerank.tau}: "
-            "each leaves patches out; set one of them to 1"
-        )
+    wrong += _shares(config.rerank)
     if not config.rerank.tolerance >= 0:
         wrong.append(f"config.rerank.tolerance is {config.rerank.tolerance}; it must be 0 or more")
     if not config.rerank.weight >= 0:
         wrong.append(f"config.rerank.weight is {config.rerank.weight}; it must be 0 or more")
+    return wrong
+
+
+def _shares(rule: RerankConfig) -> list[str]:
+    """What decides how much of two images is matched: mass, price, tau."""
+    wrong = []
+    if isinstance(rule.mass, str) and rule.mass not in MASSES:
+        known = " or ".join(map(repr, MASSES))
+        wrong.append(f"config.rerank.mass is {rule.mass!r}; it must be a number in (0, 1], or {known}")
+    elif not isinstance(rule.mass, str) and not 0 < rule.mass <= 1:
+        wrong.append(f"config.rerank.mass is {rule.mass}; it must be in (0, 1]")
+    if not 0 <= rule.price <= 2:
+        wrong.append(f"config.rerank.price is {rule.price}; it must be in [0, 2], 0 = found without labels")
+    elif rule.price > 0 and not isinstance(rule.mass, str):
+        wrong.append(f"config.rerank.price is {rule.price}, which only mass 'auto' and 'mutual' look at")
+    if not 0 <= rule.tau <= 1:
+        wrong.append(f"config.rerank.tau is {rule.tau}; it must be in [0, 1]")
+    elif rule.tau < 1 and rule.mass != 1:
+        wrong.append(
+            f"config.rerank.mass is {rule.mass!r} and config.rerank.tau {rule.tau}: "
+            "each leaves patches out; set one of them to 1"
+        )
     return wrong
 
 

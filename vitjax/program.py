@@ -12,7 +12,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from absl import flags
 from ml_collections import config_flags
@@ -68,7 +68,37 @@ def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, str, Any,
         if dataclasses.is_dataclass(value):
             yield from fields(value, path)
         else:
-            yield path, getattr(item.type, "__name__", str(item.type)), value, comments.get(item.name, "")
+            yield path, _kind(item.type), value, comments.get(item.name, "")
+
+
+def _kind(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        return "a number or a word"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+class _NumberOrWord(flags.ArgumentParser):
+    """Reads fields of type Annotated[float | int | str, ...]: a number where it is one."""
+
+    syntactic_help = "a number or a word"
+
+    def parse(self, argument: Any) -> float | str:
+        try:
+            return float(argument)
+        except ValueError:
+            return argument
+
+    def flag_type(self) -> str:
+        return self.syntactic_help
+
+
+def _register_types(config_type: type) -> None:
+    """Tells the flags how to read the annotated types of a config and of those inside it."""
+    for item in dataclasses.fields(config_type):
+        if dataclasses.is_dataclass(item.type) and isinstance(item.type, type):
+            _register_types(item.type)
+        elif get_origin(item.type) is Annotated and str in get_args(get_args(item.type)[0]):
+            config_flags.register_flag_parser_for_type(item.type, _NumberOrWord())
 
 
 def _parse(argv: list[str], config_type: type) -> tuple[Any, str, bool]:
@@ -77,6 +107,7 @@ def _parse(argv: list[str], config_type: type) -> tuple[Any, str, bool]:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
+    _register_types(config_type)
     try:
         config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=rest)
         extra = values(rest)[1:]

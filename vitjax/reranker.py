@@ -15,7 +15,7 @@ from PIL import Image
 
 from vitjax import models, parallel
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
-from vitjax.data.leaves import LeavesSource
+from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
 from vitjax.data.sources import FolderSource, ImageSource, ListSource
 from vitjax.data.transforms import Preprocess, preprocess
@@ -25,6 +25,7 @@ from vitjax.retrieval import (
     Searcher,
     describe_batches,
     make_describe,
+    match_price,
     rerank,
     token_center,
 )
@@ -35,7 +36,7 @@ from vitjax.weights import LoadReport, load_with_report
 Picture = str | pathlib.Path | Image.Image | np.ndarray
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
-MADE_PICTURES = 32  # for `Reranker.center`; 64 place the same centre within 1 %
+MADE_PICTURES = 32  # of a kind, for `Reranker.center` and `Reranker.rule`
 _ROW = 32  # candidates of one row of the comparison: one compilation, whatever their number
 
 
@@ -118,11 +119,28 @@ class Reranker:
         kind, folder = self.config.model.center, self.config.data.center
         if kind == "none":
             return None
-        source = FolderSource(folder) if folder else LeavesSource(MADE_PICTURES)
+        source = FolderSource(folder) if folder else MadeSource("leaves", MADE_PICTURES)
         plain = make_describe(self._forward, grid=self.config.model.grid, normalise=False, mesh=self.mesh)
         loader = self._batches(source, min(32, len(source)), self.config.data.on_bad_image)
         raw, _ = describe_batches(plain, self.variables, loader, mesh=self.mesh)
         return token_center(raw.tokens, kind, photos=bool(folder))
+
+    @functools.cached_property
+    def rule(self) -> RerankConfig:
+        """`config.rerank` with the price it needs, if it needs one and names none.
+
+        Found without labels, by how well unrelated pictures match: photos of `config.data.center`, or leaves
+        and clouds made by code (`vitjax.retrieval.match_price`). So it belongs to the model, not to a
+        gallery, and a score stays the same whatever the other candidates are.
+        """
+        rule, folder = self.config.rerank, self.config.data.center
+        if rule.method != "transport" or not isinstance(rule.mass, str) or rule.price > 0:
+            return rule
+        if folder:
+            photos = self.describe(FolderSource(folder), on_bad_image=self.config.data.on_bad_image)[0]
+            return replace(rule, price=match_price(photos))
+        leaves, clouds = (self.describe(MadeSource(kind, MADE_PICTURES))[0] for kind in KINDS)
+        return replace(rule, price=match_price(leaves, clouds))
 
     @functools.cached_property
     def _describe(self) -> Callable[[Any, Any, Any], Descriptors]:
@@ -305,7 +323,7 @@ class Reranker:
         rows = -(-count // _ROW)
         index = np.full((rows * _ROW,), -1, np.int32)
         index[:count] = np.arange(count)
-        config = replace(self.config.rerank, top_k=_ROW)
+        config = replace(self.rule, top_k=_ROW)
         repeated = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), rows, axis=0), query)
         result = rerank(repeated, gallery, index.reshape(rows, _ROW), config=config, mesh=self.mesh)
         place = np.asarray(result.index).ravel()
@@ -321,7 +339,7 @@ class Reranker:
             gallery,
             np.zeros_like(rows),
             rows,
-            config=self.config.rerank,
+            config=self.rule,
             top=self.config.figures.matches,
         )
         return [tuple(found.explanation(pair, self.token_grid).matches) for pair in range(len(rows))]

@@ -12,6 +12,8 @@ RELAXED = functools.partial(ot.relaxed_match, tau_a=0.6, tau_b=0.8, iterations=2
 MATCHES = {
     "partial": functools.partial(ot.partial_match, mass=0.6, iterations=500),
     "relaxed": RELAXED,
+    "priced": functools.partial(ot.priced_match, price=0.6, iterations=1000),
+    "mutual_mass": functools.partial(ot.mutual_mass_match, price=0.6, iterations=500),
     "chamfer": ot.chamfer_match,
     "mutual": ot.mutual_match,
 }
@@ -30,7 +32,7 @@ def test_an_image_and_itself_score_one_and_no_pair_leaves_the_range(match):
     x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
     even = jnp.full(6, 1 / 6)
     most = 0.6 if match is MATCHES["partial"] else 1.0
-    solver = {"epsilon": 0.01} if match in (MATCHES["partial"], MATCHES["relaxed"]) else {}
+    solver = {} if match in (MATCHES["chamfer"], MATCHES["mutual"]) else {"epsilon": 0.01}
     np.testing.assert_allclose(match(x @ x.T, even, even, **solver).score, most, atol=1e-3)
     similarity, a, b = pair(1, 50)
     assert (np.abs(match(similarity, a, b).score) <= most + 1e-5).all()
@@ -62,7 +64,8 @@ def test_plans_explain_the_score(match):
     similarity, a, b = pair(4, 3)
     found = match(similarity, a, b)
     gain = 1.0 if match is MATCHES["mutual"] else similarity
-    np.testing.assert_allclose((found.transport.plan * gain).sum((-2, -1)), found.score, atol=1e-6)
+    left = 0.4 * (1 - found.transport.mass) if match in (MATCHES["priced"], MATCHES["mutual_mass"]) else 0.0
+    np.testing.assert_allclose((found.transport.plan * gain).sum((-2, -1)) + left, found.score, atol=1e-6)
     np.testing.assert_allclose(found.transport.plan.sum((-2, -1)), found.transport.mass, atol=1e-6)
 
 
@@ -82,6 +85,22 @@ def test_gradients_are_finite(match):
     gradients = jax.grad(lambda *x: match(*x).score.sum(), argnums=(0, 1, 2))(similarity, a, b)
     assert all(np.isfinite(g).all() for g in gradients)
     assert match is MATCHES["mutual"] or (np.abs(gradients[0]) > 0).any()
+
+
+def test_a_pair_that_matches_nothing_scores_what_a_match_at_the_price_would():
+    similarity, a, b = pair(12, 3)
+    found = ot.priced_match(similarity - 1.0, a, b, price=0.2, epsilon=0.02, iterations=500)
+    np.testing.assert_allclose(found.transport.mass, 0.0, atol=1e-4)
+    np.testing.assert_allclose(found.score, 0.8, atol=1e-3)
+
+
+def test_the_mass_of_mutual_neighbours_is_moved():
+    eye = jnp.eye(5)[None] * 0.9 + 0.05
+    similarity = eye.at[0, 4].set(0.1).at[0, 3, 3].set(0.5)  # 0, 1, 2 match well, 3 not so well, 4 nothing
+    fifth = jnp.full((1, 5), 0.2)
+    for price, mass in ((0.6, 0.8), (0.3, 0.6), (0.01, 0.1)):
+        found = ot.mutual_mass_match(similarity, fifth, fifth, price=price, iterations=500)
+        np.testing.assert_allclose(found.transport.mass, mass, atol=1e-4)
 
 
 def test_relaxed_scores_equal_the_mean_similarity_under_the_relaxed_plan():

@@ -1,9 +1,18 @@
 """Optimal transport between patch tokens; knows arrays only."""
 
 from vitjax.ot import marginals, released
-from vitjax.ot.matches import chamfer_match, mutual_match, partial_match, relaxed_match
+from vitjax.ot.matches import (
+    chamfer_match,
+    left_out,
+    mutual_mass_match,
+    mutual_match,
+    partial_match,
+    priced_match,
+    relaxed_match,
+)
 from vitjax.ot.nearest import chamfer, mutual_nearest
 from vitjax.ot.outputs import PairMarginals, StructuralMatch, Transport
+from vitjax.ot.priced import priced_sinkhorn
 from vitjax.ot.rollout import attention_rollout, rollout_matrix
 from vitjax.ot.similarity import structural_match, structural_similarity
 from vitjax.ot.solve import partial_sinkhorn, relaxed_sinkhorn, sinkhorn
@@ -15,11 +24,15 @@ __all__ = [
     "attention_rollout",
     "chamfer",
     "chamfer_match",
+    "left_out",
     "marginals",
+    "mutual_mass_match",
     "mutual_match",
     "mutual_nearest",
     "partial_match",
     "partial_sinkhorn",
+    "priced_match",
+    "priced_sinkhorn",
     "relaxed_match",
     "relaxed_sinkhorn",
     "released",

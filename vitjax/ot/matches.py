@@ -7,10 +7,11 @@ absolute: its range is stated, and it is 1 for an image and itself in the limit 
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from vitjax.ot.nearest import chamfer, mutual_nearest
 from vitjax.ot.outputs import StructuralMatch, Values
+from vitjax.ot.priced import priced_sinkhorn
 from vitjax.ot.solve import Number, transport_value
 
 
@@ -104,6 +105,104 @@ def relaxed_match(
         mass=found.mass / total,
     )
     return StructuralMatch(value / total, transport, similarity)
+
+
+def priced_match(
+    similarity: Float[Values, "*batch n m"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
+    *,
+    price: Number,
+    epsilon: Number = 0.05,
+    iterations: int = 100,
+    tolerance: Number = 0.0,
+    solver: str = "fused",
+) -> StructuralMatch:
+    """Transport of a share that the pair itself decides: score = sum(plan * similarity) + floor * (1 - mass).
+
+    `floor` = 1 - price is the similarity below which a match is not worth making; what is left out counts as
+    if it had met something exactly that similar. That is what `priced_sinkhorn` maximises, so a pair never
+    gains by matching less, and scores of different mass compare. In [-1, 1] for a price in [0, 2].
+
+    Args:
+        similarity: of every token pair.
+        a: weights of the rows.
+        b: weights of the columns.
+        price: in units of the cost, 1 - similarity; see `priced_sinkhorn`.
+        epsilon: likewise.
+        iterations: as in `sinkhorn`.
+        tolerance: as in `sinkhorn`.
+        solver: as in `sinkhorn`.
+
+    Returns:
+        The score, the plan and its mass.
+    """
+    similarity = jnp.asarray(similarity)
+    transport = priced_sinkhorn(
+        1.0 - similarity,
+        a,
+        b,
+        price=price,
+        epsilon=epsilon,
+        iterations=iterations,
+        tolerance=tolerance,
+        solver=solver,
+    )
+    matched = jnp.sum(transport.plan * similarity, axis=(-2, -1))
+    return StructuralMatch(matched + left_out(transport.mass, price), transport, similarity)
+
+
+def mutual_mass_match(
+    similarity: Float[Values, "*batch n m"],
+    a: Float[Values, "*batch n"],
+    b: Float[Values, "*batch m"],
+    *,
+    price: Number,
+    least: float = 0.1,
+    epsilon: Number = 0.05,
+    iterations: int = 100,
+    tolerance: Number = 0.0,
+    solver: str = "fused",
+) -> StructuralMatch:
+    """Partial transport of the mass in mutual nearest neighbours no dearer than `price`.
+
+    The cheap rule for how much of two images matches: nothing is solved to find the mass, which has no
+    gradient. The score is that of `priced_match`.
+
+    Args:
+        similarity: of every token pair.
+        a: weights of the rows.
+        b: weights of the columns.
+        price: in units of the cost, 1 - similarity.
+        least: of the mass, above 0: transport of next to nothing says nothing.
+        epsilon: as in `partial_sinkhorn`.
+        iterations: as in `sinkhorn`.
+        tolerance: as in `sinkhorn`.
+        solver: as in `sinkhorn`.
+
+    Returns:
+        The score, the plan and its mass.
+    """
+    similarity = jnp.asarray(similarity)
+    plan = mutual_nearest(-similarity, a, b).plan
+    near = similarity >= 1.0 - jnp.asarray(price)[..., None, None]
+    mass = jax.lax.stop_gradient(jnp.sum(jnp.where(near, plan, 0.0), axis=(-2, -1)))
+    found = partial_match(
+        similarity,
+        a,
+        b,
+        mass=jnp.clip(mass, least, 1.0),
+        epsilon=epsilon,
+        iterations=iterations,
+        tolerance=tolerance,
+        solver=solver,
+    )
+    return found._replace(score=found.score + left_out(found.transport.mass, price))
+
+
+def left_out(mass: Float[Values, "*batch"], price: Number) -> Float[Array, "*batch"]:
+    """What the mass that is not matched adds to the score of `priced_match`."""
+    return (1.0 - jnp.asarray(price)) * (1.0 - jnp.asarray(mass))
 
 
 def chamfer_match(

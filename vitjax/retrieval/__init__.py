@@ -17,6 +17,7 @@ from vitjax.retrieval.explain import explain_pair as explain_pair
 from vitjax.retrieval.explain import match_pairs as match_pairs
 from vitjax.retrieval.faiss_index import FaissIndex as FaissIndex
 from vitjax.retrieval.gallery import Gallery as Gallery
+from vitjax.retrieval.pricing import match_price as match_price
 from vitjax.retrieval.qdrant_index import QdrantIndex as QdrantIndex
 from vitjax.retrieval.reranking import Reranked as Reranked
 from vitjax.retrieval.reranking import rerank as rerank

@@ -181,8 +181,8 @@ def token_center(
     Args:
         tokens: of n pictures, not normalised.
         kind: "position": the average at each place; "mean": one average for all places.
-        photos: whether the pictures look like those that will be compared. If not (`LeavesSource`), what all
-            of them show is not what photos show, and only the differences between places are kept.
+        photos: whether the pictures look like those that will be compared. If not (`vitjax.data.made`), what
+            all of them show is not what photos show, and only the differences between places are kept.
 
     Returns:
         One vector per token, float32; `make_describe` takes it. For arrays of your own, subtract it from the

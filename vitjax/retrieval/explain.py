@@ -20,6 +20,7 @@ from vitjax.retrieval import matching
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery import Gallery
 from vitjax.retrieval.matching import Numbers, Plan
+from vitjax.retrieval.pricing import with_price
 
 Box = tuple[float, float, float, float]
 
@@ -58,7 +59,7 @@ class Explanation:
     Attributes:
         structural: the score.
         matches: the strongest, by falling contribution; fewer than asked for where no more mass moved.
-        remainder: what all other patch pairs add, summed for itself.
+        remainder: what all other patch pairs add, summed for itself, and with a price what was left out.
         additivity_error: how far the parts are from the score in sum; rounding only.
         marginal_error: L1 distance of the plan's marginals from the wanted ones.
     """
@@ -85,7 +86,7 @@ class Matches:
         mass: (p, top).
         contribution: (p, top).
         structural: (p,), NaN where the pair could not be matched.
-        remainder: (p,), what all other patch pairs add.
+        remainder: (p,), what all other patch pairs add, and what was left out.
         error: (p,), marginal error of the plan.
     """
 
@@ -197,7 +198,7 @@ def match_pairs(
     Raises:
         ValueError: rows out of range, descriptors that do not fit together, config out of range.
     """
-    config = config or RerankConfig()
+    config = with_price(config or RerankConfig(), gallery)
     plan, numbers = matching.settings(config)
     matching.check_pair(queries, gallery, config.marginals, "match_pairs")
     pairs = np.stack([np.asarray(query_rows), np.asarray(gallery_rows)], axis=1).reshape(-1, 2)
@@ -225,7 +226,8 @@ def _match_strongest(
 ) -> Matches:
     alone = jax.tree.map(lambda x: x[:, None], candidates)  # one candidate for each query
     match = jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, plan, numbers))
-    return _strongest(match.plan, match.similarity, match.contribution, match.structural, match.error, top)
+    found = _strongest(match.plan, match.similarity, match.contribution, match.structural, match.error, top)
+    return dataclasses.replace(found, remainder=found.remainder + match.left_out)
 
 
 def _strongest(

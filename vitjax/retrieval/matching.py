@@ -9,7 +9,17 @@ from flax import struct
 from jaxtyping import Array
 
 from vitjax.config import RerankConfig, validate_rerank
-from vitjax.ot import StructuralMatch, Transport, chamfer_match, mutual_match, partial_match, relaxed_match
+from vitjax.ot import (
+    StructuralMatch,
+    Transport,
+    chamfer_match,
+    left_out,
+    mutual_mass_match,
+    mutual_match,
+    partial_match,
+    priced_match,
+    relaxed_match,
+)
 from vitjax.ot.marginals import pair_marginals
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery import Gallery
@@ -36,6 +46,7 @@ class Numbers:
 
     epsilon: Any
     mass: Any
+    price: Any
     tau: Any
     tolerance: Any
     weight: Any
@@ -56,6 +67,7 @@ class PairMatch:
         plan: (b, k, n, m).
         similarity: (b, k, n, m).
         contribution: (b, k, n, m), what each patch pair adds to the structural score.
+        left_out: (b, k), what unmatched mass adds to it; 0 without a price.
     """
 
     score: Any
@@ -67,14 +79,17 @@ class PairMatch:
     plan: Any
     similarity: Any
     contribution: Any
+    left_out: Any
 
 
 def settings(config: RerankConfig) -> tuple[Plan, Numbers]:
     """Parts a config by what needs a compilation; raises ValueError where it is out of range."""
     validate_rerank(config)
-    method = config.method
-    if method == "transport":
-        method = "relaxed" if config.tau < 1 else "partial" if config.mass < 1 else "balanced"
+    method, mass = config.method, config.mass
+    if method == "transport" and isinstance(mass, str):
+        method = {"auto": "priced", "mutual": "mutual_mass"}[mass]
+    elif method == "transport":
+        method = "relaxed" if config.tau < 1 else "partial" if float(mass) < 1 else "balanced"
     plan = Plan(
         method=method,
         marginals=config.marginals,
@@ -83,8 +98,9 @@ def settings(config: RerankConfig) -> tuple[Plan, Numbers]:
         endless=config.tolerance <= 0,
         tau=config.tau if config.solver == "ott" else None,
     )
-    lowest = {"partial": -config.mass, "mutual": 0.0, "pooled": 0.0}.get(method, -1.0)
-    numbers = (config.epsilon, config.mass, config.tau, config.tolerance, config.weight, lowest)
+    mass = 1.0 if isinstance(mass, str) else mass
+    lowest = {"partial": -mass, "mutual": 0.0, "pooled": 0.0}.get(method, -1.0)
+    numbers = (config.epsilon, mass, config.price, config.tau, config.tolerance, config.weight, lowest)
     return plan, Numbers(*(np.float32(x) for x in numbers))
 
 
@@ -140,6 +156,7 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
         plan=match.transport.plan,
         similarity=similarity,
         contribution=match.transport.plan * (1.0 if plan.method == "mutual" else similarity),
+        left_out=left_out(match.transport.mass, numbers.price) * (plan.method in _PRICED),
     )
 
 
@@ -166,6 +183,14 @@ def _relaxed(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers
     return relaxed_match(similarity, a, b, tau_a=tau, tau_b=tau, **_solver(plan, numbers))
 
 
+def _priced(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
+    return priced_match(similarity, a, b, price=numbers.price, **_solver(plan, numbers))
+
+
+def _mutual_mass(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
+    return mutual_mass_match(similarity, a, b, price=numbers.price, **_solver(plan, numbers))
+
+
 def _pooled(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
     none = jnp.zeros(similarity.shape[:2], similarity.dtype)
     return StructuralMatch(none, Transport(jnp.zeros_like(similarity), none, none, none), similarity)
@@ -175,10 +200,13 @@ _METHODS = {
     "balanced": _balanced,
     "partial": _partial,
     "relaxed": _relaxed,
+    "priced": _priced,
+    "mutual_mass": _mutual_mass,
     "chamfer": lambda similarity, a, b, plan, numbers: chamfer_match(similarity, a, b),
     "mutual": lambda similarity, a, b, plan, numbers: mutual_match(similarity, a, b),
     "pooled": _pooled,
 }
+_PRICED = ("priced", "mutual_mass")
 
 
 def unmatched_score(pooled: Any, numbers: Numbers) -> Any:

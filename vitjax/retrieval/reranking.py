@@ -16,6 +16,7 @@ from vitjax.retrieval.candidates import candidate_blocks, gathered, pooled_rows
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery import Gallery
 from vitjax.retrieval.matching import Numbers, Plan
+from vitjax.retrieval.pricing import with_price
 from vitjax.retrieval.stored import Stored
 
 
@@ -65,13 +66,16 @@ def rerank(
     | config.method | structural score | range |
     |---|---|---|
     | transport, tau 1 | sum(plan * similarity), a share `mass` of each image matched | [-mass, mass] |
+    | transport, mass "auto" or "mutual" | sum(plan * similarity) + (1 - price) * (1 - mass) | [-1, 1] |
     | transport, tau < 1 | sum(plan * similarity) / sum(plan), tokens may stay out | [-1, 1] |
     | chamfer | mean best match, both ways | [-1, 1] |
     | mutual | share of the images in mutual nearest neighbours | [0, 1] |
     | pooled | 0: the order of the pooled cosine alone | 0 |
 
-    The functions of the same name in `vitjax.ot` (`partial_match`, `relaxed_match`, `chamfer_match`,
-    `mutual_match`) define them. A score lies in the range of the structural score plus [-weight, weight].
+    `partial_match`, `priced_match`, `mutual_mass_match`, `relaxed_match`, `chamfer_match` and `mutual_match`
+    of `vitjax.ot` define them. Where a price is needed and `config.price` is 0, random pairs of the gallery
+    set it (`match_price`): they are taken to be unrelated, and a score is then relative to that gallery. A
+    score lies in the range of the structural score plus [-weight, weight].
 
     Pairs go through the device in blocks of one fixed shape, so there is one compilation whatever the number
     of queries, and for a gallery on the host also for galleries of similar size. Memory on each device: a
@@ -91,7 +95,7 @@ def rerank(
         GalleryError: damage among the candidates.
         ValueError: rows outside of the gallery, descriptors that do not fit together, config out of range.
     """
-    config = config or RerankConfig()
+    config = with_price(config or RerankConfig(), gallery)
     plan, numbers = matching.settings(config)
     matching.check_pair(queries, gallery, config.marginals, "rerank")
     index = _checked(index, len(queries), len(gallery))

@@ -77,11 +77,17 @@ class Rankings:
                     matches=_matches(why) if why else (),
                     remaining_pairs=pairs - len(why.matches) if why else 0,
                     remaining_contribution=why.remainder if why else 0.0,
-                    note=_FELL_BACK if self.after.fallback[query, place] else "",
+                    note=self._note(query, place),
                 )
             )
         label = self.query_labels[query] if self.query_labels else ""
         return QueryView(f"q{query}", self.query_names[query], candidates, label)
+
+    def _note(self, query: int, place: int) -> str:
+        """What the page adds about one candidate; a share of 1 goes without saying."""
+        mass = self.after.mass[query, place]
+        lines = [f"{100 * mass:.0f} % of the pictures matched"] if 0 < mass < 0.995 else []
+        return "; ".join(lines + [_FELL_BACK] * bool(self.after.fallback[query, place]))
 
     def _places(self, query: int) -> tuple[dict[int, int], dict[int, int]]:
         before, after = self.before[query], self.after.index[query]

@@ -1,8 +1,10 @@
-"""Pictures made by code: what a model's tokens look like when nothing but their place is in common.
+"""Pictures made by code: what a model's tokens look like when there is nothing to recognise.
 
-Dead leaves: opaque shapes of all sizes, dropped on each other at random, each with a colour and some texture.
+"leaves": opaque shapes of all sizes, dropped on each other at random, each with a colour and some texture.
 Edges, occlusions and the falling spectrum of photographs come with the model; things, scenes and favourite
 places do not, which is the point: the average over such pictures holds what tokens owe to their place.
+"clouds": texture alone. A leaf and a cloud are surely not the same thing, so that the best matches between
+the two kinds tell how well tokens match that have nothing to do with each other.
 """
 
 import math
@@ -12,24 +14,32 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image, ImageDraw
 
-SIDE = 224  # pixels; leaves look alike at every scale, so a model may enlarge them
+KINDS = ("leaves", "clouds")
+SIDE = 224  # pixels; both kinds look alike at every scale, so a model may enlarge them
 _LEAVES = 400
 _RADII = 4.0, 120.0  # pixels: smallest and largest
 
 
-class LeavesSource:
-    """Dead leaves pictures, unlabelled; picture i is the same everywhere and in every version.
+class MadeSource:
+    """Pictures made by code, unlabelled; picture i of a kind is the same everywhere and in every version.
 
     Source: Lee, Mumford, Huang 2001, Occlusion Models for Natural Images (IJCV 41): disks whose radius has
-    density r^-3; as training pictures in Baradad et al. 2021 (arXiv:2106.05963). Different: ellipses and
-    rectangles instead of disks, and texture with a 1/f spectrum.
+    density r^-3; both kinds as training pictures in Baradad et al. 2021 (arXiv:2106.05963). Different:
+    ellipses and rectangles instead of disks, and texture with a 1/f spectrum on them.
 
     Args:
+        kind: "leaves" or "clouds".
         count: number of pictures.
+
+    Raises:
+        ValueError: another kind.
     """
 
-    def __init__(self, count: int) -> None:
-        self.names = [f"leaves-{i}" for i in range(count)]
+    def __init__(self, kind: str, count: int) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"made pictures have no kind {kind!r}; there are {', '.join(map(repr, KINDS))}.")
+        self._make = _leaves if kind == "leaves" else _clouds
+        self.names = [f"{kind}-{i}" for i in range(count)]
         self.labels: np.ndarray | None = None
         self.class_names: list[str] = []
 
@@ -38,11 +48,11 @@ class LeavesSource:
 
     def read(self, i: int) -> Image.Image:
         """Picture i as 8-bit RGB."""
-        return _picture(self.names[i])
+        # The numbers of a named generator are the same in every version of Python.
+        return self._make(random.Random(self.names[i]))
 
 
-def _picture(name: str) -> Image.Image:
-    draw = random.Random(name)  # the same numbers in every version of Python
+def _leaves(draw: random.Random) -> Image.Image:
     tint = [draw.uniform(0.2, 0.8) for _ in range(3)]
     colours, textures = Image.new("RGB", (SIDE, SIDE), _rgb(tint)), Image.new("L", (SIDE, SIDE))
     on_colours, on_textures = ImageDraw.Draw(colours), ImageDraw.Draw(textures)
@@ -51,7 +61,14 @@ def _picture(name: str) -> Image.Image:
         on_colours.polygon(outline, _rgb([0.4 * c + 0.6 * draw.random() for c in tint]))
         on_textures.polygon(outline, round(255 * draw.random()) if draw.random() < 0.7 else 0)
     strength = np.asarray(textures, np.float64)[:, :, None] / 255
-    pixels = np.asarray(colours) + 255 * 0.2 * strength * _texture(draw)
+    return _image(np.asarray(colours) + 255 * 0.2 * strength * _texture(draw))
+
+
+def _clouds(draw: random.Random) -> Image.Image:
+    return _image(255 * (draw.uniform(0.3, 0.7) + draw.uniform(0.1, 0.25) * _texture(draw)))
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(np.clip(pixels, 0, 255)).astype(np.uint8))
 
 

@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.ot.problems import problem, reference_plan
+from vitjax import ot
+
+
+def test_one_pair_of_points_splits_its_mass_as_worked_out_by_hand():
+    # One point per side: mass t on the match and on the dummies' corner, 1 - t twice; the four cells obey
+    # t^2 / (1 - t)^2 = exp((price - cost) / epsilon).
+    one = jnp.ones(1)
+    for cost, price in ((0.3, 0.4), (0.4, 0.3), (0.5, 0.5)):
+        found = ot.priced_sinkhorn(jnp.full((1, 1), cost), one, one, price=price, epsilon=0.1, iterations=500)
+        odds = np.exp((price - cost) / 0.1 / 2)
+        np.testing.assert_allclose(found.mass, odds / (1 + odds), atol=1e-5)
+
+
+def test_matches_dearer_than_the_price_are_not_made():
+    cost = jnp.asarray([[0.1, 1.0, 1.0], [1.0, 0.3, 1.0], [1.0, 1.0, 0.8]])
+    third = jnp.full(3, 1 / 3)
+    found = ot.priced_sinkhorn(cost, third, third, price=0.5, epsilon=0.01, iterations=2000)
+    np.testing.assert_allclose(found.plan, np.diag([1 / 3, 1 / 3, 0]), atol=1e-3)
+    np.testing.assert_allclose(found.mass, 2 / 3, atol=1e-3)
+
+
+def test_the_plan_is_that_of_the_extended_problem_in_float64():
+    cost, a, b = (np.asarray(x) for x in problem(0, 6, 5, zeros=True))
+    whole = np.pad(cost, ((0, 1), (0, 1)), constant_values=0.25)
+    whole[-1, -1] = 0.0
+    want = 2 * reference_plan(whole, np.append(a, 1) / 2, np.append(b, 1) / 2, 0.1)[:-1, :-1]
+    found = ot.priced_sinkhorn(cost, a, b, price=0.5, epsilon=0.1, iterations=1000)
+    np.testing.assert_allclose(found.plan, want, atol=1e-6)
+    np.testing.assert_allclose(found.row_error + found.col_error, 0, atol=1e-5)
+    np.testing.assert_allclose(found.plan.sum(), found.mass, atol=1e-6)
+
+
+def test_a_price_far_above_all_costs_is_balanced_and_one_far_below_matches_nothing():
+    cost, a, b = problem(1, 3, 6, 5, zeros=True)
+    balanced = ot.sinkhorn(cost, a, b, epsilon=0.05, iterations=2000)
+    dear = ot.priced_sinkhorn(cost, a, b, price=6.0, epsilon=0.05, iterations=2000)
+    np.testing.assert_allclose(dear.plan, balanced.plan, atol=1e-4)
+    cheap = ot.priced_sinkhorn(cost + 1.0, a, b, price=0.1, epsilon=0.02, iterations=2000)
+    assert (cheap.mass < 1e-4).all()
+
+
+def test_at_a_small_epsilon_it_is_partial_transport_of_the_mass_it_chose():
+    cost, a, b = problem(2, 6, 5)
+    free = ot.priced_sinkhorn(cost, a, b, price=0.45, epsilon=0.005, iterations=5000)
+    assert 0.2 < free.mass < 0.98
+    held = ot.partial_sinkhorn(cost, a, b, mass=free.mass, epsilon=0.005, iterations=5000)
+    np.testing.assert_allclose((free.plan * cost).sum(), (held.plan * cost).sum(), atol=5e-3)
+
+
+def test_cost_and_price_may_move_together_and_more_is_matched_at_a_higher_price():
+    cost, a, b = problem(3, 4, 6, 5)
+    plain = ot.priced_sinkhorn(cost, a, b, price=0.4, epsilon=0.05, iterations=1000)
+    moved = ot.priced_sinkhorn(cost + 0.7, a, b, price=1.1, epsilon=0.05, iterations=1000)
+    np.testing.assert_allclose(moved.plan, plain.plan, atol=1e-5)
+    prices = jnp.asarray([0.1, 0.4, 0.9, 2.0])
+    one = (jnp.broadcast_to(x[0], (4, *x.shape[1:])) for x in (cost, a, b))
+    masses = ot.priced_sinkhorn(*one, price=prices, epsilon=0.05, iterations=1000).mass
+    assert (np.diff(masses) > 0).all()
+
+
+def test_the_order_of_points_and_sides_does_not_matter_and_weightless_points_are_not_there():
+    cost, a, b = problem(4, 3, 6, 5, zeros=True)
+    settings = {"price": 0.6, "epsilon": 0.1, "iterations": 1000}
+    plan = np.asarray(ot.priced_sinkhorn(cost, a, b, **settings).plan)
+    rows, cols = [3, 1, 5, 0, 2, 4], [4, 0, 2, 1, 3]
+    permuted = ot.priced_sinkhorn(cost[:, rows][:, :, cols], a[:, rows], b[:, cols], **settings).plan
+    np.testing.assert_allclose(permuted, plan[:, rows][:, :, cols], atol=2e-6)
+    swapped = ot.priced_sinkhorn(jnp.swapaxes(cost, -1, -2), b, a, **settings).plan
+    np.testing.assert_allclose(swapped, np.swapaxes(plan, -1, -2), atol=2e-6)
+    removed = ot.priced_sinkhorn(cost[:, 1:, :-1], a[:, 1:], b[:, :-1], **settings).plan
+    np.testing.assert_allclose(plan[:, 1:, :-1], removed, atol=2e-6)
+    assert (plan[:, 0] == 0).all() and (plan[:, :, -1] == 0).all()
+
+
+def test_both_solvers_agree_and_tolerance_is_kept():
+    cost, a, b = problem(5, 3, 6, 5)
+    settings = {"price": 0.5, "epsilon": 0.05, "iterations": 3000}
+    ours = ot.priced_sinkhorn(cost, a, b, **settings)
+    np.testing.assert_allclose(
+        ours.plan, ot.priced_sinkhorn(cost, a, b, **settings, solver="ott").plan, atol=1e-5
+    )
+    stopped = ot.priced_sinkhorn(cost, a, b, **settings, tolerance=1e-4)
+    assert (stopped.row_error + stopped.col_error <= 2.1e-4).all()
+    np.testing.assert_allclose(stopped.mass, ours.mass, atol=1e-3)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-9])
+def test_gradients_equal_finite_differences_in_float64(tolerance):
+    with jax.enable_x64(True):
+        cost, a, b = problem(6, 2, 4, 5, zeros=True, dtype=jnp.float64)
+
+        def value(cost, price):
+            match = ot.priced_match(
+                1 - cost, a, b, price=price, epsilon=0.1, iterations=300, tolerance=tolerance
+            )
+            return match.score.sum() + match.transport.mass[0]
+
+        point = [cost, jnp.asarray(0.6)]
+        gradients, run = jax.jit(jax.grad(value, argnums=(0, 1)))(*point), jax.jit(value)
+        for i, gradient in enumerate(gradients):
+            step = np.random.default_rng(i).normal(size=point[i].shape)
+            ahead, behind = ([*point[:i], point[i] + h * step, *point[i + 1 :]] for h in (1e-6, -1e-6))
+            np.testing.assert_allclose(
+                np.sum(gradient * step), (run(*ahead) - run(*behind)) / 2e-6, rtol=1e-4, atol=1e-7
+            )
+
+
+def test_a_side_without_mass_matches_nothing_and_harms_nobody():
+    cost, a, b = problem(7, 2, 4, 4)
+    found = ot.priced_sinkhorn(cost, a.at[0].set(0.0), b, price=0.5, epsilon=0.05)
+    assert found.mass[0] == 0 and found.mass[1] > 0
+    assert np.isfinite(found.row_error + found.col_error).all()
