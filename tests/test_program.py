@@ -32,6 +32,10 @@ def test_flags_reach_the_config(config_file: str):
     assert call(lambda config, workdir: seen.append((config, workdir)), *args) == 0
     config, workdir = seen[0]
     assert (config.rerank.mass, config.model.grid, workdir) == (0.7, 4, "w")
+    assert (
+        call(lambda config, workdir: seen.append((config, workdir)), *args, "--config.rerank.mass=auto") == 0
+    )
+    assert seen[1][0].rerank.mass == "auto"
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from tests.pictures import picture, write_folder
 from vitjax import reranker as front
 from vitjax.config import DataConfig, EvalConfig, ModelConfig
 from vitjax.data.images import ImageError
-from vitjax.data.made import MadeSource
+from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.sources import FolderSource
+from vitjax.retrieval import match_price
 
 CONFIG = EvalConfig(model=ModelConfig(name="vit_tiny_patch16_224", img_size=48, block=3))
 
@@ -169,3 +170,16 @@ def test_input_follows_the_weights_unless_told(monkeypatch):
     config.data.resize, config.data.interpolation, config.model.img_size = "squash", "bilinear", 98
     recipe = front.model_input(config)
     assert (recipe.image_size, recipe.interpolation, recipe.resize) == (98, "bilinear", "squash")
+
+
+def test_the_price_belongs_to_the_model_and_not_to_the_candidates(reranker, pictures, tmp_path):
+    config = dataclasses.replace(CONFIG, rerank=vitjax.RerankConfig(mass="auto"))
+    priced = vitjax.Reranker(reranker.model, reranker.variables, config)
+    leaves, clouds = (reranker.describe(MadeSource(kind, front.MADE_PICTURES))[0] for kind in KINDS)
+    assert priced.rule.price == pytest.approx(match_price(leaves, clouds), abs=1e-5)
+    assert priced.config.rerank.price == 0, "the config stays what it was"
+    whole = priced.rank(pictures[0], pictures[1:4], return_matches=True)
+    (alone,) = priced.rank(pictures[0], [pictures[2]])
+    assert alone.score == pytest.approx({hit.corpus_id: hit.score for hit in whole}[1], abs=2e-6)
+    told = dataclasses.replace(config, rerank=vitjax.RerankConfig(mass="auto", price=0.3))
+    assert vitjax.Reranker(reranker.model, reranker.variables, told).rule.price == 0.3

@@ -66,9 +66,7 @@ class RerankConfig:
     top_k: int = 100  # candidates of each query that are reranked; the rest keep their order
     epsilon: float = 0.05  # entropic regularisation, in units of the cost (1 - cosine, 0 to 2)
     mass: Mass = 1.0  # share of each image that is matched, in (0, 1]; or per pair: auto (by price), mutual
-    price: float = (
-        0.0  # cost above which no match is made, for mass=auto and mutual; 0 = found without labels
-    )
+    price: float = 0.0  # mass auto, mutual: cost above which no match is made; 0 = found without labels
     tau: float = 1.0  # transport, in [0, 1]: how firmly patch weights are kept; 1 = exactly, mass decides
     marginals: str = "uniform"  # uniform, rollout, cross_correlation, inverse, complement or softmax
     weight: float = 1.0  # score = structural + weight * pooled cosine

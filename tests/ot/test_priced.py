@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.ot.problems import problem, reference_plan
+from tests.ot.problems import difference, problem, reference_plan
 from vitjax import ot
 
 
@@ -45,12 +45,26 @@ def test_a_price_far_above_all_costs_is_balanced_and_one_far_below_matches_nothi
     assert (cheap.mass < 1e-4).all()
 
 
-def test_at_a_small_epsilon_it_is_partial_transport_of_the_mass_it_chose():
-    cost, a, b = problem(2, 6, 5)
-    free = ot.priced_sinkhorn(cost, a, b, price=0.45, epsilon=0.005, iterations=5000)
-    assert 0.2 < free.mass < 0.98
-    held = ot.partial_sinkhorn(cost, a, b, mass=free.mass, epsilon=0.005, iterations=5000)
-    np.testing.assert_allclose((free.plan * cost).sum(), (held.plan * cost).sum(), atol=5e-3)
+@pytest.mark.parametrize("epsilon", [0.05, 0.1, 0.5])
+def test_the_plan_is_that_of_partial_transport_of_the_mass_it_found(epsilon):
+    with jax.enable_x64(True):
+        cost, a, b = problem(2, 4, 6, 5, zeros=True, dtype=jnp.float64)
+        prices = jnp.asarray([0.3, 0.5, 0.8, 1.2])
+        free = ot.priced_sinkhorn(cost, a, b, price=prices, epsilon=epsilon, iterations=5000)
+        assert (free.mass > 0.05).all() and (free.mass < 0.999).all()
+        held = ot.partial_sinkhorn(cost, a, b, mass=free.mass, epsilon=epsilon, iterations=5000)
+        assert (held.row_error + held.col_error < 1e-9).all(), "both have converged"
+        np.testing.assert_allclose(free.plan, held.plan, atol=1e-8)
+
+
+def test_no_plan_of_another_mass_is_worth_more():
+    cost, a, b = problem(8, 6, 5)
+    free = ot.priced_match(1 - cost, a, b, price=0.5, epsilon=0.002, iterations=5000)
+    shift = free.transport.mass + jnp.asarray([-0.1, -0.05, 0.05, 0.1])
+    one = (jnp.broadcast_to(x, (4, *x.shape)) for x in (cost, a, b))
+    held = ot.partial_sinkhorn(*one, mass=shift, epsilon=0.002, iterations=5000)
+    worth = (held.plan * (1 - cost)[None]).sum((1, 2)) + 0.5 * (1 - shift)
+    assert (worth < free.score).all()
 
 
 def test_cost_and_price_may_move_together_and_more_is_matched_at_a_higher_price():
@@ -95,20 +109,18 @@ def test_gradients_equal_finite_differences_in_float64(tolerance):
     with jax.enable_x64(True):
         cost, a, b = problem(6, 2, 4, 5, zeros=True, dtype=jnp.float64)
 
-        def value(cost, price):
+        def value(cost, a, b, price):
             match = ot.priced_match(
                 1 - cost, a, b, price=price, epsilon=0.1, iterations=300, tolerance=tolerance
             )
             return match.score.sum() + match.transport.mass[0]
 
-        point = [cost, jnp.asarray(0.6)]
-        gradients, run = jax.jit(jax.grad(value, argnums=(0, 1)))(*point), jax.jit(value)
+        point = [cost, a, b, jnp.asarray(0.6)]
+        gradients, run = jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(*point), jax.jit(value)
         for i, gradient in enumerate(gradients):
             step = np.random.default_rng(i).normal(size=point[i].shape)
-            ahead, behind = ([*point[:i], point[i] + h * step, *point[i + 1 :]] for h in (1e-6, -1e-6))
-            np.testing.assert_allclose(
-                np.sum(gradient * step), (run(*ahead) - run(*behind)) / 2e-6, rtol=1e-4, atol=1e-7
-            )
+            step, wanted = difference(run, point, i, step, 1e-6)
+            np.testing.assert_allclose(np.sum(gradient * step), wanted, rtol=1e-4, atol=1e-7)
 
 
 def test_a_side_without_mass_matches_nothing_and_harms_nobody():

@@ -35,7 +35,16 @@ def test_patches_that_moved_are_matched_with_where_they_went():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"mass": 0.6}, {"tau": 0.6}, {"method": "chamfer"}, {"method": "mutual"}]
+    "changes",
+    [
+        {},
+        {"mass": 0.6},
+        {"mass": "auto", "price": 0.8},
+        {"mass": "mutual"},
+        {"tau": 0.6},
+        {"method": "chamfer"},
+        {"method": "mutual"},
+    ],
 )
 def test_contributions_and_remainder_add_up_to_the_reranked_score(changes):
     queries, gallery = random_descriptors(3, seed=1), random_descriptors(50, tokens=6, seed=2)

@@ -54,19 +54,23 @@ def test_structural_is_the_structural_similarity_of_the_two_images(mass):
 METHOD_CONFIGS = {
     "transport": RerankConfig(mass=0.7, epsilon=0.1),
     "relaxed": RerankConfig(tau=0.6, epsilon=0.1),
+    "priced": RerankConfig(mass="auto", price=0.5, epsilon=0.1),
+    "mutual_mass": RerankConfig(mass="mutual", price=0.5, epsilon=0.1),
     **{method: RerankConfig(method=method) for method in METHODS if method != "transport"},
 }
 every_method = pytest.mark.parametrize("config", METHOD_CONFIGS.values(), ids=METHOD_CONFIGS)
 RANGES = {
     "transport": (-0.7, 0.7),
     "relaxed": (-1, 1),
+    "priced": (-1, 1),
+    "mutual_mass": (-1, 1),
     "chamfer": (-1, 1),
     "mutual": (0, 1),
     "pooled": (0, 0),
 }
 
 
-@pytest.mark.parametrize("name", ["relaxed", "chamfer", "mutual"])
+@pytest.mark.parametrize("name", ["relaxed", "priced", "mutual_mass", "chamfer", "mutual"])
 def test_methods_score_as_their_functions_do(name):
     queries, gallery = random_descriptors(2, seed=1), random_descriptors(5, tokens=7, seed=2)
     found = rerank(queries, gallery, rankings(2, 5, 5), config=METHOD_CONFIGS[name])
@@ -74,6 +78,8 @@ def test_methods_score_as_their_functions_do(name):
     a, b = np.full((2, 5, 9), 1 / 9, np.float32), np.full((2, 5, 7), 1 / 7, np.float32)
     function = {
         "relaxed": lambda *x: ot.relaxed_match(*x, tau_a=0.6, tau_b=0.6, epsilon=0.1),
+        "priced": lambda *x: ot.priced_match(*x, price=0.5, epsilon=0.1),
+        "mutual_mass": lambda *x: ot.mutual_mass_match(*x, price=0.5, epsilon=0.1),
         "chamfer": ot.chamfer_match,
         "mutual": ot.mutual_match,
     }[name]

@@ -24,8 +24,8 @@ def priced_sinkhorn(
 
     Source: Caffarelli and McCann 2010 (Annals of Mathematics 171), the Lagrangian of partial transport:
     minimises sum(plan * cost) + price * (1 - mass) under row sums of at most a and column sums of at most b.
-    Its solution is that of `partial_sinkhorn` at a mass where one more unit would cost the price, up to the
-    entropy below.
+    At any epsilon its plan is that of `partial_sinkhorn` at the mass it finds; the price only picks the mass,
+    that where one more unit would cost as much.
 
     Solved as a balanced problem with one more point per side, each of mass 1: what stays out of the rows goes
     to the column's dummy, what stays out of the columns comes from the row's, and the dummies exchange the
