@@ -86,12 +86,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     with clock.stage("load"):
         gallery_source, query_source = open_sources(config)
         reranker = Reranker.from_config(config)
-        if config.model.center != "none":
-            say(f"measuring the centre of the tokens ({config.model.center})")
-            reranker.center  # noqa: B018  (measured on first use; here it counts as loading)
-        config = replace(config, rerank=reranker.rule)
-        if config.rerank.price > 0:
-            say(f"matches of a cost above {config.rerank.price:.3f} are not made")
+        config = measure(reranker, config)
     if not config.weights:
         say("[yellow]the weights are RANDOM: the figures say nothing; set config.weights[/yellow]")
 
@@ -135,6 +130,19 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     record.write_json(out / "results.json", results)
     say(f"wrote {out / 'results.json'}" + (f" and {out / 'report.html'}" if config.figures.report else ""))
     return results
+
+
+def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
+    """Measures what a recipe asks for on pictures without labels, and returns the config with its price."""
+    if config.model.center != "none":
+        say(f"measuring the centre of the tokens ({config.model.center})")
+        reranker.center  # noqa: B018  (measured on first use; here it counts as loading)
+    if config.task == "index":
+        return config
+    config = replace(config, rerank=reranker.rule)
+    if config.rerank.price > 0:
+        say(f"matches of a cost above {config.rerank.price:.3f} are not made")
+    return config
 
 
 def open_workdir(workdir: str) -> pathlib.Path:
