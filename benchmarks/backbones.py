@@ -120,10 +120,11 @@ def _measure(name: str, batch: int, torch: Any, other: Any, args: argparse.Names
     return rows
 
 
-def our_run(model: Any, images: np.ndarray) -> tuple[Run, float]:
-    """A call that waits for its result, and the seconds it took to compile."""
+def our_run(model: Any, images: np.ndarray, variables: Any = None) -> tuple[Run, float]:
+    """A call that waits for its result, and the seconds it took to compile; random weights unless given."""
     batch = jnp.asarray(images)
-    variables = jax.jit(model.init)(jax.random.key(0), batch[:1])
+    if variables is None:
+        variables = jax.jit(model.init)(jax.random.key(0), batch[:1])
     begin = time.perf_counter()
     forward = jax.jit(lambda v, x: model.apply(v, x).logits).lower(variables, batch).compile()
     seconds = time.perf_counter() - begin

@@ -83,8 +83,11 @@ def _measure(name: str, batch: int, torch: Any, args: argparse.Namespace) -> lis
     images = np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
     costs = {label: count(model, size).macs for label, model in models.items()}
     runs, compiled = {}, {}
+    # With predictors: all others find their weights among these.
+    whole = build(name, reduce="dynamicvit")
+    variables = jax.jit(whole.init)(jax.random.key(0), images[:1])
     for label, model in models.items():
-        runs[label], compiled[label] = our_run(model, images)
+        runs[label], compiled[label] = our_run(model, images, variables)
     other, note = torch_model(torch, name) if torch else (None, "")
     if other is not None:
         runs["dense, torch"] = torch_run(torch, other, images, args.dtype)
