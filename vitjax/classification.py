@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vitjax import models, parallel, record
+from vitjax import parallel, record
+from vitjax.backbone import backbone, dense, reducer_name
 from vitjax.config import EvalConfig, to_dict
 from vitjax.data.idx import IdxSource
 from vitjax.data.pipeline import batches
@@ -110,30 +111,14 @@ def make_variants(config: EvalConfig, image_size: int) -> list[Variant]:
     Raises:
         ValueError: a model that cannot do it.
     """
-    wanted, reduce = config.model, config.reduce
-    fields: dict[str, Any] = {"img_size": image_size, "dtype": wanted.dtype}
-    if wanted.num_classes:
-        fields["num_classes"] = wanted.num_classes
-    model: Any = models.build(wanted.name, **fields)
-    swin = bool(getattr(model, "pruning_loc", ())) and not hasattr(model, "reduce")
-    name = reduce.name or getattr(model, "reduce", "") or ("dynamicswin" if swin else "")
-    if not name:
-        return [Variant("dense", model)]
-    if not swin and not hasattr(model, "reduce"):
-        raise ValueError(f"config.reduce.name is {name!r}, which model {wanted.name!r} has no way to do.")
-    dense = model.clone(**({"pruning_loc": ()} if swin else {"reduce": ""}))
-    found = [Variant("dense", dense)]
-    merges = name == "tome"
-    amounts = list(reduce.sweep) or [reduce.r if merges else reduce.keep_ratio]
-    for amount in amounts:
-        if swin:
-            changed = {"keep_ratio": float(amount)}
-        elif merges:
-            changed = {"reduce": name, "r": int(amount)}
-        else:
-            changed = {"reduce": name, "keep_ratio": float(amount)}
-        made = models.build(wanted.name, **fields | changed)
-        found.append(Variant(f"{name} {'r=' if merges else ''}{amount:g}", made))
+    classes = config.model.num_classes or None
+    model = backbone(config, image_size, num_classes=classes)
+    found, name = [Variant("dense", dense(model))], reducer_name(model)
+    if name:
+        own = config.reduce.r if name == "tome" else config.reduce.keep_ratio
+        for amount in config.reduce.sweep or (own,):
+            reduced = backbone(config, image_size, num_classes=classes, amount=amount)
+            found.append(Variant(f"{name} {'r=' if name == 'tome' else ''}{amount:g}", reduced))
     return found
 
 
@@ -222,9 +207,9 @@ def _best(model: Any) -> Callable:
     return best
 
 
-def summary(variant: Variant, dense: Variant, truth: np.ndarray | None, image_size: int) -> dict[str, Any]:
+def summary(variant: Variant, whole: Variant, truth: np.ndarray | None, image_size: int) -> dict[str, Any]:
     """One row of the table; shares in [0, 1]."""
-    best, reference = np.concatenate(variant.best), np.concatenate(dense.best)
+    best, reference = np.concatenate(variant.best), np.concatenate(whole.best)
     cost = count(variant.model, image_size)
     right = None if truth is None else best == truth[:, None]
     return {
@@ -235,7 +220,7 @@ def summary(variant: Variant, dense: Variant, truth: np.ndarray | None, image_si
         "macs": cost.macs,
         "params": cost.params,
         "images_per_second": variant.timed / variant.seconds,
-        "speed_up": (dense.seconds / dense.timed) / (variant.seconds / variant.timed),
+        "speed_up": (whole.seconds / whole.timed) / (variant.seconds / variant.timed),
     }
 
 
