@@ -125,6 +125,7 @@ def test_a_mistake_is_named(reranker, pictures, arguments, words):
         reranker.rank(**given)
 
 
+@pytest.mark.slow
 def test_a_rerank_config_alone_is_enough(reranker, pictures):
     model = vitjax.build("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -159,12 +160,14 @@ def test_fewer_tokens_are_matched_where_they_lie(pictures, name, grid, marginals
     assert found <= set(places.tolist()) and len(found) == len(places)
 
 
+@pytest.mark.slow
 def test_rollout_marginals_change_the_score(pictures):
     config = dataclasses.replace(CONFIG, rerank=vitjax.RerankConfig(marginals="rollout"))
     rolled = vitjax.Reranker.from_config(config).rank(pictures[0], [pictures[1]])[0]
     assert np.isfinite(rolled.score)
 
 
+@pytest.mark.slow
 def test_the_center_is_what_pictures_of_leaves_or_of_a_folder_have_in_common(pictures, tmp_path):
     folder = write_folder(tmp_path / "photos", kinds=2, variants=2)
     plain = vitjax.Reranker.from_config(CONFIG)
