@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 
 from tests.retrieval.cases import assert_same, random_descriptors, tree
@@ -47,7 +48,8 @@ def test_when_time_is_short_a_commit_waits_for_a_files_worth(monkeypatch):
     monkeypatch.setattr(Gallery, "add", slow)
     monkeypatch.setattr(building.time, "monotonic", lambda: now)
     found = random_descriptors(64)
-    monkeypatch.setattr(building.arrays, "SHARD_BYTES", found.tokens[:8].nbytes)
+    eight = sum(x.nbytes for x in jax.tree.leaves(found.take(slice(0, 8))))
+    monkeypatch.setattr(building.arrays, "SHARD_BYTES", eight)
     fill(Gallery.create("memory://full"), parts(found, 4))
     assert seen == [(4, 4), (16, 20), (16, 36), (16, 52), (12, 64)]
 

@@ -22,16 +22,26 @@ def watched(gallery, monkeypatch) -> list[list[int]]:
     return rows
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_gallery_on_a_disk_is_reranked_as_its_descriptors_in_memory(tmp_path, monkeypatch, dtype, devices):
+TRANSPORT = RerankConfig(top_k=11, mass=0.8, iterations=30, marginals="rollout")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "devices", "config"),
+    [
+        ("float16", 1, CHEAP),
+        ("float16", 2, CHEAP),
+        ("int8", 2, CHEAP),
+        pytest.param("int8", 1, TRANSPORT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_gallery_on_a_disk_is_reranked_as_its_descriptors_in_memory(
+    tmp_path, monkeypatch, dtype, devices, config
+):
     monkeypatch.setattr(matching, "_CPU_PAIRS", 24)  # several blocks
     queries = random_descriptors(7, tokens=6, seed=1)
     gallery = filled_gallery(tmp_path / "g", 40, dtype=dtype)
     index = rankings(7, 40, 15)
     index[2, 4:8], index[3] = -1, -1
-    transport = RerankConfig(top_k=11, mass=0.8, iterations=30, marginals="rollout")
-    config = transport if dtype == "int8" else CHEAP
     want = rerank(queries, gallery.take(slice(None)), index, config=config)
     mesh = parallel.make_mesh() if devices == 2 else None
     found = rerank(queries, gallery, index, config=config, mesh=mesh)

@@ -31,7 +31,7 @@ class Described(NamedTuple):
 def fill(gallery: Gallery, described: Iterable[Described]) -> None:
     """Adds images as they come, and commits when a file's worth is there or enough time has passed.
 
-    Memory: about 64 MiB of descriptors, whatever their number.
+    Memory: about 64 MiB of descriptors, and a commit joins them in a copy; whatever their number.
 
     Args:
         gallery: to add to.
@@ -44,7 +44,7 @@ def fill(gallery: Gallery, described: Iterable[Described]) -> None:
     size, committed, cost = 0, time.monotonic(), 0.0
     for part in described:
         waiting.append(part)
-        size += part.descriptors.tokens.nbytes
+        size += sum(x.nbytes for x in jax.tree.leaves(part.descriptors))
         if size >= 2 * arrays.SHARD_BYTES or time.monotonic() - committed >= _SHARE * cost:
             begin = time.monotonic()
             _commit(gallery, waiting)
