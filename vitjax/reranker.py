@@ -13,8 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from vitjax import parallel
-from vitjax.backbone import backbone
+from vitjax import models, parallel
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
@@ -124,7 +123,7 @@ class Reranker:
         plain = make_describe(self._forward, grid=self.config.model.grid, normalise=False, mesh=self.mesh)
         loader = self._batches(source, min(32, len(source)), self.config.data.on_bad_image)
         raw, _ = describe_batches(plain, self.variables, loader, mesh=self.mesh)
-        return token_center(raw.tokens, kind, photos=bool(folder), valid=raw.valid)
+        return token_center(raw.tokens, kind, photos=bool(folder))
 
     @functools.cached_property
     def rule(self) -> RerankConfig:
@@ -175,7 +174,9 @@ class Reranker:
         """
         validate(config)
         recipe = model_input(config)
-        model = backbone(config, recipe.image_size, num_classes=0)
+        model = models.build(
+            config.model.name, img_size=recipe.image_size, num_classes=0, dtype=config.model.dtype
+        )
         report = None
         if config.weights:
             variables, report = load_with_report(config.weights, model)
