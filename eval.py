@@ -1,6 +1,8 @@
 r"""Search a gallery of pictures, rerank the best by matching patches, measure both orders, and show why.
 
 python eval.py --config configs/demo.py --workdir runs/demo
+
+Or classify pictures, dense and with fewer tokens: configs/classify_*.py.
 """
 
 import json
@@ -18,7 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vitjax import doctor, parallel, program, record
+from vitjax import classification, doctor, parallel, program, record
 from vitjax.config import EvalConfig, RerankConfig, to_dict, validate
 from vitjax.data.pipeline import Batch, Skipped
 from vitjax.data.scenes import SceneSource
@@ -82,6 +84,11 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     clock, device = record.Stopwatch(), record.device()
     say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
+
+    if config.task == "classify":
+        results = classification.evaluate(config, out, say, bar)
+        show_classes(results)
+        return results
 
     with clock.stage("load"):
         gallery_source, query_source = open_sources(config)
@@ -383,6 +390,16 @@ def show_table(results: dict[str, Any]) -> None:
     say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
     if count := results["transport"]["uniform_fallback_pairs"]:
         say(f"[yellow]{count} pairs had a marginal of zeros; uniform weights took its place[/yellow]")
+
+
+def show_classes(results: dict[str, Any]) -> None:
+    """Prints the table of a classification."""
+    if not parallel.is_main_process():
+        return
+    table = Table(*classification.COLUMNS, title=f"{results['pictures']} pictures")
+    for row in results["rows"]:
+        table.add_row(*classification.cells(row))
+    console.print(table)
 
 
 def shares(metrics: dict[str, float]) -> dict[str, float]:

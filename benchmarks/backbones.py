@@ -54,14 +54,14 @@ Run = Callable[[], Any]
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     device = jax.devices()[0]
-    torch, reason = _import_torch()
+    torch, reason = import_torch()
     print(
         f"jax {jax.__version__} on {device.platform} ({device.device_kind}), {args.dtype}; "
         + (f"torch {torch.__version__}, {torch.get_num_threads()} threads" if torch else reason)
     )
     rows: list[Row] = []
     for name in args.names:
-        other, note = _torch_model(torch, name) if torch else (None, "")
+        other, note = torch_model(torch, name) if torch else (None, "")
         if note:
             print(note)
         for batch in args.batch:
@@ -89,11 +89,11 @@ def _measure(name: str, batch: int, torch: Any, other: Any, args: argparse.Names
     model: Any = build(name, dtype=args.dtype)
     size = model.img_size
     images = np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
-    ours, seconds = _our_run(model, images)
+    ours, seconds = our_run(model, images)
     runs = {"jax": ours}
     if other is not None:
-        runs["torch"] = _torch_run(torch, other, images, args.dtype)
-    times = _take_turns(runs, args.seconds)
+        runs["torch"] = torch_run(torch, other, images, args.dtype)
+    times = take_turns(runs, args.seconds)
     cost = count(model, size)
     ratio = float("nan")
     if "torch" in times:
@@ -120,17 +120,18 @@ def _measure(name: str, batch: int, torch: Any, other: Any, args: argparse.Names
     return rows
 
 
-def _our_run(model: Any, images: np.ndarray) -> tuple[Run, float]:
-    """A call that waits for its result, and the seconds it took to compile."""
+def our_run(model: Any, images: np.ndarray, variables: Any = None) -> tuple[Run, float]:
+    """A call that waits for its result, and the seconds it took to compile; random weights unless given."""
     batch = jnp.asarray(images)
-    variables = jax.jit(model.init)(jax.random.key(0), batch[:1])
+    if variables is None:
+        variables = jax.jit(model.init)(jax.random.key(0), batch[:1])
     begin = time.perf_counter()
     forward = jax.jit(lambda v, x: model.apply(v, x).logits).lower(variables, batch).compile()
     seconds = time.perf_counter() - begin
     return lambda: jax.block_until_ready(forward(variables, batch)), seconds
 
 
-def _take_turns(runs: dict[str, Run], budget: float) -> dict[str, list[float]]:
+def take_turns(runs: dict[str, Run], budget: float) -> dict[str, list[float]]:
     """Seconds of each call, round by round; at least 5 rounds after two of warm-up."""
     times: dict[str, list[float]] = {engine: [] for engine in runs}
     spent, round_ = 0.0, 0
@@ -146,7 +147,7 @@ def _take_turns(runs: dict[str, Run], budget: float) -> dict[str, list[float]]:
     return times
 
 
-def _import_torch() -> tuple[Any, str]:
+def import_torch() -> tuple[Any, str]:
     try:
         import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -154,7 +155,7 @@ def _import_torch() -> tuple[Any, str]:
     return torch, ""
 
 
-def _torch_model(torch: Any, name: str) -> tuple[Any, str]:
+def torch_model(torch: Any, name: str) -> tuple[Any, str]:
     """The same architecture on torch, or None and why not."""
     try:
         if name in _HUGGING_FACE:
@@ -178,7 +179,7 @@ def _torch_model(torch: Any, name: str) -> tuple[Any, str]:
 _KEEP: list[Any] = []  # a torch library lives as long as its object
 
 
-def _torch_run(torch: Any, model: Any, images: np.ndarray, dtype: str) -> Run:
+def torch_run(torch: Any, model: Any, images: np.ndarray, dtype: str) -> Run:
     where = "cuda" if torch.cuda.is_available() and jax.devices()[0].platform == "gpu" else "cpu"
     kind = getattr(torch, dtype)
     model = model.to(where, kind)

@@ -88,6 +88,7 @@ def test_a_searched_folder_leaves_a_page_pictures_and_trec_files(searched):
     assert (workdir / "results.csv").read_text().startswith("model,")
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_adds_a_row(folder, searched):
     workdir, _ = searched
     arguments = [f"--config.data.gallery={folder}", "--config.figures.count=0", "--config.figures.report=0"]
@@ -96,6 +97,7 @@ def test_a_second_run_in_the_same_folder_adds_a_row(folder, searched):
     assert len((workdir / "results.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight_and_two_processes(folder, searched, tmp_path):
     workdir, _ = searched
     arguments = [f"--config.data.gallery={folder}", "--config.figures.count=0", "--config.figures.report=0"]
@@ -197,11 +199,11 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
         ("no gallery named", "--config.data.gallery"),
         ("gallery does not exist", "nowhere"),
         ("no pictures", "empty"),
-        ("truth is not a list", "text.json"),
+        pytest.param("truth is not a list", "text.json", marks=pytest.mark.slow),
         ("truth beyond the gallery", "99"),
-        ("no such truth", "nowhere.json"),
+        pytest.param("no such truth", "nowhere.json", marks=pytest.mark.slow),
         ("no such model", "vit_tiny_patch16_224"),
-        ("no such block", "99"),
+        pytest.param("no such block", "99", marks=pytest.mark.slow),
         ("field out of range", "config.rerank.mass"),
         ("no such weights", "nowhere.pth"),
         ("damaged weights", "cut.safetensors"),

@@ -10,7 +10,7 @@ from PIL import Image
 import vitjax
 from tests.pictures import picture, write_folder
 from vitjax import reranker as front
-from vitjax.config import DataConfig, EvalConfig, ModelConfig
+from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
 from vitjax.data.images import ImageError
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.sources import FolderSource
@@ -125,6 +125,7 @@ def test_a_mistake_is_named(reranker, pictures, arguments, words):
         reranker.rank(**given)
 
 
+@pytest.mark.slow
 def test_a_rerank_config_alone_is_enough(reranker, pictures):
     model = vitjax.build("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -134,12 +135,39 @@ def test_a_rerank_config_alone_is_enough(reranker, pictures):
     assert -1.5 <= hit.score <= 1.5
 
 
+@pytest.mark.parametrize(
+    ("name", "grid", "marginals"),
+    [
+        ("topk", 0, "uniform"),
+        pytest.param("tome", 0, "rollout", marks=pytest.mark.slow),
+        pytest.param("topk", 2, "uniform", marks=pytest.mark.slow),
+    ],
+)
+def test_fewer_tokens_are_matched_where_they_lie(pictures, name, grid, marginals):
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, block=11, grid=grid, center="position"),
+        reduce=ReduceConfig(name=name, keep_ratio=0.6, r=1),
+        rerank=vitjax.RerankConfig(marginals=marginals),
+    )
+    reranker = vitjax.Reranker.from_config(config)
+    described, *_ = reranker.describe(pictures)
+    assert described.tokens.shape[1] == (4 if grid else 1 if name == "tome" else 3)
+    hits = reranker.rank(pictures[0], pictures, return_matches=True)
+    assert hits[0].corpus_id == 0 and hits[0].structural > 0.95
+    places = np.arange(4) if grid else described.places[0]
+    found = {match.query_patch for match in hits[0].matches}
+    assert found <= set(places.tolist()) and len(found) == len(places)
+
+
+@pytest.mark.slow
 def test_rollout_marginals_change_the_score(pictures):
     config = dataclasses.replace(CONFIG, rerank=vitjax.RerankConfig(marginals="rollout"))
     rolled = vitjax.Reranker.from_config(config).rank(pictures[0], [pictures[1]])[0]
     assert np.isfinite(rolled.score)
 
 
+@pytest.mark.slow
 def test_the_center_is_what_pictures_of_leaves_or_of_a_folder_have_in_common(pictures, tmp_path):
     folder = write_folder(tmp_path / "photos", kinds=2, variants=2)
     plain = vitjax.Reranker.from_config(CONFIG)

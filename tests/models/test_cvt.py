@@ -165,6 +165,7 @@ def test_training_uses_the_batch_and_updates_every_running_statistic():
         model.apply(variables, images, train=True)
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_parameter():
     model, variables, images = _made()
 
@@ -180,6 +181,7 @@ def test_gradients_reach_every_parameter():
         assert np.abs(leaf).max() > 0 or name.endswith(("proj_k.bias", "conv_proj_k.bn.bias")), name
 
 
+@pytest.mark.slow
 def test_an_image_does_not_depend_on_its_batch():
     model, variables, images = _made(batch=4)
     together = _run(model, variables, images).tokens

@@ -77,7 +77,14 @@ def _assert_trained_equal(found, wanted):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(wanted_grads))
 
 
-@pytest.mark.parametrize(("name", "remat"), [(PLAIN[0], False), (PLAIN[0], True), (PLAIN[1], True)])
+@pytest.mark.parametrize(
+    ("name", "remat"),
+    [
+        pytest.param(PLAIN[0], False, marks=pytest.mark.slow),
+        (PLAIN[0], True),
+        pytest.param(PLAIN[1], True, marks=pytest.mark.slow),
+    ],
+)
 def test_a_scan_over_blocks_equals_the_loop(name, remat):
     _, variables, images = _made(name)
     scanned = _built(name, scan_layers=True, remat=remat)
@@ -103,7 +110,13 @@ def test_rematerialised_blocks_have_the_same_weights_result_and_gradients(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "scan"), [(PLAIN[0], False), (PLAIN[0], True), (PLAIN[1], True), ("cvt_13", False)]
+    ("name", "scan"),
+    [
+        (PLAIN[0], False),
+        (PLAIN[0], True),
+        (PLAIN[1], True),
+        pytest.param("cvt_13", False, marks=pytest.mark.slow),
+    ],
 )
 def test_rematerialised_blocks_keep_less_for_the_backward_pass(name, scan):
 

@@ -41,7 +41,7 @@ def _grad(model, variables, raw):
     return jax.jit(jax.grad(total, has_aux=True))(raw)
 
 
-@pytest.mark.parametrize("mask_keys", [False, True])
+@pytest.mark.parametrize("mask_keys", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_training_and_evaluation_are_the_same_function_of_the_decisions(mask_keys):
     model, variables = _made(mask_keys=mask_keys)
     out = _evaluated(mask_keys=mask_keys)  # at batch 2, which the official code cannot
@@ -56,6 +56,7 @@ def test_training_and_evaluation_are_the_same_function_of_the_decisions(mask_key
     assert (np.diff(out.decisions, axis=1) > 0).any(), "a token may come back"
 
 
+@pytest.mark.slow
 def test_keys_that_are_masked_change_the_result_and_keys_that_are_all_kept_do_not():
     plain, masked = _evaluated(mask_keys=False), _evaluated(mask_keys=True)
     assert np.abs(plain.logits - masked.logits).max() > 1e-3

@@ -49,7 +49,7 @@ def test_implicit_gradients_equal_finite_differences_in_float64(kind, zeros):
             assert free_side or np.abs(gradient).max() > 1e-6
 
 
-@pytest.mark.parametrize("mass", [1.0, 0.6])
+@pytest.mark.parametrize("mass", [pytest.param(1.0, marks=pytest.mark.slow), 0.6])
 def test_gradient_of_a_score_with_respect_to_tokens_is_that_of_unrolled_iterations(mass):
     query, candidate = tokens(31, 3, 7, 8), tokens(32, 3, 6, 8)
     a, b = (jnp.full(x.shape[:2], 1 / x.shape[1]).at[:, 0].set(0.0) for x in (query, candidate))

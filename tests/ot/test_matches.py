@@ -78,6 +78,7 @@ def test_a_pair_is_scored_for_itself_and_jit_equals_eager(match):
         np.testing.assert_allclose(match(similarity[i], a[i], b[i]).score, whole[i], atol=1e-6)
 
 
+@pytest.mark.slow
 @every_match
 def test_gradients_are_finite(match):
     similarity, a, b = pair(6, 2)

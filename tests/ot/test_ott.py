@@ -35,6 +35,7 @@ def test_tolerance_stops_ott_within_it_and_traces_once():
     assert traces == 1
 
 
+@pytest.mark.slow
 def test_gradients_of_both_solvers_agree_with_masked_rows_and_columns():
     with jax.enable_x64(True):
         cost, a, b = problem(2, 2, 5, 4, zeros=True, dtype=jnp.float64)

@@ -59,6 +59,7 @@ def test_tolerance_and_traced_taus_per_problem():
         np.testing.assert_allclose(stopped.plan[i], alone.plan, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_equal_finite_differences_in_float64():
     with jax.enable_x64(True):
         cost, a, b = problem(5, 2, 5, 4, zeros=True, dtype=jnp.float64)

@@ -29,6 +29,7 @@ def test_score_is_the_sum_of_plan_times_similarity_and_bounded_by_the_mass():
         np.testing.assert_array_equal(score, match.score)
 
 
+@pytest.mark.slow
 def test_swapping_images_transposes_the_plan():
     x, y = tokens(3, 3, 5, 16), tokens(4, 3, 7, 16)
     _, a, b = problem(3, 3, 5, 7)
@@ -70,6 +71,7 @@ def test_gradient_with_respect_to_tokens_equals_finite_differences():
         np.testing.assert_allclose(np.sum(gradient * step), difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_released_plans_depend_on_the_batch_and_ours_do_not():
     cost, a, b = problem(10, 8, 9, 7)
 

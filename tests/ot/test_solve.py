@@ -230,7 +230,7 @@ def test_bfloat16_tokens_are_solved_in_float32():
 
 
 @pytest.mark.parametrize("mass", [1.0, 0.6])
-@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("zeros", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_equal_finite_differences_in_float64(mass, zeros):
     with jax.enable_x64(True):
         cost, a, b = problem(20, 2, 5, 4, zeros=zeros, dtype=jnp.float64)

@@ -190,3 +190,56 @@ def test_images_the_model_cannot_describe_are_named(images, variables):
 def test_no_image_at_all_is_an_error(variables):
     with pytest.raises(ValueError, match="no image"):
         describe_batches(make_describe(forward), variables, [])
+
+
+def reduced(variables, images):
+    """A model that merged patches 0 and 1 of a 2 x 2 image, dropped 2, and has a token of no place."""
+    del variables
+    count = len(images)
+    rows = lambda x: jnp.broadcast_to(jnp.asarray(x)[None], (count, *np.shape(x)))  # noqa: E731
+    return types.SimpleNamespace(
+        pooled=rows(np.ones(3, np.float32)),
+        tokens=rows(np.array([[2.0, 0, 0], [0, 3, 0], [0, 0, 5]], np.float32)),
+        grid=(2, 2),
+        owner=(rows(np.zeros(4, np.int32)), rows(np.array([0, 0, -1, 1], np.int32))),
+        keep_index=(None, rows(np.array([0, 3, 4], np.int32))),
+        attention=(rows(np.eye(5, dtype=np.float32)[None]),),
+    )
+
+
+IMAGES = np.zeros((2, 4, 4, 3), np.float32)
+
+
+def test_fewer_tokens_keep_their_places_and_weigh_as_much_as_their_patches():
+    found = make_describe(reduced)({}, IMAGES, np.array([True, False]))
+    assert found.tokens.shape == (2, 3, 3)
+    assert found.places.tolist() == [[0, 3, -1]] * 2
+    np.testing.assert_allclose(found.tokens[0], np.eye(3))
+    np.testing.assert_allclose(found.weights[0], [2 / 3, 1 / 3, 0])
+    assert found.valid.tolist() == [[True] * 3, [False] * 3]
+
+
+def test_the_center_of_a_merged_token_is_the_mean_over_its_patches():
+    center = np.arange(12, dtype=np.float32).reshape(4, 3)
+    found = make_describe(reduced, center=center)({}, IMAGES, np.ones(2, bool))
+    wanted = np.array([[2.0, 0, 0], [0, 3, 0], [0, 0, 5]]) - [center[:2].mean(0), center[3], np.zeros(3)]
+    np.testing.assert_allclose(
+        found.tokens[0], wanted / np.linalg.norm(wanted, axis=1, keepdims=True), rtol=1e-6
+    )
+
+
+def test_on_a_coarser_grid_a_cell_averages_the_patches_that_are_there():
+    found = make_describe(reduced, grid=1)({}, IMAGES, np.ones(2, bool))
+    wanted = np.array([4.0, 3, 0]) / 3
+    np.testing.assert_allclose(found.tokens[0, 0], wanted / np.linalg.norm(wanted), rtol=1e-6)
+    assert found.places is None and found.valid.all()
+    whole = make_describe(reduced, grid=2)({}, IMAGES, np.ones(2, bool))
+    assert whole.valid[0].tolist() == [True, True, False, True]
+    np.testing.assert_allclose(whole.weights[0], [1 / 3, 1 / 3, 0, 1 / 3])
+
+
+def test_a_center_is_measured_on_every_place_from_what_is_there():
+    raw = make_describe(reduced, normalise=False)({}, IMAGES, np.ones(2, bool))
+    center = token_center(raw.tokens, "position", valid=raw.valid)
+    mean = np.array([4.0, 3, 0]) / 3
+    np.testing.assert_allclose(center, [[2, 0, 0], [2, 0, 0], mean, [0, 3, 0]], rtol=1e-6)

@@ -33,6 +33,18 @@ def test_what_was_added_is_read_back(tmp_path, path, dtype, error):
     assert again.ids(some) == some.tolist()
 
 
+def test_places_of_tokens_are_kept_where_there_are_any(tmp_path):
+    found = random_descriptors(20)
+    placed = found.replace(places=np.tile(np.arange(9, dtype=np.int32) * 2 - 1, (20, 1)))
+    gallery = Gallery.create(tmp_path / "g")
+    gallery.add(placed.take(slice(0, 7)))
+    gallery.add(placed.take(slice(7, 20)))
+    np.testing.assert_array_equal(Gallery.open(tmp_path / "g").take([3, 19]).places, placed.places[[3, 19]])
+    with pytest.raises(ValueError, match="on which patches"):
+        gallery.add(found)
+    assert filled_gallery(tmp_path / "plain").take([0]).places is None
+
+
 def test_pooled_vectors_may_be_halved(tmp_path):
     gallery = filled_gallery(tmp_path / "g", pooled_dtype="float16")
     assert gallery.read_pooled(slice(None))()[0].dtype == np.float16

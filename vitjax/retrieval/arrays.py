@@ -20,7 +20,9 @@ CHUNK_BYTES = 2**16  # about what is read to get at one row
 SHARD_BYTES = 2**25  # about the size of a file
 
 
-def layout(sizes: Sizes, dtype: str, pooled_dtype: str, ids: str) -> dict[str, ArrayLayout]:
+def layout(
+    sizes: Sizes, dtype: str, pooled_dtype: str, ids: str, *, places: bool = False
+) -> dict[str, ArrayLayout]:
     """Lays out the arrays of a gallery: pieces small enough for one row, files large enough for a disk."""
     n, d = sizes.tokens, sizes.length
     kinds: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -30,6 +32,7 @@ def layout(sizes: Sizes, dtype: str, pooled_dtype: str, ids: str) -> dict[str, A
         "valid": ("bool", (n,)),
     }
     kinds |= {"scale": ("float32", (n,))} if dtype == "int8" else {}
+    kinds |= {"places": ("int32", (n,))} if places else {}
     kinds |= {"int": {NUMBERS: ("int64", ())}, "str": {ENDS: ("int64", ())}}.get(ids, {})
     each = {name: np.dtype(kind).itemsize * math.prod(row) for name, (kind, row) in kinds.items()}
     shard = _power(SHARD_BYTES // max(each.values()))  # the same rows of every array, so one file of each

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vitjax import parallel
 from vitjax.ot import attention_rollout
+from vitjax.sparsify import restore
 
 TINY = 1e-12  # below this length a vector has no direction and stays as it is: zero
 
@@ -38,12 +39,15 @@ class Descriptors:
         weights: (n, t), what each token weighs before matching, not negative; summing to 1 over an image's
             valid tokens, or all zero.
         valid: (n, t) bool, False for tokens that only pad.
+        places: (n, t) int32, which patch of the grid each token lies on, -1 for one that lies on none; None:
+            token i on patch i. Only explanations look at it.
     """
 
     pooled: Any
     tokens: Any
     weights: Any
     valid: Any
+    places: Any = None
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -58,7 +62,9 @@ class Descriptors:
         return jax.tree.map(lambda x: x[rows], self)
 
     @classmethod
-    def from_arrays(cls, pooled: Any, tokens: Any, weights: Any = None, valid: Any = None) -> "Descriptors":
+    def from_arrays(
+        cls, pooled: Any, tokens: Any, weights: Any = None, valid: Any = None, places: Any = None
+    ) -> "Descriptors":
         """Makes descriptors of arrays of any model, on the host: checked, normalised, float32.
 
         Args:
@@ -66,6 +72,7 @@ class Descriptors:
             tokens: (n, t, d), patch tokens of any length.
             weights: (n, t), not negative; None: all valid tokens alike.
             valid: (n, t), True for real tokens; None: all.
+            places: (n, t), which patch of its grid each token lies on, -1 = none; None: token i on patch i.
 
         Raises:
             ValueError: shapes that do not fit together, or rows with values that are not finite or weights
@@ -80,15 +87,16 @@ class Descriptors:
         valid = np.ones(tokens.shape[:2], bool) if valid is None else np.asarray(valid, bool)
         weights = valid if weights is None else weights
         weights = np.asarray(weights, np.float32)
-        for name, x in (("weights", weights), ("valid", valid)):
-            if x.shape != tokens.shape[:2]:
+        places = None if places is None else np.asarray(places, np.int32)
+        for name, x in (("weights", weights), ("valid", valid), ("places", places)):
+            if x is not None and x.shape != tokens.shape[:2]:
                 raise ValueError(f"Descriptors: {name} has shape {x.shape}; expected {tokens.shape[:2]}")
         tokens = np.where(valid[:, :, None], tokens, 0)
         weights = np.where(valid, weights, 0)
         finite = [np.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in (pooled, tokens, weights)]
         refuse_rows("values that are not finite", np.logical_and.reduce(finite))
         refuse_rows("weights below zero", (weights >= 0).all(axis=1))
-        return cls(pooled=_unit(pooled), tokens=_unit(tokens), weights=_share(weights), valid=valid)
+        return cls(_unit(pooled), _unit(tokens), _share(weights), valid, places)
 
 
 def refuse_rows(what: str, good: np.ndarray) -> None:
@@ -171,7 +179,11 @@ def _cells(length: int, size: int) -> np.ndarray:
 
 
 def token_center(
-    tokens: Float[Array | np.ndarray, "n t d"], kind: str, *, photos: bool = True
+    tokens: Float[Array | np.ndarray, "n t d"],
+    kind: str,
+    *,
+    photos: bool = True,
+    valid: Bool[Array | np.ndarray, "n t"] | None = None,
 ) -> Float[np.ndarray, "t d"]:
     """What tokens of unrelated pictures have in common: to be subtracted before they are normalised.
 
@@ -183,6 +195,7 @@ def token_center(
         kind: "position": the average at each place; "mean": one average for all places.
         photos: whether the pictures look like those that will be compared. If not (`vitjax.data.made`), what
             all of them show is not what photos show, and only the differences between places are kept.
+        valid: False for tokens that are not there; None: all are.
 
     Returns:
         One vector per token, float32; `make_describe` takes it. For arrays of your own, subtract it from the
@@ -195,8 +208,11 @@ def token_center(
         raise ValueError(f"token_center: kind {kind!r} is unknown; known: 'mean', 'position'")
     if kind == "mean" and not photos:
         raise ValueError("token_center: the mean of made pictures is not that of photos; use 'position'")
-    average = np.asarray(tokens).mean(axis=0, dtype=np.float64)
-    whole = average.mean(axis=0, keepdims=True)
+    there = np.ones(tokens.shape[:2]) if valid is None else np.asarray(valid, np.float64)
+    seen = there.sum(axis=0)[:, None]
+    average = np.einsum("nt,ntd->td", there, np.asarray(tokens, np.float64)) / np.maximum(seen, 1)
+    whole = average.mean(axis=0, where=seen > 0, keepdims=True)
+    average = np.where(seen > 0, average, whole)
     if kind == "mean":
         average = np.broadcast_to(whole, average.shape)
     return np.asarray(average if photos else average - whole, np.float32)
@@ -217,13 +233,17 @@ def make_describe(
     and normalised after, as in the released code of "Beyond the CLS Token". Different: in between, `center`
     is subtracted.
 
+    A model that reduces its tokens gives those that are left, with their places, where `grid` is 0; else they
+    are put back on the grid first. A merged token weighs as much as its patches.
+
     Args:
         forward: `(variables, images) -> output` with `pooled` (b, d), `tokens` (b, n, d), `grid` (h, w) and,
             for rollout, `attention`, as `vitjax.models` returns them.
         grid: side of the token grid that is kept; 0 keeps all tokens.
         rollout: weigh tokens by attention rollout instead of alike.
         center: subtracted from the tokens that are kept, see `token_center`; None: nothing is.
-        normalise: False leaves tokens and pooled vectors at their length, for `token_center`.
+        normalise: False leaves tokens and pooled vectors at their length, every token on its place, for
+            `token_center`.
         mesh: cuts the batch over its devices (see `parallel.shard_batch`; variables replicated); None: one
             device.
 
@@ -234,32 +254,85 @@ def make_describe(
 
     def describe(variables: Any, images: Array, valid: Array) -> Descriptors:
         output = forward(variables, images)
-        tokens = output.tokens.astype(jnp.float32)
-        if rollout:
-            weights = attention_rollout(output.attention, grid=output.grid).astype(jnp.float32)
+        weights = attention_rollout(output.attention, grid=output.grid) if rollout else None
+        if grid or not normalise:
+            tokens, weights, there = _on_places(output, weights, grid)
+            places, middle = None, center
         else:
-            weights = jnp.ones(tokens.shape[:2], jnp.float32)
-        if grid:
-            tokens = pool_grid(tokens, output.grid, grid)
-            # Without rollout every pooled token weighs the same, however many it is the average of.
-            weights = pool_weights(weights, output.grid, grid) if rollout else jnp.ones(tokens.shape[:2])
-        if center is not None:
-            tokens = tokens - center[None, :, :]
+            tokens, weights, there, places = _as_they_are(output, weights)
+            middle = None if center is None else _of_tokens(output, center)
+        if middle is not None:
+            tokens = tokens - (middle if middle.ndim == 3 else middle[None, :, :])
         pooled = output.pooled.astype(jnp.float32)
         if normalise:
             tokens, pooled = _unit(tokens), _unit(pooled)
-        real = jnp.broadcast_to(valid[:, None], tokens.shape[:2])
-        return Descriptors(
-            pooled=pooled,
-            tokens=tokens,
-            weights=_share(jnp.where(real, weights, 0.0)),
-            valid=real,
-        )
+        real = valid[:, None] & there
+        return Descriptors(pooled, tokens, _share(jnp.where(real, weights, 0.0)), real, places)
 
     if mesh is None:
         return jax.jit(describe)
     whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, parallel.ROWS)
     return jax.jit(describe, in_shardings=(whole, rows, rows), out_shardings=rows)
+
+
+def _on_places(output: Any, weights: Array | None, size: int) -> tuple[Array, Array, Array]:
+    """Tokens, weights and which are there, one for each cell of the grid or of a coarser one of `size`.
+
+    A merged token stands on each of its patches; a coarser cell averages the patches that are there.
+    """
+    tokens, grid = output.tokens.astype(jnp.float32), output.grid
+    owner = _owner(output)
+    there = jnp.ones(tokens.shape[:2], bool)
+    if owner is not None:
+        tokens, there = restore(tokens, owner), owner >= 0
+    if weights is not None:
+        weights = jnp.where(there, weights.astype(jnp.float32), 0.0)
+    if size:
+        tokens = pool_grid(tokens, grid, size)
+        weights = None if weights is None else pool_weights(weights, grid, size)
+        if owner is not None:
+            share = pool_grid(there[..., None].astype(jnp.float32), grid, size)
+            tokens, there = tokens / jnp.maximum(share, TINY), share[..., 0] > 0
+        else:
+            there = jnp.ones(tokens.shape[:2], bool)
+    # Without rollout every pooled token weighs the same, however many it is the average of.
+    return tokens, jnp.ones(tokens.shape[:2]) if weights is None else weights, there
+
+
+def _as_they_are(output: Any, weights: Array | None) -> tuple[Array, Array, Array, Array | None]:
+    """Tokens, weights, which are there, and their places; merged tokens weigh as much as their patches."""
+    tokens, owner = output.tokens.astype(jnp.float32), _owner(output)
+    there = jnp.ones(tokens.shape[:2], bool)
+    if owner is None:
+        return tokens, jnp.ones(tokens.shape[:2]) if weights is None else weights, there, None
+    cells = jnp.ones(owner.shape) if weights is None else weights
+    places = output.keep_index[-1].astype(jnp.int32)
+    places = jnp.where(places < owner.shape[1], places, -1)
+    return tokens, _per_token(cells[..., None], owner, tokens.shape[1])[..., 0], there, places
+
+
+def _of_tokens(output: Any, center: np.ndarray) -> Array:
+    """What is to be subtracted from each token: the centre at its place, or the mean over its patches."""
+    owner = _owner(output)
+    if owner is None:
+        return jnp.asarray(center)
+    count = output.tokens.shape[1]
+    patches = _per_token(jnp.ones((*owner.shape, 1)), owner, count)
+    total = _per_token(jnp.broadcast_to(center[None], (len(owner), *center.shape)), owner, count)
+    return total / jnp.maximum(patches, 1.0)
+
+
+def _per_token(cells: Float[Array, "b cells d"], owner: Array, count: int) -> Float[Array, "b n d"]:
+    """Sum over the patches that each token stands for."""
+    total = jnp.zeros((len(owner), count, cells.shape[2]), jnp.float32)
+    each = jnp.arange(len(owner))[:, None]
+    return total.at[each, owner].add(cells, mode="drop", wrap_negative_indices=False)
+
+
+def _owner(output: Any) -> Array | None:
+    """Which token stands for each patch; None where each stands for its own."""
+    owner = getattr(output, "owner", ())
+    return owner[-1] if owner else None
 
 
 def describe_each(

@@ -30,7 +30,7 @@ class Match:
     """One patch of the query matched with one of the candidate.
 
     Attributes:
-        query_patch: number of the patch, in raster order.
+        query_patch: number of the patch, in raster order; -1 for a token that stands for no place.
         candidate_patch: likewise.
         query_box: (left, top, right, bottom) as shares of the image the model saw, 0 to 1.
         candidate_box: likewise.
@@ -120,8 +120,8 @@ class Matches:
                 Match(
                     query_patch=int(i),
                     candidate_patch=int(j),
-                    query_box=patch_box(int(i), query_grid),
-                    candidate_box=patch_box(int(j), candidate_grid or query_grid),
+                    query_box=_box(int(i), query_grid),
+                    candidate_box=_box(int(j), candidate_grid or query_grid),
                     similarity=float(similarity),
                     mass=float(mass),
                     contribution=float(contribution),
@@ -146,6 +146,11 @@ def patch_box(patch: int, grid: tuple[int, int]) -> Box:
         raise ValueError(f"patch_box: patch {patch} is not on a {h}x{w} grid of {h * w} patches")
     row, column = divmod(patch, w)
     return column / w, row / h, (column + 1) / w, (row + 1) / h
+
+
+def _box(patch: int, grid: tuple[int, int]) -> Box:
+    """Box of a patch; the whole image for a token that lies on none."""
+    return (0.0, 0.0, 1.0, 1.0) if patch < 0 else patch_box(patch, grid)
 
 
 def explain_pair(
@@ -227,7 +232,16 @@ def _match_strongest(
     alone = jax.tree.map(lambda x: x[:, None], candidates)  # one candidate for each query
     match = jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, plan, numbers))
     found = _strongest(match.plan, match.similarity, match.contribution, match.structural, match.error, top)
-    return dataclasses.replace(found, remainder=found.remainder + match.left_out)
+    return found.replace(
+        query_patch=_placed(found.query_patch, queries),
+        candidate_patch=_placed(found.candidate_patch, candidates),
+        remainder=found.remainder + match.left_out,
+    )
+
+
+def _placed(token: Int[Array, "p top"], images: Descriptors) -> Int[Array, "p top"]:
+    """The patch that each token lies on."""
+    return token if images.places is None else jnp.take_along_axis(images.places, token, axis=1)
 
 
 def _strongest(

@@ -20,7 +20,7 @@ from vitjax.retrieval.storage import GalleryError, Pending, Place, locate
 from vitjax.retrieval.stored import POOLED_DTYPES, Stored
 from vitjax.retrieval.streaming import RowReader, search_stream
 
-_ROW_ARRAYS = ("pooled", "tokens", "scale", "weights", "valid")
+_ROW_ARRAYS = ("pooled", "tokens", "scale", "weights", "valid", "places")
 _LEFTOVERS = {writer_lock.FILE, f"{manifest.FILE}.__lock"}  # of a create that was killed
 
 
@@ -171,7 +171,13 @@ class Gallery:
             if old.arrays:
                 self._check_fits(found, packed.kind)
             else:
-                layouts = arrays.layout(found.sizes, old.dtype, old.pooled_dtype, packed.kind)
+                layouts = arrays.layout(
+                    found.sizes,
+                    old.dtype,
+                    old.pooled_dtype,
+                    packed.kind,
+                    places=found.places is not None,
+                )
                 new = replace(new, arrays=layouts, ids=packed.kind)
             new = replace(new, text=old.text + len(packed.text))
         self.claim()
@@ -326,6 +332,10 @@ class Gallery:
             raise ValueError(
                 f"gallery {self.path}: (pooled length, tokens, token length) are {ours} there and {theirs} "
                 "here; describe with the same model, block and grid, and pad tokens with valid=False"
+            )
+        if (found.places is not None) != ("places" in self._content.arrays):
+            raise ValueError(
+                f"gallery {self.path}: all its images say on which patches their tokens lie, or none"
             )
         if kind != self._content.ids:
             kinds = {"none": "row numbers", "int": "whole numbers", "str": "texts"}

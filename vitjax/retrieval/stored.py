@@ -24,6 +24,7 @@ class Stored:
         scale: (n, t) float32, one over the length of the int8 vector; None for float16.
         weights: (n, t) float32.
         valid: (n, t) bool.
+        places: (n, t) int32; None where token i lies on patch i.
     """
 
     pooled: Any
@@ -31,6 +32,7 @@ class Stored:
     scale: Any
     weights: Any
     valid: Any
+    places: Any = None
 
     def take(self, rows: Any) -> "Stored":
         """Returns some rows."""
@@ -74,6 +76,7 @@ def encode(found: Descriptors, dtype: str, pooled_dtype: str) -> Stored:
         scale=scale,
         weights=np.where(found.valid, found.weights, 0).astype(np.float32),
         valid=np.asarray(found.valid, bool),
+        places=found.places,
     )
 
 
@@ -84,5 +87,9 @@ def decode(stored: Stored) -> Descriptors:
     if stored.scale is not None:
         tokens = tokens * stored.scale[..., None]
     return Descriptors(
-        pooled=stored.pooled.astype(xp.float32), tokens=tokens, weights=stored.weights, valid=stored.valid
+        pooled=stored.pooled.astype(xp.float32),
+        tokens=tokens,
+        weights=stored.weights,
+        valid=stored.valid,
+        places=stored.places,
     )

@@ -1,0 +1,24 @@
+r"""DynamicSwin-T on ImageNet: dense and at three keep ratios in one table.
+
+python eval.py --config configs/classify_dynamicswin.py --workdir runs/classify_dynamicswin \
+    --config.data.images=DIR --config.weights=FILE
+
+DIR is ImageNet's validation set with one sub-folder per class, whose order of names is the order of the
+classes, or any folder of sub-folders with `--config.data.classes=FILE`. Published top-1 of the official
+checkpoint at its own ratio 0.7: 80.91.
+"""
+
+from configs.parts import no_argument
+from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
+
+
+def get_config(arg: str = "") -> EvalConfig:
+    no_argument(arg)
+    return EvalConfig(
+        task="classify",
+        weights="",
+        batch_size=32,
+        model=ModelConfig(name="dynamicswin_tiny_patch4_window7_224"),
+        data=DataConfig(on_bad_image="error"),
+        reduce=ReduceConfig(sweep=(0.9, 0.8, 0.7)),
+    )
