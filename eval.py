@@ -7,7 +7,6 @@ Or classify pictures, dense and with fewer tokens: configs/classify_*.py.
 
 import json
 import pathlib
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,7 +76,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     """Searches, reranks and measures; writes all under `workdir` and returns what results.json holds."""
     validate(config)
     parallel.initialize_distributed()
-    out = open_workdir(workdir)
+    out = program.open_workdir(workdir, writes=parallel.is_main_process())
     if reason := doctor.idle_accelerator():
         raise program.UserError(reason)
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
@@ -150,21 +149,6 @@ def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
     if config.rerank.price > 0:
         say(f"matches of a cost above {config.rerank.price:.3f} are not made")
     return config
-
-
-def open_workdir(workdir: str) -> pathlib.Path:
-    """Makes the output folder and proves that it can be written to, before any work is done."""
-    out = pathlib.Path(workdir)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if parallel.is_main_process():
-            with tempfile.TemporaryFile(dir=out) as file:
-                file.write(b"x")
-    except OSError as error:
-        raise program.UserError(
-            f"--workdir {workdir}: cannot write there ({error.strerror}); choose another folder"
-        ) from None
-    return out
 
 
 def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:

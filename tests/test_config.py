@@ -6,6 +6,7 @@ import pytest
 
 from vitjax import program
 from vitjax.config import EvalConfig, demo_config, validate
+from vitjax.training import config as training
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(
@@ -16,22 +17,24 @@ NAMES = sorted(
 @pytest.mark.parametrize("name", NAMES)
 def test_each_config_builds_and_is_valid(name: str):
     module = importlib.import_module(f"configs.{name}")
-    validate(module.get_config())
+    config = module.get_config()
+    (validate if isinstance(config, EvalConfig) else training.validate)(config)
     assert f"configs/{name}.py" in (module.__doc__ or ""), "the head docstring holds the command"
     with pytest.raises(ValueError, match="unknown"):
         module.get_config("nonsense")
+    if f"{name}.py:smoke" in (module.__doc__ or ""):
+        training.validate(module.get_config("smoke"))
 
 
-def test_every_field_is_read_somewhere():
+@pytest.mark.parametrize("config", [EvalConfig(), training.TrainConfig()])
+def test_every_field_is_read_somewhere(config):
     code = "\n".join(
         path.read_text()
-        for path in [*ROOT.glob("vitjax/**/*.py"), ROOT / "eval.py"]
+        for path in [*ROOT.glob("vitjax/**/*.py"), ROOT / "eval.py", ROOT / "train.py"]
         if path.name != "config.py"
     )
     unread = [
-        path
-        for path, *_ in program.fields(EvalConfig())
-        if not re.search(rf"\.{path.rsplit('.', 1)[1]}\b", code)
+        path for path, *_ in program.fields(config) if not re.search(rf"\.{path.rsplit('.', 1)[1]}\b", code)
     ]
     assert unread == []
 
@@ -65,6 +68,26 @@ def test_a_value_out_of_range_is_named(part, field, value):
     setattr(getattr(config, part), field, value)
     with pytest.raises(ValueError, match=rf"config\.{part}\.{field}"):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", -1),
+        ("sharding", "fspd"),
+        ("model.dtype", "float16"),
+        ("optim.lr", float("nan")),
+        ("optim.accumulate", 3),
+        ("data.source", "digit"),
+        ("data.train", ""),
+    ],
+)
+def test_a_value_of_training_out_of_range_is_named(field, value):
+    config = training.TrainConfig()
+    *parts, name = field.split(".")
+    setattr(getattr(config, parts[0]) if parts else config, name, value)
+    with pytest.raises(ValueError, match=rf"config\.{field}"):
+        training.validate(config)
 
 
 def test_two_ways_to_leave_patches_out_are_one_too_many():

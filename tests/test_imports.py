@@ -13,7 +13,7 @@ ALLOWED = {
     "ot": {"ot"},
     "models": {"models", "sparsify"},
     "sparsify": {"sparsify"},
-    "weights": {"weights"},
+    "weights": {"weights", "files"},
     "data": {"data", "weights", "config"},
     "retrieval": {"retrieval", "ot", "sparsify", "config", "parallel", "files"},
     "viz": {"viz", "files"},
@@ -23,6 +23,8 @@ ALLOWED = {
     "files": set(),
     "record": {"files"},
     "program": set(),
+    "checkpoint": {"files"},
+    "training": {"training", "models", "sparsify", "config", "parallel", "files", "record", "program"},
     "doctor": {"record", "weights"},
 }
 

@@ -5,6 +5,7 @@ import pytest
 
 from vitjax import program
 from vitjax.config import EvalConfig
+from vitjax.training.config import TrainConfig
 
 CONFIG = """
 from vitjax.config import EvalConfig
@@ -75,8 +76,9 @@ def test_help_names_every_field(capsys):
         assert f"--{path}=" in printed
 
 
-def test_every_field_has_a_comment():
-    assert [path for path, _, _, comment in program.fields(EvalConfig()) if len(comment) < 5] == []
+@pytest.mark.parametrize("config", [EvalConfig(), TrainConfig()])
+def test_every_field_has_a_comment(config):
+    assert [path for path, _, _, comment in program.fields(config) if len(comment) < 5] == []
 
 
 def test_print_config_shows_values_and_does_not_run(config_file, capsys):

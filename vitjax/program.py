@@ -7,10 +7,12 @@ The flags are the field's usual ones (`--config FILE[:arg] --config.a.b=value --
 import dataclasses
 import difflib
 import inspect
+import os
 import pathlib
 import re
 import runpy
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_args, get_origin
 
@@ -30,7 +32,12 @@ def run(main: Callable[[Any, str], None], config_type: type, description: str) -
         config_type: dataclass that the config file's `get_config` must return.
         description: first lines of `--help`.
     """
-    sys.exit(_run(main, config_type, description, sys.argv))
+    code = _run(main, config_type, description, sys.argv)
+    if code == 1:  # threads of a library, of a save that failed for instance, would keep the process
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(main: Callable[[Any, str], None], config_type: type, description: str, argv: list[str]) -> int:
@@ -58,6 +65,29 @@ def _run(main: Callable[[Any, str], None], config_type: type, description: str, 
         print(f"{argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:
+    """Makes the output folder and proves that it can be written to, before any work is done.
+
+    Args:
+        workdir: the folder.
+        writes: whether this process is the one that writes.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    out = pathlib.Path(workdir)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if writes:
+            with tempfile.TemporaryFile(dir=out) as file:
+                file.write(b"x")
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir}: cannot write there ({error.strerror}); choose another folder"
+        ) from None
+    return out
 
 
 def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, str, Any, str]]:

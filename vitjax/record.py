@@ -16,7 +16,7 @@ import numpy as np
 
 from vitjax.files import replacing
 
-PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "ott-jax", "numpy", "pillow")
+PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ott-jax", "numpy", "pillow")
 
 
 def versions() -> dict[str, str]:

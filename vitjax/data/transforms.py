@@ -79,7 +79,7 @@ KNOWN = {
 }
 
 _RECIPE_BY_TAG = {"resnet50"}  # trained in many ways: the bare name stands for timm's default weights only
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WEIGHT_FILES = (".safetensors", ".npz", ".pth", ".pt", ".onnx", ".bin")
 _MOST_RESIZED = 2**24  # pixels: beyond, only what the crop keeps is computed
 
@@ -120,8 +120,8 @@ class Preprocess:
             wrong.append(f"image_size is {self.image_size}, below 1")
         if not 0 < self.crop_pct < math.inf:
             wrong.append(f"crop_pct is {self.crop_pct}, it must be above 0")
-        if self.interpolation not in _FILTERS:
-            wrong.append(f"interpolation {self.interpolation!r} is none of {', '.join(map(repr, _FILTERS))}")
+        if self.interpolation not in FILTERS:
+            wrong.append(f"interpolation {self.interpolation!r} is none of {', '.join(map(repr, FILTERS))}")
         if self.resize not in ("crop", "squash"):
             wrong.append(f"resize {self.resize!r} is neither 'crop' nor 'squash'")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -135,7 +135,7 @@ class Preprocess:
 
     def view(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         """Returns what the model sees of an RGB picture, before normalisation: for drawing on."""
-        size, how = self.image_size, _FILTERS[self.interpolation]
+        size, how = self.image_size, FILTERS[self.interpolation]
         if self.resize == "squash":
             return np.asarray(image.resize((size, size), how))
         # The margin undoes the rounding of crop shares like 224/256 that came from two whole sizes.

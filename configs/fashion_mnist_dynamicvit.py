@@ -1,0 +1,43 @@
+r"""DynamicViT at a keep ratio of 0.7 on Fashion-MNIST, taught by the model of configs/fashion_mnist_vit.py.
+
+python train.py --config configs/fashion_mnist_dynamicvit.py --workdir runs/fashion_mnist_dynamicvit \
+    --config.data.dir=DIR
+python train.py --config configs/fashion_mnist_dynamicvit.py:smoke --workdir runs/smoke
+
+It starts from runs/fashion_mnist_vit/last.safetensors; elsewhere with --config.model.weights=FILE. Data as
+there.
+"""
+
+from configs.parts import smoke
+from vitjax.training.config import (
+    AugmentConfig,
+    CheckpointConfig,
+    OptimConfig,
+    StudentConfig,
+    TrainConfig,
+    TrainDataConfig,
+)
+
+
+def get_config(arg: str = "") -> TrainConfig:
+    config = TrainConfig(
+        batch_size=128,
+        epochs=6.0,
+        model=StudentConfig(
+            name="dynamicvit_deit_small_patch16_224",
+            weights="runs/fashion_mnist_vit/last.safetensors",
+            img_size=28,
+            patch_size=4,
+            embed_dim=64,
+            depth=9,
+            num_heads=4,
+            keep_ratio=0.7,
+        ),
+        data=TrainDataConfig(
+            source="idx", dir="/usr/share/datasets/fashion-mnist", resize="squash", on_bad_image="error"
+        ),
+        augment=AugmentConfig(shift=2, flip=True, smoothing=0.1),
+        optim=OptimConfig(lr=1e-3, warmup_epochs=0.5, backbone_lr=0.1, freeze_epochs=0.5, ema=0.999),
+        checkpoint=CheckpointConfig(every=200),
+    )
+    return smoke(config, arg, img_size=28, depth=4)

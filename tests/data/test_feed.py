@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitjax.data.augment import Augment
+from vitjax.data.feed import Feed, TooManyBadImages
+from vitjax.data.images import ImageError
+from vitjax.data.transforms import HALF, Preprocess
+from vitjax.training.config import AugmentConfig
+
+
+class Pictures:
+    """Some pictures, all different; those in `bad` cannot be read."""
+
+    def __init__(self, count: int, bad: tuple[int, ...] = ()) -> None:
+        self.names = [f"picture-{i}" for i in range(count)]
+        self.labels = np.arange(count, dtype=np.int32) % 3
+        self.class_names = ["a", "b", "c"]
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> Image.Image:
+        if i in self.bad:
+            raise ImageError(f"{self.names[i]!r} cannot be decoded; replace it.")
+        pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+
+def feed(count: int = 25, batch: int = 4, **fields) -> Feed:
+    bad = fields.pop("bad", ())
+    augment = Augment(Preprocess(8, 1.0, "bicubic", *HALF), AugmentConfig(shift=2))
+    return Feed(Pictures(count, bad), augment, batch, seed=3, **fields)
+
+
+def test_every_picture_comes_at_most_once_an_epoch_and_epochs_differ():
+    one = feed()
+    assert one.steps_per_epoch == 6
+    first, second = (np.concatenate([one.index(s) for s in range(e * 6, e * 6 + 6)]) for e in (0, 1))
+    assert len(set(first)) == len(set(second)) == 24
+    assert list(first) != list(second)
+    assert all(len(one.index(step)) == 4 for step in range(12))
+
+
+def test_a_run_that_goes_on_in_epoch_2_sees_the_same_pictures_and_the_same_pixels():
+    whole = list(feed().steps(0, 12))
+    rest = list(feed(workers=3).steps(8, 12))
+    for a, b in zip(whole[8:], rest, strict=True):
+        assert a.index.tolist() == b.index.tolist()
+        np.testing.assert_array_equal(a.images, b.images)
+
+
+def test_two_processes_read_the_rows_that_one_would():
+    whole = feed().batch(7)[0]
+    halves = [feed(shard=(i, 2)).batch(7)[0] for i in range(2)]
+    for name in ("images", "labels", "index"):
+        joined = np.concatenate([getattr(half, name) for half in halves])
+        np.testing.assert_array_equal(getattr(whole, name), joined)
+
+
+def test_the_same_picture_is_changed_differently_in_each_epoch():
+    one = feed(count=4)
+    seen = [one.batch(epoch)[0] for epoch in range(3)]
+    pixels = [batch.images[batch.index.tolist().index(2)] for batch in seen]
+    assert not np.array_equal(pixels[0], pixels[1]) or not np.array_equal(pixels[1], pixels[2])
+
+
+def test_another_picture_takes_a_bad_ones_place_and_the_bad_one_is_named_once():
+    one = feed(bad=(5,), bad_limit=0.1)
+    batches = list(one.steps(0, 12))
+    assert all(5 not in batch.index for batch in batches)
+    assert {i: reason[:11] for i, reason in one.bad.items()} == {5: "'picture-5'"}
+    labels = np.arange(25) % 3
+    assert all((batch.labels == labels[batch.index]).all() for batch in batches)
+
+
+def test_more_bad_pictures_than_allowed_stop_the_run_with_some_names():
+    with pytest.raises(TooManyBadImages, match=r"of 25 pictures cannot be read, more than .*'picture-\d+'"):
+        list(feed(bad=(1, 5, 9, 13), bad_limit=0.1).steps(0, 12))
+    with pytest.raises(TooManyBadImages, match="in a row"):
+        list(feed(bad=tuple(range(25)), bad_limit=1.0).steps(0, 2))
+
+
+def test_a_bad_picture_stops_the_run_at_once_where_asked():
+    with pytest.raises(ImageError, match="picture-5"):
+        list(feed(bad=(5,), on_bad_image="error").steps(0, 12))
+
+
+def test_too_large_a_batch_is_refused():
+    with pytest.raises(ValueError, match="only 25 pictures"):
+        feed(batch=26)

@@ -1,0 +1,137 @@
+import json
+import pathlib
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vitjax import parallel
+from vitjax.checkpoint import MANIFEST, CheckpointError, Checkpoints
+
+
+def state(step: int) -> dict:
+    """What a state holds: matrices, counters, small types, an empty part."""
+    return {
+        "params": {"kernel": jax.random.normal(jax.random.key(step), (8, 6)), "bias": jnp.zeros(6)},
+        "half": jnp.arange(7, dtype=jnp.bfloat16),
+        "step": jnp.int32(step),
+        "ema": {},
+    }
+
+
+def like(tree: dict, sharding=None) -> dict:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding or x.sharding), tree
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    root = tmp_path_factory.mktemp("checkpoints")
+    saves = Checkpoints(root, keep=2)
+    for step in (1, 2, 3):
+        saves.save(step, state(step), {"loss": step / 2})
+    saves.wait()
+    return root
+
+
+def test_the_last_ones_are_kept_and_come_back_exactly_with_their_notes(saved):
+    saves = Checkpoints(saved, keep=2)
+    assert saves.steps() == [2, 3]
+    found, notes = saves.load(3, like(state(3)))
+    jax.tree.map(np.testing.assert_array_equal, found, state(3))
+    assert notes == {"loss": 1.5}
+
+
+def test_a_state_saved_on_one_device_loads_on_two(saved):
+    mesh = parallel.make_mesh()
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread if x.shape[:1] == (8,) else whole),
+        state(3),
+    )
+    found, _ = Checkpoints(saved, keep=2).load(3, wanted)
+    assert found["params"]["kernel"].sharding == spread
+    jax.tree.map(np.testing.assert_array_equal, found, state(3))
+
+
+def damages(path: pathlib.Path):
+    content = bytearray(path.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 1
+    return {"flipped": bytes(content), "truncated": bytes(content[:-1]), "empty": b"", "missing": None}
+
+
+@pytest.mark.parametrize("kind", ["flipped", "truncated", "empty", "missing"])
+def test_damage_of_any_file_is_named_with_the_steps_that_are_whole(saved, tmp_path, kind):
+    root = tmp_path / "checkpoints"
+    shutil.copytree(saved, root)
+    files = [p for p in (root / "3").rglob("*") if p.is_file() and p.stat().st_size]
+    assert len(files) > 3
+    for path in files:
+        before, after = path.read_bytes(), damages(path)[kind]
+        path.unlink() if after is None else path.write_bytes(after)
+        saves = Checkpoints(root, keep=2)
+        if kind == "missing" and path.name == MANIFEST:
+            assert saves.steps() == [2]
+            assert saves.unfinished() == [3]
+        else:
+            with pytest.raises(
+                CheckpointError, match=r"whole steps: 2; delete .*/3 to go on from step 2"
+            ) as error:
+                saves.load(3, like(state(3)))
+            assert path.name in str(error.value)
+        path.write_bytes(before)
+    Checkpoints(root, keep=2).load(3, like(state(3)))
+
+
+def test_other_numbers_than_were_saved_are_found_whatever_the_files_say(saved, tmp_path):
+    root = tmp_path / "checkpoints"
+    shutil.copytree(saved, root)
+    shutil.rmtree(root / "3" / "state")
+    shutil.copytree(root / "2" / "state", root / "3" / "state")
+    manifest = root / "3" / MANIFEST
+    whole, other = (json.loads((root / n / MANIFEST).read_text()) for n in "32")
+    from vitjax.checkpoint import _hash_of
+
+    whole["content"]["files"] = {
+        name: (other if name.startswith("state/") else whole)["content"]["files"].get(name, value)
+        for name, value in (whole["content"]["files"] | other["content"]["files"]).items()
+        if (root / "3" / name).exists()
+    }
+    whole["sha256"] = _hash_of(whole["content"])
+    manifest.write_text(json.dumps(whole))
+    with pytest.raises(CheckpointError, match="hold other numbers than were saved"):
+        Checkpoints(root, keep=2).load(3, like(state(3)))
+
+
+def test_the_state_of_another_model_is_refused_by_name(saved):
+    wanted = like(state(3) | {"half": jnp.zeros(9, jnp.bfloat16)})
+    with pytest.raises(CheckpointError, match=r"another model: half is \[\[7\], 'bfloat16'\] in it"):
+        Checkpoints(saved, keep=2).load(3, wanted)
+
+
+def test_a_save_that_fails_is_never_the_latest_and_the_next_one_counts(tmp_path):
+    saves = Checkpoints(tmp_path, keep=3)
+    large = {"noise": jax.random.normal(jax.random.key(0), (200, 200))}
+    saves.save(1, large, {})
+    saves.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limits[1]))  # no file may be larger, as on a full disk
+    try:
+        saves.save(2, large, {})
+        with pytest.raises(CheckpointError, match=r"step 2 could not .* step 1 is whole; .* again"):
+            saves.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert saves.latest() == 1
+    assert Checkpoints(tmp_path, keep=3).latest() == 1
+    for step in (2, 3):
+        saves.save(step, large, {})
+    saves.wait()
+    assert saves.steps() == [1, 2, 3]

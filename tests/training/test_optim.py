@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitjax.training.config import OptimConfig
+from vitjax.training.optim import decayed, make_optimizer, make_rates
+
+PARAMS = {
+    "blocks_0": {"mlp": {"fc1": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}},
+    "cls_token": jnp.ones((1, 1, 2)),
+    "score_predictor_0": {"in_conv_1": {"kernel": jnp.ones((2, 2))}},
+}
+CONFIG = OptimConfig(
+    lr=1.0, min_lr=0.1, warmup_epochs=1.0, freeze_epochs=2.0, backbone_lr=0.01, frozen=("cls_token",)
+)
+
+
+def rates_at(step: int, config: OptimConfig = CONFIG, params=PARAMS) -> dict:
+    _, rates = make_rates(config, params, steps=40, steps_per_epoch=10)
+    found = rates(jnp.int32(step))
+    new = found.get("score_predictor_0")
+    return {
+        "backbone": float(found["blocks_0"]["mlp"]["fc1"]["kernel"]),
+        "cls": float(found["cls_token"]),
+        "new": None if new is None else float(new["in_conv_1"]["kernel"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "new", "backbone"),
+    [(0, 0.0, 0.0), (5, 0.5, 0.0), (10, 1.0, 0.0), (19, None, 0.0), (25, 0.55, 0.0055), (40, 0.1, 0.001)],
+)
+def test_predictors_learn_at_once_and_the_backbone_follows_later_at_a_share(step, new, backbone):
+    found = rates_at(step)
+    assert found["backbone"] == pytest.approx(backbone, abs=1e-6)
+    assert found["cls"] == 0
+    if new is not None:
+        assert found["new"] == pytest.approx(new, abs=1e-6)
+
+
+def test_a_plain_model_moves_as_a_whole_from_the_start():
+    plain = {name: tree for name, tree in PARAMS.items() if not name.startswith("score")}
+    assert rates_at(10, params=plain)["backbone"] == 1.0
+
+
+def test_only_matrices_decay():
+    found = decayed(PARAMS)
+    assert found["blocks_0"]["mlp"]["fc1"] == {"kernel": True, "bias": False}
+    assert found["cls_token"] is False
+
+
+def test_the_first_update_is_adams_sign_plus_decay():
+    tx = make_optimizer(OptimConfig(weight_decay=0.5))
+    grads = jax.tree.map(lambda x: 2 * jnp.ones_like(x), PARAMS)
+    updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
+    fc1 = updates["blocks_0"]["mlp"]["fc1"]
+    np.testing.assert_allclose(fc1["bias"], 1, rtol=1e-5)
+    np.testing.assert_allclose(fc1["kernel"], 1 + 0.5, rtol=1e-5)

@@ -1,0 +1,161 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vitjax import models, parallel
+from vitjax.data.feed import TrainBatch
+from vitjax.training import optim
+from vitjax.training.config import OptimConfig, SparsifyConfig, TrainConfig
+from vitjax.training.losses import dense, make_loss
+from vitjax.training.state import State, create, shardings
+from vitjax.training.step import Pixels, make_eval_step, make_train_step
+
+SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2, "num_classes": 3}
+PIXELS = Pixels((0.5,) * 3, (0.5,) * 3)
+CONFIG = TrainConfig(batch_size=8, optim=OptimConfig(lr=1e-2, warmup_epochs=0.0, ema=0.9))
+
+
+def batch(seed: int = 0, rows: int = 8) -> TrainBatch:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (rows, 8, 8, 3), dtype=np.uint8)
+    return TrainBatch(images, rng.integers(0, 3, rows).astype(np.int32), np.arange(rows, dtype=np.int32))
+
+
+class Trainer:
+    """A step and all it needs."""
+
+    def __init__(self, name="deit_tiny_patch16_224", config=CONFIG, devices=2, loss=None):
+        self.mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        self.model = models.build(name, **SMALL)
+        variables = self.model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+        teacher = {}
+        if name.startswith("dynamic"):
+            teacher = dense(self.model).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+        self.teacher = parallel.replicate(teacher, self.mesh)
+        tx = optim.make_optimizer(config.optim)
+        _, rates = optim.make_rates(config.optim, variables["params"], steps=10, steps_per_epoch=5)
+        state = create(variables, tx, ema=bool(config.optim.ema))
+        places = shardings(state, self.mesh, config.sharding)
+        self.state = jax.device_put(state, places)
+        self.traces = 0
+        plain = loss or make_loss(self.model, SparsifyConfig())
+
+        def counted(*args):
+            self.traces += 1
+            return plain(*args)
+
+        self.step = make_train_step(
+            config, counted, tx, rates, classes=3, pixels=PIXELS, mesh=self.mesh, state_shardings=places
+        )
+        self.check = make_eval_step(self.model, self.mesh, places.evaluated)
+
+    def run(self, *batches: TrainBatch) -> list[dict]:
+        found = []
+        for one in batches:
+            self.state, metrics = self.step(self.state, parallel.shard_batch(one, self.mesh), self.teacher)
+            found.append(jax.device_get(metrics))
+        return found
+
+
+def with_optim(**fields) -> TrainConfig:
+    return dataclasses.replace(CONFIG, optim=dataclasses.replace(CONFIG.optim, **fields))
+
+
+def close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def test_a_dynamic_model_learns_all_four_terms_in_one_compilation():
+    trainer = Trainer("dynamicvit_deit_tiny_patch16_224")
+    before = jax.device_get(trainer.state.variables["params"])
+    metrics = trainer.run(*[batch()] * 4)
+    assert trainer.traces == 1
+    assert metrics[-1]["classify"] < metrics[0]["classify"]
+    assert {"classify", "ratio", "distill", "token", "kept", "loss", "grad_norm"} <= set(metrics[0])
+    after = jax.device_get(trainer.state.variables["params"])
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)
+    assert all(jax.tree.leaves(moved["score_predictor_0"]))
+    assert int(trainer.state.step) == 4
+
+
+@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+def test_two_devices_learn_what_one_does(sharding):
+    name = "dynamicvit_deit_tiny_patch16_224"
+    one = Trainer(name, devices=1)
+    two = Trainer(name, dataclasses.replace(CONFIG, sharding=sharding), devices=2)
+    for a, b in zip(one.run(batch(0), batch(1)), two.run(batch(0), batch(1)), strict=True):
+        close(a, b)
+    if sharding == "fsdp":
+        kernel = two.state.variables["params"]["blocks_0"]["mlp"]["fc1"]["kernel"]
+        assert kernel.addressable_shards[0].data.size == kernel.size // 2
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
+    whole, parts = Trainer(), Trainer(config=with_optim(accumulate=4))
+    assert whole.run(batch())[0]["grad_norm"] == pytest.approx(parts.run(batch())[0]["grad_norm"], rel=1e-5)
+    moments = [
+        next(m for m in jax.tree.leaves(t.state.opt, is_leaf=is_adam) if is_adam(m)) for t in (whole, parts)
+    ]
+    close(moments[0].mu, moments[1].mu)  # a tenth of the gradient
+
+
+def is_adam(x) -> bool:
+    return isinstance(x, optax.ScaleByAdamState)
+
+
+def test_a_step_that_is_not_finite_changes_only_counters_and_says_when():
+    def loss(variables, teacher, images, labels, rng):
+        total = variables["params"]["head"]["bias"].sum() + jnp.where(images[0, 0, 0, 0] > 0.99, jnp.nan, 0.0)
+        return total, ({}, {})
+
+    trainer = Trainer(config=dataclasses.replace(CONFIG, max_skipped=1), loss=loss)
+    good = batch()
+    good.images[0, 0, 0, 0] = 0
+    bad = TrainBatch(np.full_like(good.images, 255), good.labels, good.index)
+    trainer.run(good)
+    before = kept(trainer.state)
+    (first,) = trainer.run(bad)
+    jax.tree.map(np.testing.assert_array_equal, before, kept(trainer.state))
+    assert (first["skipped"], first["bad_step"]) == (1, -1)
+    assert [m["bad_step"] for m in trainer.run(good, bad, bad)] == [-1, 3, 3]
+    assert int(trainer.state.step) == 5
+
+
+def kept(state: State):
+    return jax.device_get((state.variables, state.opt, state.ema))
+
+
+def test_the_running_mean_follows_its_formula():
+    trainer = Trainer()
+    start = jax.device_get(trainer.state.variables["params"]["head"]["bias"])
+    trainer.run(batch())
+    after = jax.device_get(trainer.state.variables["params"]["head"]["bias"])
+    mean = trainer.state.ema["params"]["head"]["bias"]
+    np.testing.assert_allclose(mean, 0.1 * start + 0.9 * after, rtol=1e-5)
+
+
+def test_an_evaluation_counts_real_pictures_only():
+    trainer = Trainer()
+    images = PIXELS(jnp.asarray(batch().images))
+    best = np.asarray(trainer.model.apply(trainer.state.evaluated, images).logits.argmax(-1)).astype(np.int32)
+    labels = best.copy()
+    labels[0] = (labels[0] + 1) % 3
+    valid = np.array([True] * 6 + [False] * 2)
+    zero = parallel.replicate({"right": np.int32(0), "count": np.int32(0)}, trainer.mesh)
+    parts = parallel.shard_batch((np.asarray(images), labels, valid), trainer.mesh)
+    found = trainer.check(zero, trainer.state.evaluated, *parts)
+    assert (int(found["right"]), int(found["count"])) == (5, 6)
+
+
+def test_weights_that_were_trained_load_again(tmp_path):
+    from vitjax.weights import load_weights
+    from vitjax.weights.write import write_weights
+
+    trainer = Trainer("dynamicvit_deit_tiny_patch16_224")
+    write_weights(tmp_path / "w.safetensors", jax.device_get(trainer.state.variables), {"step": "0"})
+    found = load_weights(tmp_path / "w.safetensors", trainer.model)
+    jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(trainer.state.variables))

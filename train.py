@@ -1,0 +1,526 @@
+r"""Train a model that classifies pictures, and one that learns which of their patches it does not need.
+
+python train.py --config configs/smoke.py --workdir runs/smoke
+
+The same command again goes on where the run stopped, bit for bit on a CPU.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from rich.console import Console
+from rich.markup import escape
+
+from vitjax import doctor, models, parallel, program, record
+from vitjax.checkpoint import Checkpoints, total_bytes
+from vitjax.data.augment import Augment
+from vitjax.data.cifar import CifarSource
+from vitjax.data.digits import DigitsSource
+from vitjax.data.feed import Feed, TrainBatch
+from vitjax.data.idx import IdxSource
+from vitjax.data.pipeline import Batches, batches
+from vitjax.data.sources import FolderSource, ImageSource, align_labels
+from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.training import optim, stopping
+from vitjax.training.config import TrainConfig, to_dict, validate
+from vitjax.training.log import MetricLog
+from vitjax.training.losses import dense, is_dynamic, make_loss
+from vitjax.training.state import State, create, shardings
+from vitjax.training.step import Pixels, make_eval_step, make_train_step
+from vitjax.weights import WeightsError, cache_dir, load_with_report
+from vitjax.weights.write import write_weights
+
+PROFILE_FROM = 10  # steps after the start: compilation and warm-up are over
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """All parts of a run, ready for its loop.
+
+    Attributes:
+        feed: what every step learns from.
+        held_out: what is evaluated on.
+        truth: class of each picture in it.
+        model: with its teacher's variables, empty where there is no teacher.
+        recipe: how pictures become its input.
+        steps: of the whole run.
+        eval_every: steps between evaluations.
+        update: compiled train step.
+        check: compiled evaluation step.
+        rate: learning rate at a step.
+    """
+
+    feed: Feed
+    held_out: Batches
+    truth: np.ndarray
+    model: Any
+    teacher: Any
+    mesh: Mesh
+    recipe: Preprocess
+    steps: int
+    eval_every: int
+    update: Any
+    check: Any
+    rate: Callable[[Any], Any]
+
+
+def main(config: TrainConfig, workdir: str) -> None:
+    """Runs the program; the last line on stdout is one JSON object with the final figures."""
+    validate(config)
+    parallel.initialize_distributed()
+    writes = parallel.is_main_process()
+    out = program.open_workdir(workdir, writes=writes)
+    if reason := doctor.idle_accelerator():
+        raise program.UserError(reason)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    device = record.device()
+    say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
+    with stopping.only_run(out, holds=writes), stopping.Stop().listening() as stop:
+        results = train(config, out, stop)
+        if writes:
+            print(json.dumps(record.plain(results), allow_nan=False))
+        if stop.busy:  # a compilation that cannot be interrupted: the interpreter would wait for it
+            sys.stdout.flush()
+            os._exit(0)
+
+
+def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[str, Any]:
+    """Trains from the last checkpoint on; writes all under `out` and returns what results.json holds."""
+    began, writes = time.perf_counter(), parallel.is_main_process()
+    note_run(config, out)
+    saves = Checkpoints(out / "checkpoints", keep=config.checkpoint.keep, writes=writes)
+    run, state = prepare(config)
+    state, notes = resume(saves, state)
+    start = int(state.step)
+    log = MetricLog(out, step=start, config=to_dict(config), wandb=config.wandb) if writes else None
+    pace = Pace(config.batch_size)
+    if start < run.steps:
+        run = stop.unless(lambda: compiled(run, state)) or run
+        with contextlib.closing(run.feed.steps(start, run.steps)) as rows:
+            state, notes = loop(
+                config, out, run, state, notes, rows, saves=saves, stop=stop, log=log, pace=pace
+            )
+    step = int(state.step)
+    if stop.reason:
+        say(f"{stop.reason}: saving step {step}; the same command goes on from there")
+    saves.save(step, state, notes)
+    saves.wait()
+    if not stop.reason:
+        export(out / "last.safetensors", state)
+    results = summarize(config, run, saves, step, notes, stop, pace, time.perf_counter() - began)
+    if log is not None:
+        log.close()
+        record.write_json(out / "results.json", results)
+        say(f"wrote {out / 'results.json'}")
+    return results
+
+
+def loop(
+    config: TrainConfig,
+    out: pathlib.Path,
+    run: Run,
+    state: State,
+    notes: dict[str, Any],
+    rows: Iterator[TrainBatch],
+    *,
+    saves: Checkpoints,
+    stop: stopping.Stop,
+    log: MetricLog | None,
+    pace: "Pace",
+) -> tuple[State, dict[str, Any]]:
+    """Every step of the run; returns the last state and what is to be noted with it."""
+    start, metrics = int(state.step), {}
+    for step in range(start, run.steps):
+        if stop.asked(step):
+            return state, notes | (look(metrics, run, saves, out) if metrics else {})
+        profile(config, out, step - start, run.steps - start)
+        with jax.transfer_guard("disallow"):
+            with pace.waiting():
+                batch = next(rows)
+            before = metrics
+            state, metrics = run.update(state, parallel.shard_batch(batch, run.mesh), run.teacher)
+            jax.block_until_ready(before)  # never more than two steps are under way
+        done, last = step + 1, step + 1 == run.steps
+        logs = last or done % config.log_every == 0
+        evaluates = last or done % run.eval_every == 0
+        keeps = last or done % config.checkpoint.every == 0
+        if not (logs or evaluates or keeps):
+            continue
+        saves.check()
+        notes |= look(metrics, run, saves, out)
+        if logs:
+            write_line(log, run, done, jax.device_get(metrics), pace.lap())
+        if evaluates and (accuracy := evaluate(config, run, state, stop)) is not None:
+            notes |= note_accuracy(out, state, notes, done, accuracy, log)
+        if keeps and not stop.reason:
+            saves.save(done, state, notes)
+    return state, notes
+
+
+def prepare(config: TrainConfig) -> tuple[Run, State]:
+    """Opens the data, builds the model and its teacher, and makes the state before the first step."""
+    mesh = parallel.make_mesh()
+    if config.batch_size % (mesh.size * config.optim.accumulate):
+        raise program.UserError(
+            f"config.batch_size {config.batch_size} does not divide over {mesh.size} devices and "
+            f"{config.optim.accumulate} parts; give a multiple of {mesh.size * config.optim.accumulate}"
+        )
+    recipe = model_input(config)
+    learn, held_out = open_sources(config)
+    shard = (jax.process_index(), jax.process_count())
+    feed = Feed(
+        learn, Augment(recipe, config.augment), config.batch_size, config.seed,
+        workers=config.data.workers, processes=config.data.processes, shard=shard,
+        on_bad_image=config.data.on_bad_image, bad_limit=config.data.bad_limit,
+    )  # fmt: skip
+    rest = batches(
+        held_out, recipe, config.batch_size,
+        workers=config.data.workers, on_bad_image=config.data.on_bad_image, shard=shard,
+    )  # fmt: skip
+    steps = config.steps or round(config.epochs * feed.steps_per_epoch)
+    model = build(config, recipe, classes=len(learn.class_names))
+    variables, teacher = initial(config, model, recipe)
+    tx = optim.make_optimizer(config.optim)
+    rate, rates = optim.make_rates(
+        config.optim, variables["params"], steps=steps, steps_per_epoch=feed.steps_per_epoch
+    )
+
+    def begin(variables: Any) -> State:
+        return create(variables, tx, ema=bool(config.optim.ema))
+
+    places = shardings(jax.eval_shape(begin, variables), mesh, config.sharding)
+    state = jax.jit(begin, out_shardings=places)(variables)
+    update = make_train_step(
+        config, make_loss(model, config.sparsify), tx, rates,
+        classes=len(learn.class_names), pixels=Pixels(recipe.mean, recipe.std), mesh=mesh,
+        state_shardings=places,
+    )  # fmt: skip
+    check = make_eval_step(model, mesh, places.evaluated)
+    truth = labels_like(held_out, learn)
+    every = config.eval_every or feed.steps_per_epoch
+    teacher = parallel.replicate(teacher, mesh)
+    return Run(feed, rest, truth, model, teacher, mesh, recipe, steps, every, update, check, rate), state
+
+
+def model_input(config: TrainConfig) -> Preprocess:
+    """How pictures become input: as the weights, or else models of that name, expect it, unless told."""
+    try:
+        recipe = preprocess(config.model.weights or config.model.name)
+    except ValueError:
+        recipe = preprocess(config.model.name)
+    return recipe.replace(
+        image_size=config.model.img_size or recipe.image_size,
+        resize=config.data.resize,
+        interpolation=config.data.interpolation or recipe.interpolation,
+    )
+
+
+def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
+    """Pictures to learn from, and those held out."""
+    if config.data.source == "digits":
+        return DigitsSource("train"), DigitsSource("test")
+    if config.data.source == "idx":
+        return IdxSource(config.data.dir, "train"), IdxSource(config.data.dir, "test")
+    if config.data.source == "cifar":
+        return CifarSource(config.data.dir, "train"), CifarSource(config.data.dir, "test")
+    return FolderSource(config.data.train), FolderSource(config.data.test)
+
+
+def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
+    """Class of each held-out picture, in the numbering of those that are learned from."""
+    aligned = align_labels(held_out, learn)
+    if aligned is None:
+        raise program.UserError("held-out pictures need classes: put them into one sub-folder for each")
+    unknown = sorted(set(held_out.class_names) - set(learn.class_names))
+    if unknown:
+        raise program.UserError(
+            f"held-out class {unknown[0]!r} and {len(unknown) - 1} more are not among the learned"
+        )
+    return aligned[0]
+
+
+def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
+    """The model that is trained."""
+    wanted = config.model
+    sizes = {
+        name: value
+        for name in ("patch_size", "embed_dim", "depth", "num_heads", "keep_ratio", "remat")
+        if (value := getattr(wanted, name))
+    }
+    return models.build(
+        wanted.name, img_size=recipe.image_size, num_classes=classes, dtype=wanted.dtype, **sizes
+    )
+
+
+def initial(config: TrainConfig, model: Any, recipe: Preprocess) -> tuple[dict, Any]:
+    """Variables that the model starts from, and those of its teacher; {} where it has none."""
+    wanted, source = config.model, config.sparsify.teacher or config.model.weights
+    if wanted.weights:
+        variables, report = load_with_report(wanted.weights, model, strict=False, drop_head=wanted.new_head)
+        missing = [m for m in report.missing if not optim.is_new(m.name)]
+        if missing or report.unexpected or report.mis_shaped:
+            raise WeightsError(str(report))
+        fresh = f"; {len(report.missing)} start at random" if report.missing else ""
+        say(escape(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{fresh}"))
+    else:
+        variables = random_variables(config, model, recipe)
+    if not is_dynamic(model):
+        return variables, {}
+    if source:
+        return variables, load_with_report(source, dense(model))[0]
+    say("[yellow]the teacher is RANDOM; set config.sparsify.teacher or config.model.weights[/yellow]")
+    return variables, random_variables(config, dense(model), recipe)
+
+
+def random_variables(config: TrainConfig, model: Any, recipe: Preprocess) -> dict:
+    """Initial variables, decided by the seed."""
+    blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
+    return jax.jit(model.init)(jax.random.key(config.seed), blank)
+
+
+def resume(saves: Checkpoints, state: State) -> tuple[State, dict[str, Any]]:
+    """The last whole checkpoint's state and notes; the given state where there is none."""
+    for step in saves.unfinished():
+        say(f"[yellow]the save of step {step} was never finished: it does not count[/yellow]")
+    step = saves.latest()
+    if step is None:
+        say(f"a checkpoint has {total_bytes(state) / 2**20:.1f} MiB")
+        return state, {}
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    state, notes = saves.load(step, like)
+    say(f"going on from step {step}")
+    return state, notes
+
+
+def compiled(run: Run, state: State) -> Run:
+    """The run with its two programs compiled, each for the one shape it will see."""
+    clock = record.Stopwatch()
+    rows, side = run.feed.batch_size, run.recipe.image_size
+    spread = NamedSharding(run.mesh, parallel.ROWS)
+
+    def like(shape: tuple[int, ...], kind: Any) -> Any:
+        return jax.ShapeDtypeStruct((rows, *shape), kind, sharding=spread)
+
+    batch = TrainBatch(like((side, side, 3), np.uint8), like((), np.int32), like((), np.int32))
+    pictures = (like((side, side, 3), np.float32), like((), np.int32), like((), np.bool_))
+    with clock.stage("compile"):
+        update = run.update.lower(state, batch, run.teacher).compile()
+        check = run.check.lower(nothing(run.mesh), state.evaluated, *pictures).compile()
+    clock.close()
+    spent = clock.compile_seconds["compile"]
+    say(f"compiled the step and the evaluation in {spent:.1f} s ({clock.cached} of 2 from the cache)")
+    return replace(run, update=update, check=check)
+
+
+def nothing(mesh: Mesh) -> dict[str, jax.Array]:
+    """Sums of an evaluation before its first batch."""
+    return parallel.replicate({"right": np.int32(0), "count": np.int32(0)}, mesh)
+
+
+def evaluate(config: TrainConfig, run: Run, state: State, stop: stopping.Stop) -> float | None:
+    """Share of held-out pictures classified rightly, tokens dropped for real; None if asked to stop."""
+    sums = nothing(run.mesh)
+    for batch in run.held_out:
+        if stop.reason and jax.process_count() == 1:
+            return None
+        parts = parallel.shard_batch((batch.images, run.truth[batch.index], batch.valid), run.mesh)
+        sums = run.check(sums, state.evaluated, *parts)
+    found = jax.device_get(sums)
+    if not found["count"]:
+        raise program.UserError("none of the held-out pictures could be read")
+    return float(found["right"] / found["count"])
+
+
+def look(metrics: dict[str, Any], run: Run, saves: Checkpoints, out: pathlib.Path) -> dict[str, Any]:
+    """What is noted of a step; raises where more steps than allowed were not finite.
+
+    Raises:
+        UserError: with the step, its pictures, and the last good checkpoint.
+    """
+    figures = jax.device_get(metrics)
+    bad = int(figures["bad_step"])
+    if bad < 0:
+        return {"train_loss": float(figures["loss"]), "skipped": int(figures["skipped"])}
+    saves.wait()
+    index, latest = run.feed.index(bad), saves.latest()
+    names = [run.feed.source.names[i] for i in index]
+    if parallel.is_main_process():
+        record.write_json(out / "not_finite.json", {"step": bad, "index": index, "names": names})
+    good = "none was saved yet" if latest is None else f"step {latest}"
+    raise program.UserError(
+        f"the loss or its gradient was not finite at step {bad} (learning rate {float(run.rate(bad)):.2e}; "
+        f"pictures {', '.join(names[:4])}, ...: all are in {out / 'not_finite.json'}); last good checkpoint: "
+        f"{good}; lower config.optim.lr, set config.optim.clip, or allow some such steps with "
+        "config.max_skipped"
+    )
+
+
+def write_line(
+    log: MetricLog | None, run: Run, done: int, figures: dict[str, Any], lap: dict[str, float]
+) -> None:
+    """Writes and prints the figures of one step."""
+    left = (run.steps - done) * lap["step_ms"] / 60e3
+    line = {name: float(value) for name, value in figures.items() if name != "bad_step"}
+    line |= {"epoch": done / run.feed.steps_per_epoch, "learning_rate": float(run.rate(done - 1)), **lap}
+    line["bad_images"] = len(run.feed.bad)
+    if log is not None:
+        log.write(done, line)
+    say(
+        f"step {done}/{run.steps}  epoch {line['epoch']:.2f}  loss {line['loss']:.4f}  "
+        f"{lap['images_per_second']:.0f} images/s  {lap['step_ms']:.0f} ms a step, "
+        f"{lap['data_wait']:.0%} waiting for data  {left:.1f} min left"
+    )
+
+
+def note_accuracy(
+    out: pathlib.Path,
+    state: State,
+    notes: dict[str, Any],
+    done: int,
+    accuracy: float,
+    log: MetricLog | None,
+) -> dict[str, Any]:
+    """Notes an evaluation, and writes the weights where none before was better."""
+    say(f"step {done}: {100 * accuracy:.2f} % of the held-out pictures right")
+    if log is not None:
+        log.write(done, {"accuracy": accuracy})
+    found = {"accuracy": accuracy, "evaluated": done}
+    if accuracy < notes.get("best", {"accuracy": 0})["accuracy"]:
+        return found
+    export(out / "best.safetensors", state)
+    return found | {"best": {"step": done, "accuracy": accuracy}}
+
+
+def export(path: pathlib.Path, state: State) -> None:
+    """Writes what is evaluated as a weights file."""
+    variables = parallel.fetch(state.evaluated)
+    if parallel.is_main_process():
+        write_weights(path, variables, {"step": str(int(state.step))})
+
+
+def summarize(
+    config: TrainConfig,
+    run: Run,
+    saves: Checkpoints,
+    step: int,
+    notes: dict[str, Any],
+    stop: stopping.Stop,
+    pace: "Pace",
+    seconds: float,
+) -> dict[str, Any]:
+    """Everything results.json holds."""
+    skipped = [
+        {"index": i, "name": run.feed.source.names[i], "reason": reason}
+        for i, reason in sorted(run.feed.bad.items())
+    ]
+    return {
+        "task": config.task,
+        "stopped": stop.reason,
+        "steps": run.steps,
+        "epochs": step / run.feed.steps_per_epoch,
+        "best": notes.get("best"),
+        "evaluated_step": notes.get("evaluated"),
+        "checkpoints": saves.steps(),
+        "steps_skipped": notes.get("skipped", 0),
+        "images_per_second": pace.overall(),
+        "seconds": {"this_start": seconds},
+        "skipped": skipped,
+        "device": record.device(),
+        "versions": record.versions(),
+        "git_commit": record.git_commit(),
+        "config": to_dict(config),
+        "metrics": {"train_loss": notes.get("train_loss"), "accuracy": notes.get("accuracy")},
+        "step": step,
+    }
+
+
+def note_run(config: TrainConfig, out: pathlib.Path) -> None:
+    """Writes what the run is made of, and says where that differs from its beginning."""
+    path = out / "run.json"
+    now = record.plain(to_dict(config))
+    if path.exists():
+        then = json.loads(path.read_text(encoding="utf-8"))["config"]
+        changed = sorted(set(flat(now).items()) ^ set(flat(then).items()))
+        if changed:
+            names = ", ".join(dict.fromkeys(name for name, _ in changed))
+            say(f"[yellow]not the config this run began with: {names}[/yellow]")
+        return
+    if parallel.is_main_process():
+        whole = {"config": now, "versions": record.versions(), "git_commit": record.git_commit()}
+        record.write_json(path, whole | {"device": record.device()})
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested data as text by dotted name."""
+    found = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: repr(value)}
+    return found
+
+
+def profile(config: TrainConfig, out: pathlib.Path, step: int, steps: int) -> None:
+    """Starts and ends the trace that was asked for, as far as there are steps for it."""
+    end = min(PROFILE_FROM + config.profile, steps - 1)
+    if config.profile and step == PROFILE_FROM < end:
+        jax.profiler.start_trace(out / "profile")
+    if config.profile and step == end > PROFILE_FROM:
+        jax.profiler.stop_trace()
+
+
+class Pace:
+    """How fast steps go, and how long they wait for data; evaluations and saves between laps do not count."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._rows = batch_size
+        self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
+        self._all_steps, self._all_seconds = 0, 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts a step and the time until its data is there."""
+        if not self._steps:
+            self._start = time.perf_counter()
+        begin = time.perf_counter()
+        yield
+        self._steps += 1
+        self._waited += time.perf_counter() - begin
+
+    def lap(self) -> dict[str, float]:
+        """Figures since the last lap; call it when the devices are done."""
+        steps, seconds = max(self._steps, 1), max(time.perf_counter() - self._start, 1e-9)
+        lap = {
+            "images_per_second": self._steps * self._rows / seconds,
+            "step_ms": 1e3 * seconds / steps,
+            "data_wait": self._waited / seconds,
+        }
+        self._all_steps += self._steps
+        self._all_seconds += seconds if self._steps else 0.0
+        self._steps, self._waited = 0, 0.0
+        return lap
+
+    def overall(self) -> float:
+        """Images per second of all laps."""
+        return self._all_steps * self._rows / self._all_seconds if self._all_seconds else 0.0
+
+
+def say(text: str) -> None:
+    """Prints a line for people, once per run."""
+    if parallel.is_main_process():
+        console.print(text)
+
+
+if __name__ == "__main__":
+    program.run(main, TrainConfig, __doc__ or "")

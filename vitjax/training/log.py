@@ -1,0 +1,78 @@
+"""Figures of a run while it goes: metrics.jsonl always, TensorBoard and Weights & Biases where installed."""
+
+import importlib.util
+import json
+import pathlib
+from typing import Any
+
+from vitjax.files import replacing
+from vitjax.record import plain
+
+FILE = "metrics.jsonl"
+
+
+class MetricLog:
+    """Writes one line per logged step, at once.
+
+    Args:
+        out: the run's folder.
+        step: where the run goes on: lines of later steps, which will come again, are taken out.
+        config: plain data, for those who show it.
+        wandb: project; "" = none.
+
+    Raises:
+        ValueError: a project is named, but the package is not installed.
+    """
+
+    def __init__(self, out: pathlib.Path, *, step: int, config: dict[str, Any], wandb: str = "") -> None:
+        path = out / FILE
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            with replacing(path) as file:
+                file.writelines(line + "\n" for line in kept)
+        self._file = path.open("a", encoding="utf-8")
+        self._board: Any = None
+        self._wandb: Any = None
+        if importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        if wandb:
+            if not importlib.util.find_spec("wandb"):
+                raise ValueError(f"config.wandb is {wandb!r}, but it is not installed: pip install wandb.")
+            import wandb as service  # pyright: ignore[reportMissingImports]
+
+            self._wandb = service.init(
+                project=wandb, dir=str(out), config=config, id=out.absolute().name, resume="allow"
+            )
+
+    def write(self, step: int, figures: dict[str, Any]) -> None:
+        """Writes the figures of one step.
+
+        Raises:
+            OSError: the disk is full, for instance.
+        """
+        self._file.write(json.dumps(plain({"step": step, **figures}), allow_nan=False) + "\n")
+        self._file.flush()
+        numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        """Ends all files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _step(line: str) -> float:
+    """Step of a line; one cut off by a kill counts as later than all."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

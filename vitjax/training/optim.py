@@ -1,0 +1,85 @@
+"""AdamW whose learning rate is a function of the step alone, and which parameters it moves when."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int32
+
+from vitjax.training.config import OptimConfig
+
+_NEW = ("score_predictor_", "fastmlp")  # parts that a dynamic model has and its dense teacher has not
+_UNDECAYED = ("cls_token", "dist_token", "reg_token", "pos_embed")
+
+Rates = Callable[[Int32[Array, ""]], Any]
+
+
+def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay, before the learning rate (see `make_rates`)."""
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    return optax.chain(
+        *clip,
+        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+    )
+
+
+def decayed(params: Any) -> Any:
+    """True for matrices and kernels; not for biases, norms, positions and prefix tokens.
+
+    As in the official code of DynamicViT, tables of relative positions decay.
+    """
+    return jax.tree.map_with_path(lambda path, x: x.ndim > 1 and _names(path)[-1] not in _UNDECAYED, params)
+
+
+def make_rates(
+    config: OptimConfig, params: Any, *, steps: int, steps_per_epoch: int
+) -> tuple[Callable[[Any], Any], Rates]:
+    """The learning rate at a step, and that of every parameter.
+
+    Source: Rao et al. 2021, DynamicViT (arXiv:2106.02034), official code: predictors learn at the full rate;
+    the backbone rests for some epochs, then follows at a share of it. Its rate is 0 while it rests, but its
+    moments are gathered, so they are warm when it starts. Warm-up is linear from 0, decay a half cosine.
+
+    Args:
+        config: rates and epochs.
+        params: the model's parameters; where none is new, all of them move at the full rate from the start.
+        steps: of the whole run.
+        steps_per_epoch: what an epoch is.
+    """
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
+    rest = round(config.freeze_epochs * steps_per_epoch)
+    if warmup:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, steps, config.min_lr)
+    else:
+        floor = config.min_lr / config.lr if config.lr else 0.0
+        schedule = optax.cosine_decay_schedule(config.lr, steps, alpha=floor)
+    parts = jax.tree.map_with_path(lambda path, _: part_of(path, config.frozen), params)
+    dynamic = "new" in jax.tree.leaves(parts)
+
+    def rates(step: Int32[Array, ""]) -> Any:
+        full = schedule(step)
+        slow = jnp.where(step < rest, 0.0, full * config.backbone_lr) if dynamic else full
+        table = {"new": full, "backbone": slow, "frozen": jnp.float32(0)}
+        return jax.tree.map(lambda part: table[part], parts)
+
+    return schedule, rates
+
+
+def part_of(path: tuple, frozen: tuple[str, ...] = ()) -> str:
+    """Part that a parameter belongs to: "new", "backbone" or "frozen"."""
+    names = _names(path)
+    if names[-1] in frozen:
+        return "frozen"
+    return "new" if any(name.startswith(_NEW) for name in names) else "backbone"
+
+
+def is_new(name: str) -> bool:
+    """Tells from a weight's timm name whether only a dynamic model has it."""
+    return any(part.startswith(tuple(new.rstrip("_") for new in _NEW)) for part in name.split("."))
+
+
+def _names(path: tuple) -> list[str]:
+    return [str(getattr(key, "key", key)) for key in path]

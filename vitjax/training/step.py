@@ -1,0 +1,155 @@
+"""One update, and one batch of an evaluation: jitted once, over a mesh, written for the global batch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, UInt8
+
+from vitjax.parallel import ROWS
+from vitjax.training.config import TrainConfig
+from vitjax.training.losses import Loss
+from vitjax.training.mixup import mix, soft_labels
+from vitjax.training.optim import Rates
+from vitjax.training.state import State
+
+
+class Pixels(NamedTuple):
+    """How 8-bit pixels become model input: (pixel / 255 - mean) / std per channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """Returns normalised pixels."""
+        mean, std = (jnp.array(x, jnp.float32)[None, None, None, :] for x in self)
+        return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def make_train_step(
+    config: TrainConfig,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    rates: Rates,
+    *,
+    classes: int,
+    pixels: Pixels,
+    mesh: Mesh,
+    state_shardings: Any,
+) -> Callable[[State, Any, Any], tuple[State, dict[str, Array]]]:
+    """The update (state, batch, teacher's variables) -> (state, metrics); gives the old state's memory away.
+
+    A step whose loss or gradient is not finite changes nothing but counters, so that no state is ever saved
+    that NaN went into.
+    """
+    optim, augment = config.optim, config.augment
+
+    def prepare(batch: Any, rng: Array) -> tuple[Array, Array]:
+        labels = soft_labels(batch.labels, classes, augment.smoothing)
+        return mix(rng, pixels(batch.images), labels, mixup=augment.mixup, cutmix=augment.cutmix)
+
+    def gradient(variables: dict, teacher: Any, images: Array, labels: Array, rng: Array) -> Any:
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+
+        def of(params: Any) -> Any:
+            return loss({"params": params, **rest}, teacher, images, labels, rng)
+
+        (value, (updated, metrics)), grads = jax.value_and_grad(of, has_aux=True)(variables["params"])
+        return grads, rest | dict(updated), metrics | {"loss": value}
+
+    def accumulated(variables: dict, teacher: Any, images: Array, labels: Array, rng: Array) -> Any:
+        parts = optim.accumulate
+        if parts == 1:
+            return gradient(variables, teacher, images, labels, rng)
+
+        def split(x: Array) -> Array:
+            # Part i has the rows i, i + parts, ...: every device keeps its own rows.
+            x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+            return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, *ROWS)))
+
+        def one(rest: dict, part: Any) -> tuple[dict, Any]:
+            images, labels, i = part
+            found = gradient(variables | rest, teacher, images, labels, jax.random.fold_in(rng, i))
+            return found[1], (found[0], found[2])
+
+        rest = {name: tree for name, tree in variables.items() if name != "params"}
+        shapes = jax.eval_shape(
+            one, rest, (images[: len(images) // parts], labels[: len(images) // parts], 0)
+        )
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
+
+        def add(carry: Any, part: Any) -> Any:
+            rest, total = carry
+            rest, found = one(rest, part)
+            return (rest, jax.tree.map(jnp.add, total, found)), None
+
+        (rest, total), _ = jax.lax.scan(add, (rest, zeros), (split(images), split(labels), jnp.arange(parts)))
+        grads, metrics = jax.tree.map(lambda x: x / parts, total)
+        return grads, rest, metrics
+
+    def step(state: State, batch: Any, teacher: Any) -> tuple[State, dict[str, Array]]:
+        rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        for_mix, for_loss = jax.random.split(rng)
+        images, labels = prepare(batch, for_mix)
+        grads, rest, metrics = accumulated(state.variables, teacher, images, labels, for_loss)
+        norm = optax.tree.norm(grads)
+        updates, opt = tx.update(grads, state.opt, state.variables["params"])
+        params = jax.tree.map(
+            lambda p, u, rate: p - rate * u, state.variables["params"], updates, rates(state.step)
+        )
+        new = {"params": params, **rest}
+        ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        past = ~ok & (state.skipped == config.max_skipped)
+        kept = _choose(
+            ok, (new, opt, _averaged(state, new, optim.ema)), (state.variables, state.opt, state.ema)
+        )
+        state = State(
+            step=state.step + 1,
+            variables=kept[0],
+            opt=kept[1],
+            ema=kept[2],
+            skipped=state.skipped + ~ok,
+            bad_step=jnp.where(past, state.step, state.bad_step),
+        )
+        return state, metrics | {"grad_norm": norm, "skipped": state.skipped, "bad_step": state.bad_step}
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, NamedSharding(mesh, ROWS), whole),
+        out_shardings=(state_shardings, whole),
+        donate_argnums=0,
+    )
+
+
+def _averaged(state: State, new: dict, decay: float) -> dict:
+    """Running mean; its decay rises to `decay` with the step, so that the first values are soon forgotten."""
+    if not decay:
+        return state.ema
+    count = state.step.astype(jnp.float32)
+    share = jnp.minimum(decay, (1 + count) / (10 + count))
+    return jax.tree.map(lambda old, now: share * old + (1 - share) * now, state.ema, new)
+
+
+def _choose(ok: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
+
+
+def make_eval_step(model: Any, mesh: Mesh, variable_shardings: Any) -> Callable[..., dict[str, Array]]:
+    """(sums so far, variables, images, labels, valid) -> sums of right answers and of pictures.
+
+    Tokens are dropped for real, as at inference.
+    """
+
+    def step(
+        sums: dict[str, Array], variables: Any, images: Array, labels: Array, valid: Array
+    ) -> dict[str, Array]:
+        logits = model.apply(variables, images).logits
+        right = (jnp.argmax(logits, axis=-1) == labels) & valid
+        return {"right": sums["right"] + right.sum(), "count": sums["count"] + valid.sum()}
+
+    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, ROWS)
+    return jax.jit(step, in_shardings=(whole, variable_shardings, rows, rows, rows), out_shardings=whole)

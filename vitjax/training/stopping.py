@@ -1,0 +1,118 @@
+"""A run that is asked to stop does so between two steps, saved; and two runs never share a folder."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TypeVar
+
+import jax
+from jax.experimental import multihost_utils
+
+from vitjax.program import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None
+
+LOCK = "run.lock"
+Result = TypeVar("Result")
+
+
+class Stop:
+    """Whether the run was asked to stop, by SIGTERM or the keyboard; the keyboard's second time is at once.
+
+    Of several processes all stop at the same step, which JAX's coordinator settles; there it also listens for
+    the signal itself.
+
+    Attributes:
+        reason: name of the signal; "" = go on.
+        busy: work of `unless` is still going on in its thread; the process must end by `os._exit`.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.busy = False
+
+    def asked(self, step: int) -> bool:
+        """Tells whether to stop before this step; every process calls it at the same steps."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.reason = self.reason or "SIGTERM"
+        return bool(self.reason)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator["Stop"]:
+        """Catches the signals inside the `with` block."""
+        signals = () if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+        before = {number: signal.signal(number, self._heard) for number in signals}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _heard(self, number: int, _: FrameType | None) -> None:
+        if self.reason and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.reason = signal.Signals(number).name
+
+    def unless(self, work: Callable[[], Result]) -> Result | None:
+        """The result of work that cannot be interrupted, as compilation is; None if asked to stop."""
+        if jax.process_count() > 1:
+            return work()
+        results: list[Result] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                results.append(work())
+            except BaseException as error:  # noqa: BLE001  (raised again below)
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        while thread.is_alive() and not self.reason:
+            thread.join(0.05)
+        self.busy = thread.is_alive()
+        if errors:
+            raise errors[0]
+        return results[0] if results else None
+
+
+@contextlib.contextmanager
+def only_run(folder: pathlib.Path, *, holds: bool = True) -> Iterator[None]:
+    """Holds the folder against other runs; the system lets go of it with the process, however that ends.
+
+    Processes that this one starts do not inherit it.
+
+    Args:
+        folder: where the run writes.
+        holds: whether this process is the one that does.
+
+    Raises:
+        UserError: another run is at work there.
+    """
+    if fcntl is None or not holds:
+        yield
+        return
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(handle, 1000).decode(errors="replace")
+            raise UserError(
+                f"--workdir {folder}: another run is at work there ({holder}); wait for it or choose "
+                "another folder"
+            ) from None
+        os.truncate(handle, 0)
+        os.write(handle, f"{socket.gethostname()}, process {os.getpid()}, since {time.ctime()}".encode())
+        yield
+    finally:
+        os.close(handle)

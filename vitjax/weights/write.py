@@ -1,0 +1,34 @@
+"""Trained weights as a file that `load_weights`, timm and others read."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict
+
+from vitjax.files import replacing
+from vitjax.weights.rename import to_name
+from vitjax.weights.stack import unstack_blocks
+
+
+def write_weights(path: str | os.PathLike, variables: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    """Writes variables as safetensors, in timm's names and torch's shapes; the file appears whole.
+
+    Args:
+        path: ends in .safetensors.
+        variables: {"params": ...} and "batch_stats" where there are any: arrays on the host.
+        notes: text kept in the file's header.
+    """
+    if "blocks" in variables["params"]:
+        variables = unstack_blocks(variables)
+    state = {}
+    for tree in variables.values():
+        for keys, value in flatten_dict(dict(tree)).items():
+            array = np.asarray(value)
+            if keys[-1] == "kernel":
+                array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
+            state[to_name(keys)] = np.ascontiguousarray(array)
+    with replacing(path, "wb") as file:
+        file.write(safetensors.numpy.save(state, dict(notes)))
