@@ -4,13 +4,14 @@ python eval.py --config configs/places.py --workdir runs/places \
     --config.data.query=DIR --config.data.gallery=DIR --config.data.ground_truth=FILE.json
 
 FILE.json maps the index of a query photo to the indices of the right gallery photos; an index is a photo's
-position in file-name order. Expected on the corridor set (111 + 111 photos of 160 x 120): see README.
+position in file-name order. On the corridor set (111 + 111 photos of 160 x 120) recall@1 goes from 51.4 to
+96.4 percent; 50 seconds on one CPU core.
 
 Frames are squashed to a square, bilinear. A centre crop would cut a quarter off a 4:3 frame, and what lies
 there is what tells two places of one corridor apart once patches are matched; frames smaller than the model's
 input are enlarged, where bicubic filters add edges that are not in the place. Pooled search alone prefers the
-undistorted crop. Corridor set, recall@1 pooled, then reranked: squash bilinear .514, .919; squash bicubic
-.532, .910; crop bilinear .676, .892; crop bicubic .622, .874.
+undistorted crop. Corridor set, recall@1 pooled, then reranked: squash bilinear .514, .964; squash bicubic
+.532, .946; crop bilinear .676, .946; crop bicubic .622, .937.
 """
 
 from configs.parts import dinov2_saliency, no_argument

@@ -270,6 +270,25 @@ def test_any_number_of_queries_and_galleries_of_like_size_compile_once(monkeypat
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize("marginals", ["cross_correlation", "inverse"])
+def test_tokens_orthogonal_to_the_other_images_pooled_vector_are_weighed_uniformly_and_flagged(marginals):
+    rng = np.random.default_rng(0)
+    tokens, pooled = rng.normal(size=(2, 5, 9, 16)), rng.normal(size=(2, 5, 16))
+    tokens[..., 8:], pooled[..., :8] = 0.0, 0.0
+    pooled[1, 3] = tokens[0, :, 0].mean(axis=0)  # gallery row 3 alone looks like the queries
+    queries, gallery = (Descriptors.from_arrays(*part) for part in zip(pooled, tokens, strict=True))
+    index = np.tile(np.arange(5), (5, 1))
+    found = rerank(queries, gallery, index, config=RerankConfig(marginals=marginals))
+    even = scores_by_pair(rerank(queries, gallery, index, config=RerankConfig()))
+    assert np.isfinite(found.score).all()
+    # Every row of relu(0) is all zero; exp(-relu(0)) is uniform by itself, which is nothing to flag.
+    zero = marginals == "cross_correlation"
+    assert (found.fallback == zero).all()
+    for (q, g), score in scores_by_pair(found).items():
+        if g != 3:
+            np.testing.assert_allclose(score, even[q, g], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("changes", [{"mass": 0.8, "tolerance": 1e-5}, {"tau": 0.7}, {"method": "mutual"}])
 def test_two_devices_equal_one(changes):
     queries, gallery = random_descriptors(5, seed=1), random_descriptors(30, seed=2)
