@@ -37,7 +37,7 @@ def test_reranking_puts_more_of_the_right_scenes_first():
     pooled, matched = truth.metrics(before), truth.metrics(after.index)
     assert pooled["precision_at_1"] < 0.95
     for name in ("precision_at_1", "r_precision", "mean_average_precision_at_r"):
-        assert matched[name] > pooled[name] + 0.04
+        assert matched[name] > pooled[name] + 0.08
 
 
 def test_bfloat16_features_point_the_same_way():
