@@ -3,7 +3,8 @@ r"""What fewer tokens are worth: multiply-accumulates and images per second, den
     python -m benchmarks.sparsify [NAME] [--batch 1 8 32 128] [--ratio 0.9 0.7 0.5] [--dtype ...] [--csv FILE]
 
 NAME is a plain ViT (default DeiT-S) at its own size. Rows: the dense model; at each ratio DynamicViT,
-predictors included, and EViT; ToMe. Where torch is installed, timm's dense model runs as well. Weights are
+predictors included, with the same number of tokens for every image and with room for as many where each has
+its own number; EViT; ToMe. Where torch is installed, timm's dense model runs as well. Weights are
 random and images are noise: neither changes the work. All rows of a batch size take turns, so that other work
 on the machine hits them alike; `speed-up` is the median over rounds of the dense row's time over the row's.
 Compile time is apart.
@@ -69,9 +70,11 @@ def variants(args: argparse.Namespace) -> dict[str, Any]:
     """The models of the table by label."""
     made = {"dense": build(args.name, dtype=args.dtype)}
     for ratio in args.ratio:
-        for reduce in ("dynamicvit", "evit"):
-            fields = {"reduce": reduce, "keep_ratio": ratio, "dtype": args.dtype}
-            made[f"{reduce} {ratio:g}"] = build(args.name, **fields)
+        fields = {"keep_ratio": ratio, "dtype": args.dtype}
+        for budget in ("fixed", "own", "batch"):
+            label = f"dynamicvit {ratio:g}" + (f" {budget}" if budget != "fixed" else "")
+            made[label] = build(args.name, reduce="dynamicvit", budget=budget, **fields)
+        made[f"evit {ratio:g}"] = build(args.name, reduce="evit", **fields)
     for r in args.r:
         made[f"tome r={r}"] = build(args.name, reduce="tome", r=r, dtype=args.dtype)
     return made
@@ -117,12 +120,12 @@ def _measure(name: str, batch: int, torch: Any, args: argparse.Namespace) -> lis
 def _print(rows: list[Row], *, header: bool) -> None:
     if header:
         print(
-            f"{'model':42}{'batch':>6}{'GMAC':>9}{'img/s':>10}{'ms':>10}{'speed-up':>10}{'of MACs':>9}"
+            f"{'model':46}{'batch':>6}{'GMAC':>9}{'img/s':>10}{'ms':>10}{'speed-up':>10}{'of MACs':>9}"
             f"{'compile s':>11}"
         )
     for r in rows:
         print(
-            f"{r.model:42}{r.infer_batch_size:6}{r.infer_gmacs:9.4f}{r.infer_samples_per_sec:10,.1f}"
+            f"{r.model:46}{r.infer_batch_size:6}{r.infer_gmacs:9.4f}{r.infer_samples_per_sec:10,.1f}"
             f"{r.infer_step_time:10.1f}{r.speed_up:10.2f}{r.macs_ratio:9.2f}{r.compile_seconds:11.1f}"
         )
 

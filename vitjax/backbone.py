@@ -38,6 +38,7 @@ def backbone(
         fields["r"] = int(reduce.r if amount is None else amount)
     else:
         fields["keep_ratio"] = float(reduce.keep_ratio if amount is None else amount)
+        fields["budget"] = reduce.budget
     return models.build(wanted.name, **fields, reduce=name)
 
 

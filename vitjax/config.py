@@ -21,6 +21,7 @@ ON_BAD_IMAGE = ("skip", "error")
 SOURCES = ("folder", "scenes", "idx")
 MASSES = ("auto", "mutual")
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
+BUDGETS = ("fixed", "own", "batch")
 REDUCERS = ("", "dynamicvit", "topk", "evit", "tome", "random", "uniform")
 
 
@@ -86,9 +87,8 @@ class ReduceConfig:
     name: str = ""  # dynamicvit, topk, evit, tome, random, uniform; empty = as the model is built
     keep_ratio: float = 0.7  # share of tokens kept by each step, in (0, 1]; not for tome
     r: int = 13  # tokens that tome merges away in each block
-    sweep: tuple[
-        float | int, ...
-    ] = ()  # classify: several keep ratios (or r), a row each; empty = that above
+    budget: str = "fixed"  # of dynamicvit: fixed; own: what each image wants, up to keep_ratio; batch
+    sweep: tuple[float | int, ...] = ()  # classify: several keep ratios (or r), a row each; empty = the above
 
 
 @dataclass(slots=True)
@@ -141,6 +141,7 @@ def _choices(config: EvalConfig) -> list[str]:
         "data.on_bad_image": (config.data.on_bad_image, ON_BAD_IMAGE),
         "index.dtype": (config.index.dtype, INDEX_DTYPES),
         "reduce.name": (config.reduce.name, REDUCERS),
+        "reduce.budget": (config.reduce.budget, BUDGETS),
         "rerank.method": (config.rerank.method, METHODS),
         "rerank.marginals": (config.rerank.marginals, MARGINALS),
         "rerank.solver": (config.rerank.solver, SOLVERS),

@@ -243,3 +243,69 @@ def test_what_cannot_be_done_is_said_in_one_line(images):
     ]:
         with pytest.raises(ValueError, match=words):
             build("dynamicvit_deit_small_patch16_224", **TINY | LOC | fields)
+
+
+@functools.cache
+def undecided(name: str):
+    """The model of `_made` with predictors that would keep about two thirds of all tokens, not all alike."""
+    model, variables = _made(name, **DYNAMIC[name])
+    scores = _apply(model, variables, IMAGES, keep_ratio=1.0).scores
+    params = dict(variables["params"])
+    for stage, found in enumerate(scores):
+        shift = jnp.quantile(found[..., 1] - found[..., 0], 0.66)
+        predictor = dict(params[f"score_predictor_{stage}"])
+        last = predictor["out_conv_4"]
+        predictor["out_conv_4"] = last | {"bias": last["bias"] + jnp.array([shift, 0.0])}
+        params[f"score_predictor_{stage}"] = predictor
+    return model, variables | {"params": params}
+
+
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [
+        ("dynamicvit_deit_small_patch16_224", "own"),
+        ("dynamicvit_deit_small_patch16_224", "batch"),
+        pytest.param("dynamicvit_lvvit_s", "own", marks=pytest.mark.slow),
+        pytest.param("vit_small_patch14_reg4_dinov2", "batch", marks=pytest.mark.slow),
+    ],
+)
+def test_images_that_keep_different_numbers_are_as_with_masks(name, budget, images):
+    model, variables = undecided(name)
+    out = _apply(model.clone(budget=budget), variables, images, keep_ratio=0.8, return_attention=True)
+    counts = out.decisions.sum(-1)
+    assert len(np.unique(counts[:, 0])) > 1, "the images differ"
+    slack = 1.25 if budget == "batch" else 1
+    assert out.tokens.shape[1] == int(64 * 0.8**3 * slack) >= counts[:, -1].max()
+    if budget == "batch" and not out.overflow.any():
+        assert counts.sum(0).tolist() == [int(3 * int(64 * 0.8**s)) for s in (1, 2, 3)]
+    masked = _apply(model, variables, images, decisions=out.decisions)
+    np.testing.assert_allclose(out.logits, masked.logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(out.pooled, masked.pooled, rtol=1e-5, atol=1e-5)
+    there = np.asarray(out.sizes) > 0
+    assert there.sum(1).tolist() == counts[:, -1].tolist()
+    places = np.asarray(out.keep_index[-1])
+    assert ((places < 64) == there).all()
+    full = np.take_along_axis(masked.tokens, np.where(there, places, 0)[..., None], 1)
+    np.testing.assert_allclose(out.tokens[there], full[there], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(out.owner[-1]) >= 0, out.decisions[:, -1] > 0)
+    rows = out.attention[-1].on_grid().sum(-1)
+    np.testing.assert_allclose(rows, 1, atol=1e-5)
+
+
+def test_an_image_keeps_what_its_predictor_wants_as_far_as_there_is_room(images):
+    model, variables = undecided("dynamicvit_deit_small_patch16_224")
+    free = _apply(model.clone(budget="own"), variables, images, keep_ratio=1.0)
+    tight = _apply(model.clone(budget="own"), variables, images, keep_ratio=(0.3, 0.2, 0.1))
+    want = np.asarray(free.scores[0][..., 0] >= free.scores[0][..., 1])
+    np.testing.assert_array_equal(free.decisions[:, 0], want)
+    assert not free.overflow.any()
+    assert (tight.overflow >= want.sum(1) - 19).all() and tight.overflow.all()
+    assert tight.decisions[:, 0].sum(1).tolist() == [19] * 3
+    assert (np.asarray(tight.decisions[:, 0]) <= want).all()
+
+
+def test_a_budget_of_its_own_needs_a_predictor():
+    with pytest.raises(ValueError, match="budget 'own' needs a predictor, which reduce 'topk' has not"):
+        build("deit_small_patch16_224", reduce="topk", budget="own")
+    with pytest.raises(ValueError, match="budget 'mine' is unknown"):
+        build("dynamicvit_deit_small_patch16_224", budget="mine")

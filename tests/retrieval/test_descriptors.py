@@ -202,6 +202,7 @@ def reduced(variables, images):
         tokens=rows(np.array([[2.0, 0, 0], [0, 3, 0], [0, 0, 5]], np.float32)),
         grid=(2, 2),
         owner=(rows(np.zeros(4, np.int32)), rows(np.array([0, 0, -1, 1], np.int32))),
+        sizes=rows(np.array([2.0, 1, 1], np.float32)),
         keep_index=(None, rows(np.array([0, 3, 4], np.int32))),
         attention=(rows(np.eye(5, dtype=np.float32)[None]),),
     )

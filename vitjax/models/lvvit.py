@@ -86,7 +86,7 @@ class LVViT(nn.Module):
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
         scan_layers: one block is compiled and scanned; see `run_blocks`.
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
-        reduce, pruning_loc, keep_ratio, r, round_to: see `VisionTransformer`.
+        reduce, pruning_loc, keep_ratio, r, round_to, budget: see `VisionTransformer`.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -110,6 +110,7 @@ class LVViT(nn.Module):
     keep_ratio: float | int | tuple[float, ...] = 0.7
     r: int = 13
     round_to: int = 1
+    budget: str = "fixed"
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -21,7 +21,10 @@ class BackboneOutput(flax.struct.PyTreeNode):
         keep_index: per pruning stage, positions in the full grid of the tokens that were kept.
         owner: per stage, which token stands for each patch of the grid, -1 where it was dropped; `tokens` are
             those of the last stage, and `vitjax.sparsify.restore` puts them back on the grid.
-        sizes: how many patches each token stands for; None in a model that reduces none.
+        sizes: how many patches each token stands for, 0 for one that only pads; None in a model that reduces
+            none.
+        overflow: tokens that an image wanted to keep and had no room for, over all stages; None where every
+            image keeps the same number.
         grid: rows and columns of patches of the image; static under jit.
     """
 
@@ -36,4 +39,5 @@ class BackboneOutput(flax.struct.PyTreeNode):
     keep_index: tuple[Int[Array, "b _"], ...] = ()
     owner: tuple[Int[Array, "b cells"], ...] = ()
     sizes: Float[Array, "b n"] | None = None
+    overflow: Int[Array, " b"] | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 
 from vitjax.models.arguments import refuse_pruning
 from vitjax.models.stack import run_blocks
-from vitjax.sparsify.decisions import cumulative, sample
+from vitjax.sparsify.decisions import cumulative, sample, take
 from vitjax.sparsify.predictor import Predictor
-from vitjax.sparsify.reducers import Alive, ReducedAttention, Reducer, reduce
+from vitjax.sparsify.reducers import Alive, ReducedAttention, Reducer, reduce, restore, wanted
 
 
 class Reduced(NamedTuple):
@@ -39,7 +39,7 @@ def reducer_of(model: Any, keep_ratio: Any = None) -> Reducer | None:
         blocks = sorted({model.depth * quarter // 4 for quarter in (1, 2, 3)})
     ratio = model.keep_ratio if keep_ratio is None else keep_ratio
     ratio = tuple(ratio) if isinstance(ratio, list) else ratio
-    return Reducer(model.reduce, tuple(blocks), ratio, model.r, model.round_to)
+    return Reducer(model.reduce, tuple(blocks), ratio, model.r, model.round_to, model.budget)
 
 
 def reducer_mistakes(model: Any) -> list[str]:
@@ -144,42 +144,74 @@ def _gathered(
     last: int,
     prefix: int,
 ) -> Reduced:
-    """Tokens that leave are gone, and cost nothing."""
+    """Tokens that leave are gone and cost nothing; where images keep different numbers, padding is masked."""
     cells = tokens.shape[1] - prefix
-    alive = Alive.all(len(tokens), cells)
+    alive, valid, overflow = Alive.all(len(tokens), cells), None, []
     scores, index, owner, maps = [], [], [], []
     for i in range(last + 1):
         stage = reducer.stage(i)
         if stage is not None and not reducer.inside:
-            worth = None
-            if reducer.name == "dynamicvit":
-                scores.append(_predictor(model, stage)(tokens[:, prefix:]))
-                worth = scores[-1][..., 0]
             front, patches = tokens[:, :prefix], tokens[:, prefix:]
-            before = patches.shape[1]
-            patches, alive = reduce(reducer, stage, patches, alive, prefix=prefix, scores=worth)
-            if patches.shape[1] < before:
+            count = patches.shape[1]
+            if reducer.name == "dynamicvit":
+                scores.append(_predictor(model, stage)(patches, valid))
+            given = scores[-1] if scores else None
+            if reducer.budget == "fixed":
+                worth = None if given is None else given[..., 0]
+                patches, alive = reduce(reducer, stage, patches, alive, prefix=prefix, scores=worth)
+            else:
+                patches, alive, valid, extra = _own_number(
+                    reducer, stage, patches, alive, valid, given, prefix
+                )
+                overflow.append(extra)
+            if patches.shape[1] < count:
                 tokens = jnp.concatenate([front, patches], axis=1)
-        asked = alive
+        asked, keep = alive, None
+        if valid is not None:
+            keep = jnp.concatenate([jnp.ones((len(tokens), prefix), valid.dtype), valid], axis=1)
         if stage is not None and reducer.inside:
             tokens, (weights, alive) = layer(i, reducer=reducer, stage=stage, prefix=prefix)(
                 tokens, None, alive
             )
         else:
             sized = alive if reducer.name == "tome" else None
-            tokens, weights = layer(i)(tokens, None, sized)
-        if weights is not None and weights.shape[-1] < cells + prefix:
+            tokens, weights = layer(i)(tokens, keep, sized)
+        if weights is not None and (weights.shape[-1] < cells + prefix or valid is not None):
             weights = ReducedAttention(weights, asked.owner, prefix)
         maps.append(weights)
         if stage is not None:
-            index.append(alive.index)
+            index.append(alive.index if valid is None else jnp.where(valid > 0, alive.index, cells))
             owner.append(alive.owner)
     parts = {
-        "scores": tuple(scores), "keep_index": tuple(index), "owner": tuple(owner), "sizes": alive.size
+        "scores": tuple(scores), "keep_index": tuple(index), "owner": tuple(owner), "sizes": alive.size,
+        "overflow": sum(overflow) if overflow else None,
     }  # fmt: skip
     if owner and reducer.name not in ("tome", "evit"):
         parts["decisions"] = jnp.stack([(o >= 0).astype(jnp.float32) for o in owner], axis=1)
-    return Reduced(tokens, tuple(maps), parts)
+    return Reduced(tokens, tuple(maps), parts, valid)
+
+
+def _own_number(
+    reducer: Reducer,
+    stage: int,
+    patches: Float[Array, "b n d"],
+    alive: Alive,
+    valid: Float[Array, "b n"] | None,
+    scores: Any,
+    prefix: int,
+) -> tuple[Float[Array, "b m d"], Alive, Float[Array, "b m"], Array]:
+    """One step in which every image keeps a number of its own, in the room that all have.
+
+    Returns:
+        tokens, what they stand for, 1 where one is no padding, and how many had no room.
+    """
+    there = jnp.ones(patches.shape[:2], jnp.float32) if valid is None else valid
+    wish = wanted(reducer, stage, scores, there, total=alive.owner.shape[1])
+    on_grid = restore(wish[..., None], alive.owner)
+    worth = jnp.where(wish > 0, scores[..., 0], -jnp.inf)
+    patches, alive = reduce(reducer, stage, patches, alive, prefix=prefix, scores=worth)
+    kept = take(on_grid, alive.index)[..., 0]
+    return patches, alive.without(kept), kept, (wish.sum(axis=1) - kept.sum(axis=1)).astype(jnp.int32)
 
 
 def decide(

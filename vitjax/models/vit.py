@@ -129,6 +129,9 @@ class VisionTransformer(nn.Module):
         keep_ratio: share of the tokens that stays; see `Reducer`. A call may choose another.
         r: tokens that "tome" merges away in each block.
         round_to: numbers of tokens, prefix included, become multiples of this: 8 fits a TPU's tiles.
+        budget: of "dynamicvit", whose the number of kept tokens is. "fixed": the same for every image; "own":
+            every image keeps those its predictor wants, at most that number; "batch": the batch shares out
+            as many as all would keep. See `vitjax.sparsify.reducers.wanted`.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -158,6 +161,7 @@ class VisionTransformer(nn.Module):
     keep_ratio: float | int | tuple[float, ...] = 0.7
     r: int = 13
     round_to: int = 1
+    budget: str = "fixed"
 
     @property
     def grid(self) -> tuple[int, int]:

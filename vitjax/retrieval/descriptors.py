@@ -305,7 +305,7 @@ def _as_they_are(output: Any, weights: Array | None) -> tuple[Array, Array, Arra
     there = jnp.ones(tokens.shape[:2], bool)
     if owner is None:
         return tokens, jnp.ones(tokens.shape[:2]) if weights is None else weights, there, None
-    cells = jnp.ones(owner.shape) if weights is None else weights
+    cells, there = jnp.ones(owner.shape) if weights is None else weights, output.sizes > 0
     places = output.keep_index[-1].astype(jnp.int32)
     places = jnp.where(places < owner.shape[1], places, -1)
     return tokens, _per_token(cells[..., None], owner, tokens.shape[1])[..., 0], there, places

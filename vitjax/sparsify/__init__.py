@@ -1,6 +1,7 @@
 """Fewer tokens: which leave, in training and for real, what becomes of them, and what a model then costs."""
 
 from vitjax.sparsify import losses
+from vitjax.sparsify.bucketed import Bucket, bucketed
 from vitjax.sparsify.decisions import keep_count, stage_ratios
 from vitjax.sparsify.flops import Count, count
 from vitjax.sparsify.masked import masked_softmax
@@ -9,10 +10,12 @@ from vitjax.sparsify.reducers import REDUCERS, ReducedAttention, Reducer, restor
 
 __all__ = [
     "REDUCERS",
+    "Bucket",
     "Count",
     "Predictor",
     "ReducedAttention",
     "Reducer",
+    "bucketed",
     "count",
     "keep_count",
     "losses",

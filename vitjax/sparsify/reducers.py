@@ -27,6 +27,8 @@ from jaxtyping import Array, Float, Int
 from vitjax.sparsify.decisions import as_keep, keep_count, stage_ratios, take, top_k_index
 
 REDUCERS = ("dynamicvit", "topk", "evit", "tome", "random", "uniform")
+BUDGETS = ("fixed", "own", "batch")
+SLACK = 1.25  # of budget "batch": room that each image has, in units of what it would have alone
 
 
 class Alive(flax.struct.PyTreeNode):
@@ -58,6 +60,11 @@ class Alive(flax.struct.PyTreeNode):
         )
         return Alive(index, jnp.where(self.owner < 0, -1, gone), size)
 
+    def without(self, valid: Float[Array, "b n"]) -> "Alive":
+        """The same rows, of which those that are not valid stand for nothing."""
+        there = restore(valid[..., None], self.owner)[..., 0] > 0
+        return Alive(self.index, jnp.where(there, self.owner, -1), self.size * valid)
+
 
 @dataclass(frozen=True)
 class Reducer:
@@ -71,6 +78,7 @@ class Reducer:
             "topk" and "evit", of the tokens before each stage: one number, or one per stage.
         r: tokens that "tome" merges away in every block, at most half of those that are left.
         round_to: see `keep_count`; not for "tome".
+        budget: whose the number of kept tokens is, for "dynamicvit"; see `wanted`.
     """
 
     name: str
@@ -78,6 +86,7 @@ class Reducer:
     keep_ratio: float | int | tuple[float, ...] = 0.7
     r: int = 13
     round_to: int = 1
+    budget: str = "fixed"
 
     @property
     def inside(self) -> bool:
@@ -111,6 +120,8 @@ class Reducer:
             count = math.ceil(rate * alive)
             return keep_count(count, 1.0, alive=alive, prefix=prefix, round_to=self.round_to)
         ratio = stage_ratios(self.keep_ratio, len(self.blocks))[stage]
+        if self.budget == "batch":
+            ratio *= SLACK
         return keep_count(total, ratio, alive=alive, prefix=prefix, round_to=self.round_to)
 
     def mistakes(self, depth: int) -> list[str]:
@@ -122,6 +133,10 @@ class Reducer:
             wrong.append(f"pruning_loc {self.blocks} must be ascending blocks from 0 to {depth - 1}")
         if self.r < 0:
             wrong.append(f"r is {self.r}; it must be 0 or more")
+        if self.budget not in BUDGETS:
+            wrong.append(f"budget {self.budget!r} is unknown; one of {', '.join(map(repr, BUDGETS))}")
+        elif self.budget != "fixed" and self.name != "dynamicvit":
+            wrong.append(f"budget {self.budget!r} needs a predictor, which reduce {self.name!r} has not")
         if self.round_to < 1:
             wrong.append(f"round_to is {self.round_to}; it must be 1 or more")
         try:
@@ -171,6 +186,32 @@ def reduce(
     index_after = jnp.concatenate([take(alive.index, index), place], axis=1)
     tokens = jnp.concatenate([take(tokens, index), fused], axis=1)
     return tokens, alive.moved(jnp.where(row < 0, kept, row), index_after)
+
+
+def wanted(
+    reducer: Reducer, stage: int, scores: Float[Array, "b n 2"], valid: Float[Array, "b n"], *, total: int
+) -> Float[Array, "b n"]:
+    """Which tokens a step wants to keep, where that differs from image to image: 1 = keep.
+
+    Budget "own": those whose probability of being kept is at least one half, as in training without its
+    noise. Budget "batch": the best of the whole batch, as many as all its images keep together with
+    "fixed"; an image's result then depends on its batch. In both the shape stays that of `Reducer.count`,
+    and an image that wants more keeps its best.
+
+    Args:
+        reducer: with one of these budgets.
+        stage: from 0.
+        scores: log-probabilities of keeping (index 0) and dropping.
+        valid: 1 where a token is still there.
+        total: patch tokens before the first step.
+    """
+    keep, drop = scores[..., 0], scores[..., 1]
+    if reducer.budget == "own":
+        return valid * (keep >= drop)
+    share = stage_ratios(reducer.keep_ratio, len(reducer.blocks))[stage]
+    flat = jnp.where(valid > 0, keep, -jnp.inf).reshape(1, -1)
+    best = as_keep(top_k_index(flat, min(int(len(keep) * int(total * share)), flat.shape[1])), flat.shape[1])
+    return valid * best.reshape(valid.shape)
 
 
 def merge(
