@@ -49,9 +49,8 @@ def test_a_model_s_buckets_are_the_masked_model():
     @functools.partial(jax.jit, static_argnums=1)
     def run(images, ratio):
         out = own.apply(variables, images, keep_ratio=ratio)
-        return {
-            "overflow": out.overflow, "scores": out.scores[0], "decisions": out.decisions, "logits": out.logits
-        }  # fmt: skip
+        parts = {"overflow": out.overflow, "decisions": out.decisions, "logits": out.logits}
+        return parts | {"scores": out.scores[0]}
 
     found = bucketed(run, IMAGES, (0.7, 0.85, 1.0), batch_size=2)
     assert sorted(np.concatenate([bucket.rows for bucket in found])) == [0, 1, 2]

@@ -232,7 +232,8 @@ def _match_strongest(
     alone = jax.tree.map(lambda x: x[:, None], candidates)  # one candidate for each query
     match = jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, plan, numbers))
     found = _strongest(match.plan, match.similarity, match.contribution, match.structural, match.error, top)
-    return found.replace(
+    return dataclasses.replace(
+        found,
         query_patch=_placed(found.query_patch, queries),
         candidate_patch=_placed(found.candidate_patch, candidates),
         remainder=found.remainder + match.left_out,
