@@ -116,7 +116,7 @@ def _measure(label: str, config: EvalConfig) -> Row:
         after = rerank(queries, gallery, before, config=config.rerank, mesh=reranker.mesh)
         jax.block_until_ready(after.score)
         times.append(time.perf_counter() - begin)
-    recall = [truth.metrics(np.asarray(index))["precision_at_1"] for index in (before, after.index)]
+    recall = [truth.metrics(np.asarray(index))["recall_at_1"] for index in (before, after.index)]
     tokens, length = gallery.tokens.shape[1:]
     return Row(
         model=label,

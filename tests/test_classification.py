@@ -111,6 +111,11 @@ def test_a_model_that_cannot_reduce_so_is_told(folder):
         classification.make_variants(config, 224)
 
 
+def test_a_model_without_a_classifier_is_told(folder, tmp_path):
+    with pytest.raises(ValueError, match="'vit_small_patch14_dinov2' has no classifier"):
+        evaluate(asked(folder, "vit_small_patch14_dinov2", 28, classes=0), tmp_path)
+
+
 @pytest.mark.parametrize(("name", "sweep"), [("tome", (1.5,)), ("topk", (1.5,)), ("", (0.0,))])
 def test_amounts_out_of_range_are_named(folder, name, sweep):
     with pytest.raises(ValueError, match=r"config\.reduce\.sweep"):

@@ -62,6 +62,11 @@ def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[
     source = open_source(config)
     variants = make_variants(config, recipe.image_size)
     model = variants[0].model
+    if not model.num_classes:
+        raise ValueError(
+            f"classify: model {config.model.name!r} has no classifier; choose another, or set "
+            "config.model.num_classes to what the weights have."
+        )
     if config.weights:
         variables, report = load_with_report(config.weights, largest(variants))
     else:
