@@ -1,4 +1,4 @@
-r"""Train a model that classifies pictures, and one that learns which of their patches it does not need.
+r"""Train a model: to classify pictures, to do without most of their patches, or to find those alike.
 
 python train.py --config configs/smoke.py --workdir runs/smoke
 
@@ -6,6 +6,7 @@ The same command again goes on where the run stopped, bit for bit on a CPU.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -29,15 +30,25 @@ from vitjax.data.cifar import CifarSource
 from vitjax.data.digits import DigitsSource
 from vitjax.data.feed import Feed, TrainBatch
 from vitjax.data.idx import IdxSource
-from vitjax.data.pipeline import Batches, batches
-from vitjax.data.sources import FolderSource, ImageSource, align_labels
+from vitjax.data.pipeline import batches
+from vitjax.data.sources import ClassesSource, FolderSource, ImageSource
+from vitjax.data.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess, preprocess
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
+from vitjax.training.evaluation import Classification, Retrieval
 from vitjax.training.log import MetricLog
-from vitjax.training.losses import dense, is_dynamic, make_loss
+from vitjax.training.losses import (
+    dense,
+    is_dynamic,
+    make_distill_loss,
+    make_loss,
+    make_metric_loss,
+    metric_start,
+)
+from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.training.state import State, create, shardings
-from vitjax.training.step import Pixels, make_eval_step, make_train_step
+from vitjax.training.step import make_train_step
 from vitjax.weights import WeightsError, cache_dir, load_with_report
 from vitjax.weights.write import write_weights
 
@@ -51,28 +62,23 @@ class Run:
 
     Attributes:
         feed: what every step learns from.
-        held_out: what is evaluated on.
-        truth: class of each picture in it.
-        model: with its teacher's variables, empty where there is no teacher.
+        evaluation: what is measured on held-out pictures.
+        teacher: variables of the teacher, empty where there is none.
         recipe: how pictures become its input.
         steps: of the whole run.
         eval_every: steps between evaluations.
-        update: compiled train step.
-        check: compiled evaluation step.
+        update: train step.
         rate: learning rate at a step.
     """
 
     feed: Feed
-    held_out: Batches
-    truth: np.ndarray
-    model: Any
+    evaluation: Classification | Retrieval
     teacher: Any
     mesh: Mesh
     recipe: Preprocess
     steps: int
     eval_every: int
     update: Any
-    check: Any
     rate: Callable[[Any], Any]
 
 
@@ -163,8 +169,8 @@ def loop(
         notes |= look(metrics, run, saves, out)
         if logs:
             write_line(log, run, done, jax.device_get(metrics), pace.lap())
-        if evaluates and (accuracy := evaluate(config, run, state, stop)) is not None:
-            notes |= note_accuracy(out, state, notes, done, accuracy, log)
+        if evaluates and (found := run.evaluation(state.evaluated, stop.now)) is not None:
+            notes |= note_evaluation(out, run, state, notes, done, found, log)
         if keeps and not stop.reason:
             saves.save(done, state, notes)
     return state, notes
@@ -180,23 +186,34 @@ def prepare(config: TrainConfig) -> tuple[Run, State]:
         )
     recipe = model_input(config)
     learn, held_out = open_sources(config)
-    shard = (jax.process_index(), jax.process_count())
+    shard, data = (jax.process_index(), jax.process_count()), config.data
     feed = Feed(
         learn, Augment(recipe, config.augment), config.batch_size, config.seed,
-        workers=config.data.workers, processes=config.data.processes, shard=shard,
-        on_bad_image=config.data.on_bad_image, bad_limit=config.data.bad_limit,
+        workers=data.workers, processes=data.processes, shard=shard,
+        on_bad_image=data.on_bad_image, bad_limit=data.bad_limit,
+        per_class=0 if config.task == "classify" else config.metric.per_class,
     )  # fmt: skip
     rest = batches(
-        held_out, recipe, config.batch_size,
-        workers=config.data.workers, on_bad_image=config.data.on_bad_image, shard=shard,
-    )  # fmt: skip
-    steps = config.steps or round(config.epochs * feed.steps_per_epoch)
-    model = build(config, recipe, classes=len(learn.class_names))
+        held_out, recipe, config.batch_size, workers=data.workers, on_bad_image=data.on_bad_image, shard=shard
+    )
+    classes = len(learn.class_names)
+    model = build(config, recipe, classes=classes if config.task == "classify" else config.metric.embed_dim)
     variables, teacher = initial(config, model, recipe)
+    if config.task == "metric":
+        variables = with_metric(config, model, variables, classes)
+        loss = make_metric_loss(model, config.metric)
+    elif config.task == "distill":
+        guide, teacher, change = open_teacher(config, recipe, len(learn))
+        loss = make_distill_loss(model, guide, change, config.distill)
+    else:
+        loss = make_loss(model, config.sparsify)
+    steps = config.steps or round(config.epochs * feed.steps_per_epoch)
     tx = optim.make_optimizer(config.optim)
     rate, rates = optim.make_rates(
-        config.optim, variables["params"], steps=steps, steps_per_epoch=feed.steps_per_epoch
-    )
+        config.optim, variables["params"],
+        steps=steps, steps_per_epoch=feed.steps_per_epoch,
+        new=() if config.task == "classify" else ("head",), metric_rate=config.metric.rate,
+    )  # fmt: skip
 
     def begin(variables: Any) -> State:
         return create(variables, tx, ema=bool(config.optim.ema))
@@ -204,15 +221,17 @@ def prepare(config: TrainConfig) -> tuple[Run, State]:
     places = shardings(jax.eval_shape(begin, variables), mesh, config.sharding)
     state = jax.jit(begin, out_shardings=places)(variables)
     update = make_train_step(
-        config, make_loss(model, config.sparsify), tx, rates,
-        classes=len(learn.class_names), pixels=Pixels(recipe.mean, recipe.std), mesh=mesh,
-        state_shardings=places,
+        config, loss, tx, rates,
+        classes=classes, pixels=Pixels(recipe.mean, recipe.std), mesh=mesh, state_shardings=places,
     )  # fmt: skip
-    check = make_eval_step(model, mesh, places.evaluated)
-    truth = labels_like(held_out, learn)
+    if config.task != "classify":
+        evaluation = Retrieval.make(model, rest, np.asarray(held_out.labels), mesh, config.metric)
+    else:
+        truth = labels_like(held_out, learn)
+        evaluation = Classification.make(model, rest, truth, mesh, places.evaluated)
     every = config.eval_every or feed.steps_per_epoch
     teacher = parallel.replicate(teacher, mesh)
-    return Run(feed, rest, truth, model, teacher, mesh, recipe, steps, every, update, check, rate), state
+    return Run(feed, evaluation, teacher, mesh, recipe, steps, every, update, rate), state
 
 
 def model_input(config: TrainConfig) -> Preprocess:
@@ -232,24 +251,32 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
     """Pictures to learn from, and those held out."""
     if config.data.source == "digits":
         return DigitsSource("train"), DigitsSource("test")
+    if config.data.source == "tfds":
+        split: Any = functools.partial(TfdsSource, config.data.name, data_dir=config.data.dir)
+        return split(config.data.train), split(config.data.test)
     if config.data.source == "idx":
         return IdxSource(config.data.dir, "train"), IdxSource(config.data.dir, "test")
     if config.data.source == "cifar":
         return CifarSource(config.data.dir, "train"), CifarSource(config.data.dir, "test")
-    return FolderSource(config.data.train), FolderSource(config.data.test)
+    learn = FolderSource(config.data.train)
+    if config.data.test:
+        return learn, FolderSource(config.data.test)
+    count = round((1 - config.metric.held_out) * len(learn.class_names))
+    kept, unseen = range(count), range(count, len(learn.class_names))
+    return ClassesSource(learn, kept), ClassesSource(learn, unseen)
 
 
 def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
     """Class of each held-out picture, in the numbering of those that are learned from."""
-    aligned = align_labels(held_out, learn)
-    if aligned is None:
+    if not held_out.class_names:
         raise program.UserError("held-out pictures need classes: put them into one sub-folder for each")
-    unknown = sorted(set(held_out.class_names) - set(learn.class_names))
+    number = {name: i for i, name in enumerate(learn.class_names)}
+    unknown = [name for name in held_out.class_names if name not in number]
     if unknown:
         raise program.UserError(
             f"held-out class {unknown[0]!r} and {len(unknown) - 1} more are not among the learned"
         )
-    return aligned[0]
+    return np.array([number[name] for name in held_out.class_names], np.int32)[held_out.labels]
 
 
 def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
@@ -269,7 +296,8 @@ def initial(config: TrainConfig, model: Any, recipe: Preprocess) -> tuple[dict, 
     """Variables that the model starts from, and those of its teacher; {} where it has none."""
     wanted, source = config.model, config.sparsify.teacher or config.model.weights
     if wanted.weights:
-        variables, report = load_with_report(wanted.weights, model, strict=False, drop_head=wanted.new_head)
+        drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
+        variables, report = load_with_report(wanted.weights, model, strict=False, drop_head=drop)
         missing = [m for m in report.missing if not optim.is_new(m.name)]
         if missing or report.unexpected or report.mis_shaped:
             raise WeightsError(str(report))
@@ -277,12 +305,42 @@ def initial(config: TrainConfig, model: Any, recipe: Preprocess) -> tuple[dict, 
         say(escape(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{fresh}"))
     else:
         variables = random_variables(config, model, recipe)
-    if not is_dynamic(model):
+    if not is_dynamic(model) or config.task != "classify":
         return variables, {}
     if source:
         return variables, load_with_report(source, dense(model))[0]
     say("[yellow]the teacher is RANDOM; set config.sparsify.teacher or config.model.weights[/yellow]")
     return variables, random_variables(config, dense(model), recipe)
+
+
+def with_metric(config: TrainConfig, model: Any, variables: dict, classes: int) -> dict:
+    """Variables with what the metric's loss learns beside the model."""
+    width = config.metric.embed_dim or getattr(model, "embed_dim", 0)
+    start = metric_start(config.metric, classes, width, jax.random.key(config.seed))
+    params = variables["params"] | ({"metric": start} if start else {})
+    return {**variables, "params": params}
+
+
+def open_teacher(config: TrainConfig, recipe: Preprocess, pictures: int) -> tuple[Any, Any, Renormalise]:
+    """The teacher of embeddings, None where it is vectors; its variables, and what it does to pixels.
+
+    Raises:
+        UserError: vectors that are not one for each picture, or of another length than the embedding.
+    """
+    wanted, width = config.distill, config.metric.embed_dim
+    ours = Pixels(recipe.mean, recipe.std)
+    if wanted.vectors:
+        vectors = np.load(wanted.vectors, allow_pickle=False)
+        if vectors.ndim != 2 or len(vectors) != pictures or width not in (0, vectors.shape[1]):
+            raise program.UserError(
+                f"config.distill.vectors has shape {vectors.shape}; expected ({pictures} pictures to learn "
+                f"from, config.metric.embed_dim {width})"
+            )
+        return None, vectors.astype(np.float32), Renormalise(ours, ours)
+    model = models.build(wanted.name, img_size=recipe.image_size, num_classes=width, dtype=config.model.dtype)
+    theirs = preprocess(wanted.name)
+    variables = load_with_report(wanted.teacher_weights, model)[0]
+    return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))
 
 
 def random_variables(config: TrainConfig, model: Any, recipe: Preprocess) -> dict:
@@ -306,7 +364,7 @@ def resume(saves: Checkpoints, state: State) -> tuple[State, dict[str, Any]]:
 
 
 def compiled(run: Run, state: State) -> Run:
-    """The run with its two programs compiled, each for the one shape it will see."""
+    """The run with its programs compiled, each for the one shape it will see."""
     clock = record.Stopwatch()
     rows, side = run.feed.batch_size, run.recipe.image_size
     spread = NamedSharding(run.mesh, parallel.ROWS)
@@ -315,33 +373,13 @@ def compiled(run: Run, state: State) -> Run:
         return jax.ShapeDtypeStruct((rows, *shape), kind, sharding=spread)
 
     batch = TrainBatch(like((side, side, 3), np.uint8), like((), np.int32), like((), np.int32))
-    pictures = (like((side, side, 3), np.float32), like((), np.int32), like((), np.bool_))
     with clock.stage("compile"):
         update = run.update.lower(state, batch, run.teacher).compile()
-        check = run.check.lower(nothing(run.mesh), state.evaluated, *pictures).compile()
+        evaluation = run.evaluation.compiled(state.evaluated, rows, side)
     clock.close()
     spent = clock.compile_seconds["compile"]
-    say(f"compiled the step and the evaluation in {spent:.1f} s ({clock.cached} of 2 from the cache)")
-    return replace(run, update=update, check=check)
-
-
-def nothing(mesh: Mesh) -> dict[str, jax.Array]:
-    """Sums of an evaluation before its first batch."""
-    return parallel.replicate({"right": np.int32(0), "count": np.int32(0)}, mesh)
-
-
-def evaluate(config: TrainConfig, run: Run, state: State, stop: stopping.Stop) -> float | None:
-    """Share of held-out pictures classified rightly, tokens dropped for real; None if asked to stop."""
-    sums = nothing(run.mesh)
-    for batch in run.held_out:
-        if stop.reason and jax.process_count() == 1:
-            return None
-        parts = parallel.shard_batch((batch.images, run.truth[batch.index], batch.valid), run.mesh)
-        sums = run.check(sums, state.evaluated, *parts)
-    found = jax.device_get(sums)
-    if not found["count"]:
-        raise program.UserError("none of the held-out pictures could be read")
-    return float(found["right"] / found["count"])
+    say(f"compiled {clock.compiled} programs in {spent:.1f} s ({clock.cached} from the cache)")
+    return replace(run, update=update, evaluation=evaluation)
 
 
 def look(metrics: dict[str, Any], run: Run, saves: Checkpoints, out: pathlib.Path) -> dict[str, Any]:
@@ -385,23 +423,28 @@ def write_line(
     )
 
 
-def note_accuracy(
+def note_evaluation(
     out: pathlib.Path,
+    run: Run,
     state: State,
     notes: dict[str, Any],
     done: int,
-    accuracy: float,
+    found: dict[str, float],
     log: MetricLog | None,
 ) -> dict[str, Any]:
     """Notes an evaluation, and writes the weights where none before was better."""
-    say(f"step {done}: {100 * accuracy:.2f} % of the held-out pictures right")
+    say(
+        f"step {done}, held out: "
+        + ", ".join(f"{name.replace('_', ' ')} {x:.2%}" for name, x in found.items())
+    )
     if log is not None:
-        log.write(done, {"accuracy": accuracy})
-    found = {"accuracy": accuracy, "evaluated": done}
-    if accuracy < notes.get("best", {"accuracy": 0})["accuracy"]:
-        return found
+        log.write(done, found)
+    score = found[run.evaluation.score]
+    noted = {"metrics": found, "evaluated": done}
+    if score < notes.get("best", {"score": 0.0})["score"]:
+        return noted
     export(out / "best.safetensors", state)
-    return found | {"best": {"step": done, "accuracy": accuracy}}
+    return noted | {"best": {"step": done, "score": score}}
 
 
 def export(path: pathlib.Path, state: State) -> None:
@@ -442,7 +485,7 @@ def summarize(
         "versions": record.versions(),
         "git_commit": record.git_commit(),
         "config": to_dict(config),
-        "metrics": {"train_loss": notes.get("train_loss"), "accuracy": notes.get("accuracy")},
+        "metrics": {"train_loss": notes.get("train_loss"), **notes.get("metrics", {})},
         "step": step,
     }
 

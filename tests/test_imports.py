@@ -24,7 +24,19 @@ ALLOWED = {
     "record": {"files"},
     "program": set(),
     "checkpoint": {"files"},
-    "training": {"training", "models", "sparsify", "config", "parallel", "files", "record", "program"},
+    "training": {
+        "training",
+        "models",
+        "sparsify",
+        "ot",
+        "data",
+        "retrieval",
+        "config",
+        "parallel",
+        "files",
+        "record",
+        "program",
+    },
     "doctor": {"record", "weights"},
 }
 

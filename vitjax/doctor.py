@@ -12,6 +12,7 @@ EXTRAS = {
     "onnx": ("onnx",),
     "hub": ("huggingface-hub",),
     "log": ("tensorboardX",),
+    "tfds": ("tensorflow-datasets", "importlib-resources"),
     "ann": ("faiss-cpu",),
     "qdrant": ("qdrant-client",),
     "parity": ("torch", "timm", "transformers"),

@@ -87,6 +87,28 @@ def test_a_bad_picture_stops_the_run_at_once_where_asked():
         list(feed(bad=(5,), on_bad_image="error").steps(0, 12))
 
 
+def test_balanced_batches_have_some_pictures_of_some_classes_and_are_functions_of_the_step():
+    one = feed(count=24, batch=4, per_class=2)
+    seen = set()
+    for step in range(12):
+        index = one.index(step)
+        labels = index % 3
+        assert labels[0] == labels[1] != labels[2] == labels[3]
+        assert index[0] != index[1]
+        assert index.tolist() == feed(count=24, batch=4, per_class=2).index(step).tolist()
+        seen |= set(index.tolist())
+    assert len(seen) > 15
+    with pytest.raises(ValueError, match="only 3 classes"):
+        feed(count=24, batch=8, per_class=2)
+
+
+def test_in_a_balanced_batch_a_picture_of_the_same_class_takes_a_bad_ones_place():
+    one = feed(count=24, batch=4, per_class=2, bad=(4, 7), bad_limit=0.5)
+    for batch in one.steps(0, 12):
+        assert batch.labels[0] == batch.labels[1]
+        assert not {4, 7} & set(batch.index.tolist())
+
+
 def test_too_large_a_batch_is_refused():
     with pytest.raises(ValueError, match="only 25 pictures"):
         feed(batch=26)

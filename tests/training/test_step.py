@@ -9,12 +9,13 @@ import pytest
 from vitjax import models, parallel
 from vitjax.data.feed import TrainBatch
 from vitjax.training import optim
-from vitjax.training.config import OptimConfig, SparsifyConfig, TrainConfig
-from vitjax.training.losses import dense, make_loss
+from vitjax.training.config import DistillConfig, MetricConfig, OptimConfig, SparsifyConfig, TrainConfig
+from vitjax.training.losses import dense, make_distill_loss, make_loss, make_metric_loss, metric_start
+from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.training.state import State, create, shardings
-from vitjax.training.step import Pixels, make_eval_step, make_train_step
+from vitjax.training.step import make_eval_step, make_train_step
 
-SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 4, "num_heads": 2, "num_classes": 3}
+SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 PIXELS = Pixels((0.5,) * 3, (0.5,) * 3)
 CONFIG = TrainConfig(batch_size=8, optim=OptimConfig(lr=1e-2, warmup_epochs=0.0, ema=0.9))
 
@@ -28,10 +29,11 @@ def batch(seed: int = 0, rows: int = 8) -> TrainBatch:
 class Trainer:
     """A step and all it needs."""
 
-    def __init__(self, name="deit_tiny_patch16_224", config=CONFIG, devices=2, loss=None):
+    def __init__(self, name="deit_tiny_patch16_224", config=CONFIG, devices=2, loss=None, extra=None):
         self.mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
         self.model = models.build(name, **SMALL)
         variables = self.model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+        variables["params"] |= {"metric": extra} if extra else {}
         teacher = {}
         if name.startswith("dynamic"):
             teacher = dense(self.model).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
@@ -82,7 +84,7 @@ def test_a_dynamic_model_learns_all_four_terms_in_one_compilation():
     assert int(trainer.state.step) == 4
 
 
-@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+@pytest.mark.parametrize("sharding", [pytest.param("replicated", marks=pytest.mark.slow), "fsdp"])
 def test_two_devices_learn_what_one_does(sharding):
     name = "dynamicvit_deit_tiny_patch16_224"
     one = Trainer(name, devices=1)
@@ -108,8 +110,10 @@ def is_adam(x) -> bool:
 
 
 def test_a_step_that_is_not_finite_changes_only_counters_and_says_when():
-    def loss(variables, teacher, images, labels, rng):
-        total = variables["params"]["head"]["bias"].sum() + jnp.where(images[0, 0, 0, 0] > 0.99, jnp.nan, 0.0)
+    def loss(variables, teacher, rows, rng):
+        total = variables["params"]["head"]["bias"].sum() + jnp.where(
+            rows.images[0, 0, 0, 0] > 0.99, jnp.nan, 0.0
+        )
         return total, ({}, {})
 
     trainer = Trainer(config=dataclasses.replace(CONFIG, max_skipped=1), loss=loss)
@@ -149,6 +153,49 @@ def test_an_evaluation_counts_real_pictures_only():
     parts = parallel.shard_batch((np.asarray(images), labels, valid), trainer.mesh)
     found = trainer.check(zero, trainer.state.evaluated, *parts)
     assert (int(found["right"]), int(found["count"])) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    ["margin", *(pytest.param(x, marks=pytest.mark.slow) for x in ("multi_similarity", "proxy_anchor"))],
+)
+def test_a_metric_is_learned_with_the_transport_score_in_the_loss(loss):
+    metric = MetricConfig(loss=loss, structural=0.5, iterations=10)
+    config = dataclasses.replace(CONFIG, task="metric", metric=metric)
+    model = models.build("deit_tiny_patch16_224", **SMALL)
+    extra = metric_start(metric, 3, 3, jax.random.key(0))
+    trainer = Trainer(config=config, loss=make_metric_loss(model, metric), extra=extra)
+    one = batch()
+    one.labels[:] = np.arange(8) // 3
+    metrics = trainer.run(*[one] * 6)
+    assert np.isfinite([m["loss"] for m in metrics]).all()
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert trainer.traces == 1
+    assert metrics[0]["structural"] > 0
+
+
+@pytest.mark.parametrize("kind", ["vectors", pytest.param("model", marks=pytest.mark.slow)])
+def test_embeddings_become_those_of_the_teacher_and_classes_keep_apart(kind):
+    config = dataclasses.replace(CONFIG, task="distill")
+    model = models.build("deit_tiny_patch16_224", **SMALL)
+    teacher, theirs = None, jax.random.normal(jax.random.key(5), (8, 3))
+    if kind == "model":
+        teacher, theirs = model, model.init(jax.random.key(5), jnp.zeros((1, 8, 8, 3)))
+    same = Renormalise(PIXELS, PIXELS)
+    trainer = Trainer(config=config, loss=make_distill_loss(model, teacher, same, DistillConfig()))
+    trainer.teacher = parallel.replicate(theirs, trainer.mesh)
+    one = batch()
+    one.labels[:] = np.arange(8) // 3
+    metrics = trainer.run(*[one] * 8)
+    assert metrics[-1]["distill"] < metrics[0]["distill"]
+    for figures in metrics:
+        assert figures["loss"] == pytest.approx(10 * figures["distill"] + figures["triplet"], rel=1e-5)
+
+
+def test_pixels_of_one_model_become_those_of_another():
+    images = jnp.asarray(batch().images)
+    other = Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    np.testing.assert_allclose(Renormalise(PIXELS, other)(PIXELS(images)), other(images), atol=1e-5)
 
 
 def test_weights_that_were_trained_load_again(tmp_path):

@@ -55,6 +55,8 @@ class Feed:
         on_bad_image: "skip": the next picture that can be read takes a bad one's place; "error": stop.
         bad_limit: share of the source's pictures that may be bad.
         shard: (process index, number of processes): each reads a contiguous part of every batch's rows.
+        per_class: each batch has so many pictures of each of its classes, both drawn anew for every step; an
+            epoch is then as many steps as would show every picture once. 0 = as said above.
         bad: pictures of this process that could not be read: position in the source -> reason.
     """
 
@@ -67,11 +69,12 @@ class Feed:
     on_bad_image: str = "skip"
     bad_limit: float = 0.01
     shard: tuple[int, int] = (0, 1)
+    per_class: int = 0
     bad: dict[int, str] = field(default_factory=dict)
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.source.labels is None:
+        if not self.source.class_names:
             raise ValueError("training needs classes: put the pictures into one sub-folder for each.")
         if len(self.source) < self.batch_size:
             raise ValueError(
@@ -84,6 +87,14 @@ class Feed:
                 "give one."
             )
 
+        classes = np.unique(np.asarray(self.source.labels)) if self.per_class else ()
+        self._members = [np.flatnonzero(np.asarray(self.source.labels) == c) for c in classes]
+        if self.per_class and len(classes) * self.per_class < self.batch_size:
+            raise ValueError(
+                f"config.batch_size {self.batch_size} is {self.batch_size // self.per_class} classes of "
+                f"{self.per_class} pictures, but there are only {len(classes)} classes; set it lower."
+            )
+
     @property
     def steps_per_epoch(self) -> int:
         """Batches that an epoch fills."""
@@ -91,6 +102,8 @@ class Feed:
 
     def index(self, step: int) -> Int32[np.ndarray, " b"]:
         """Positions in the source of all rows of a step, over all processes."""
+        if self.per_class:
+            return self._balanced(np.random.default_rng([self.seed, step, self.per_class]))
         epoch, place = divmod(step, self.steps_per_epoch)
         return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
@@ -99,14 +112,14 @@ class Feed:
         rows = self.batch_size // self.shard[1]
         first = self.shard[0] * rows
         wanted = self.index(step)[first : first + rows]
-        images, index, bad = [], [], []
+        images, index, labels, bad = [], [], [], []
         for place, asked in enumerate(wanted):
             rng = np.random.default_rng([self.seed, step, first + place])
             image, found = self._read(int(asked), bad)
             images.append(self.augment(image, rng))
             index.append(found)
-        labels = np.asarray(self.source.labels)[index].astype(np.int32)
-        return TrainBatch(np.stack(images), labels, np.array(index, np.int32)), bad
+            labels.append(self._label(found))
+        return TrainBatch(np.stack(images), np.array(labels, np.int32), np.array(index, np.int32)), bad
 
     def steps(self, start: int, stop: int) -> Generator[TrainBatch, None, None]:
         """Batches of the steps from `start` on, made in threads before they are asked for.
@@ -142,6 +155,15 @@ class Feed:
             return order
         return self._orders[epoch]
 
+    def _balanced(self, rng: np.random.Generator) -> Int32[np.ndarray, " b"]:
+        """Some classes, and some pictures of each; a class of too few gives some of them twice."""
+        chosen = rng.choice(len(self._members), self.batch_size // self.per_class, replace=False)
+        rows = [
+            rng.choice(self._members[c], self.per_class, replace=len(self._members[c]) < self.per_class)
+            for c in chosen
+        ]
+        return np.concatenate(rows).astype(np.int32)
+
     def _read(self, i: int, bad: list[tuple[int, str]]) -> tuple[Image.Image, int]:
         """Picture i, or the next in the source's order that can be read."""
         for _ in range(_TRIES):
@@ -151,8 +173,20 @@ class Feed:
                 if self.on_bad_image == "error":
                     raise
                 bad.append((i, str(error)))
-                i = (i + 1) % len(self.source)
+                i = self._instead(i)
         raise TooManyBadImages(f"{_TRIES} pictures in a row cannot be read, the last: {bad[-1][1]}")
+
+    def _label(self, i: int) -> int:
+        """Class of a picture; a source that would have to read all of them for it has a method for one."""
+        one = getattr(self.source, "label", None)
+        return one(i) if one is not None else int(np.asarray(self.source.labels)[i])
+
+    def _instead(self, i: int) -> int:
+        """The next picture, where batches are balanced the next of the same class."""
+        if not self.per_class:
+            return (i + 1) % len(self.source)
+        members = next(m for m in self._members if i in m)
+        return int(members[(np.searchsorted(members, i) + 1) % len(members)])
 
     def _note(self, bad: list[tuple[int, str]]) -> None:
         self.bad.update(bad)

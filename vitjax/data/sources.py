@@ -105,6 +105,34 @@ class SourceTail:
         return self._source.read(self._start + i)
 
 
+class ClassesSource:
+    """The pictures of some classes of a source, which are numbered anew.
+
+    Args:
+        source: labelled pictures.
+        keep: positions in its `class_names`, rising.
+    """
+
+    def __init__(self, source: ImageSource, keep: Sequence[int]) -> None:
+        if source.labels is None:
+            raise ValueError(
+                "pictures without classes cannot be split by class; use one sub-folder for each."
+            )
+        self._source, self._rows = source, np.flatnonzero(np.isin(source.labels, list(keep)))
+        self.names = [source.names[i] for i in self._rows]
+        self.labels: np.ndarray | None = np.searchsorted(list(keep), source.labels[self._rows]).astype(
+            np.int32
+        )
+        self.class_names = [source.class_names[c] for c in keep]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> Image.Image:
+        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        return self._source.read(int(self._rows[i]))
+
+
 class ListSource:
     """Pictures from a list of paths, PIL images, uint8 arrays or bytes of image files, unlabelled.
 

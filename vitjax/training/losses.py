@@ -1,19 +1,39 @@
 """The loss of each task, as a function of variables and a batch."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import optax
+from jaxtyping import Array, Float, Int
 
 from vitjax.models.swin import SwinTransformer
 from vitjax.models.swin_dynamic import swin_ratios
+from vitjax.ot import structural_similarity
 from vitjax.sparsify.decisions import stage_ratios
 from vitjax.sparsify.losses import Weights, soft_cross_entropy, sparsification_loss
-from vitjax.training.config import SparsifyConfig
+from vitjax.training import metric_losses
+from vitjax.training.config import DistillConfig, MetricConfig, SparsifyConfig
+from vitjax.training.pixels import Renormalise
 
-# (variables, teacher's variables, images, labels, rng) -> loss, (updated collections, metrics)
-Loss = Callable[[dict, Any, Array, Array, Array], tuple[Array, tuple[dict, dict[str, Array]]]]
+
+class Rows(NamedTuple):
+    """What a loss is computed on.
+
+    Attributes:
+        images: normalised pixels, mixed where that is asked for.
+        labels: shares of classes.
+        index: positions in the source.
+    """
+
+    images: Float[Array, "b h w 3"]
+    labels: Float[Array, "b k"]
+    index: Int[Array, " b"]
+
+
+# (variables, teacher's variables, rows, rng) -> loss, (updated collections, metrics)
+Loss = Callable[[dict, Any, Rows, Array], tuple[Array, tuple[dict, dict[str, Array]]]]
 
 
 def is_dynamic(model: Any) -> bool:
@@ -35,23 +55,17 @@ def make_loss(model: Any, config: SparsifyConfig) -> Loss:
     teacher = dense(model) if is_dynamic(model) else None
     weights = Weights(config.classify, config.ratio, config.distill, config.token)
 
-    def loss(
-        variables: dict,
-        teacher_variables: Any,
-        images: Float[Array, "b h w 3"],
-        labels: Float[Array, "b c"],
-        rng: Array,
-    ) -> tuple[Array, tuple[dict, dict[str, Array]]]:
+    def loss(variables: dict, theirs: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:
         output, updated = model.apply(
-            variables, images, train=True, rngs={"gumbel": rng}, mutable=["batch_stats"]
+            variables, rows.images, train=True, rngs={"gumbel": rng}, mutable=["batch_stats"]
         )
         scores = _scores(output)
         if teacher is None:
-            return soft_cross_entropy(scores, labels), (updated, {})
-        target = teacher.apply(teacher_variables, images)
+            return soft_cross_entropy(scores, rows.labels), (updated, {})
+        target = teacher.apply(theirs, rows.images)
         terms = sparsification_loss(
             scores,
-            labels,
+            rows.labels,
             _scores(target),
             _tokens(output),
             _tokens(target),
@@ -66,6 +80,106 @@ def make_loss(model: Any, config: SparsifyConfig) -> Loss:
         return terms.total, (updated, terms._asdict() | {"kept": kept})
 
     return loss
+
+
+def make_metric_loss(model: Any, config: MetricConfig) -> Loss:
+    """The chosen loss on embeddings, and where asked for the same order between patch tokens.
+
+    Embeddings are the model's classifier, where it has one, of length 1. Variables hold what `metric_start`
+    gives beside the model's own.
+
+    The structural term is a triplet over transport scores in [-1, 1], "Beyond the CLS Token" (BMVC 2022) in
+    the loss: max(0, margin - S(anchor, next of its class) + S(anchor, most alike of another class)), mean
+    over the batch; its gradient goes through the plan.
+    """
+
+    def loss(variables: dict, _: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:
+        mine, draws = jax.random.split(rng)
+        own = variables["params"].get("metric", {})
+        output, updated = model.apply(
+            variables, rows.images, train=True, rngs={"gumbel": draws}, mutable=["batch_stats"]
+        )
+        embeddings, classes = _embeddings(output), rows.labels.argmax(axis=-1)
+        if config.loss == "margin":
+            value = metric_losses.margin_loss(mine, embeddings, classes, own["beta"], margin=config.margin)
+        elif config.loss == "multi_similarity":
+            value = metric_losses.multi_similarity_loss(embeddings, classes)
+        else:
+            value = metric_losses.proxy_anchor_loss(embeddings, classes, own["proxies"])
+        if not config.structural:
+            return value, (updated, {})
+        structural = _structural(embeddings, output.tokens, classes, config)
+        return value + config.structural * structural, (updated, {"metric": value, "structural": structural})
+
+    return loss
+
+
+def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config: DistillConfig) -> Loss:
+    """Embeddings as a teacher has them, and a triplet with the hardest negative of the batch.
+
+    Source: the training of the place-recognition students in "Beyond the CLS Token" (BMVC 2022): smooth L1
+    between embeddings of length 1, weighted by 10, beside a triplet loss of margin sqrt(0.1). Different:
+    negatives are the nearest of the batch, not of a cache that is renewed now and then.
+
+    Args:
+        model: its classifier, where it has one, gives the embedding.
+        teacher: another model; None: its variables are vectors, one for each picture of the source.
+        to_teacher: how pixels normalised for the model become input of the teacher.
+        config: weights.
+    """
+
+    def loss(variables: dict, theirs: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:
+        output, updated = model.apply(
+            variables, rows.images, train=True, rngs={"gumbel": rng}, mutable=["batch_stats"]
+        )
+        mine = _embeddings(output)
+        if teacher is None:
+            target = metric_losses.normalise(theirs[rows.index])
+        else:
+            target = _embeddings(teacher.apply(theirs, to_teacher(rows.images)))
+        gap = optax.losses.huber_loss(mine, jax.lax.stop_gradient(target)).mean()
+        triplet = metric_losses.triplet_loss(mine, rows.labels.argmax(axis=-1), margin=config.margin)
+        total = config.weight * gap + config.triplet * triplet
+        return total, (updated, {"distill": gap, "triplet": triplet})
+
+    return loss
+
+
+def _embeddings(output: Any) -> Float[Array, "b d"]:
+    """Of length 1: the classifier's, where there is one, else the pooled feature."""
+    return metric_losses.normalise(output.pooled if output.logits is None else output.logits)
+
+
+def _structural(
+    embeddings: Float[Array, "b d"],
+    tokens: Float[Array, "b n e"],
+    classes: Int[Array, " b"],
+    config: MetricConfig,
+) -> Float[Array, ""]:
+    same, other = metric_losses.pairs(classes)
+    cosine = jax.lax.stop_gradient(embeddings @ embeddings.T)
+    positive = jnp.argmin(jnp.where(same, cosine, jnp.inf), axis=1)
+    negative = jnp.argmax(jnp.where(other, cosine, -jnp.inf), axis=1)
+    tokens = metric_losses.normalise(tokens)
+    weights = jnp.full(tokens.shape[:2], 1 / tokens.shape[1])
+
+    def score(index: Int[Array, " b"]) -> Float[Array, " b"]:
+        return structural_similarity(
+            tokens, tokens[index], weights, weights, epsilon=config.epsilon, iterations=config.iterations
+        )
+
+    gap = jax.nn.relu(config.margin - score(positive) + score(negative))
+    counts = same.any(axis=1) & other.any(axis=1)
+    return jnp.where(counts, gap, 0.0).sum() / jnp.maximum(counts.sum(), 1)
+
+
+def metric_start(config: MetricConfig, classes: int, width: int, rng: Array) -> dict[str, Array]:
+    """What a metric loss learns beside the model: class boundaries, proxies, or nothing."""
+    if config.loss == "margin":
+        return {"beta": jnp.full(classes, config.beta, jnp.float32)}
+    if config.loss == "proxy_anchor":
+        return {"proxies": jax.random.normal(rng, (classes, width)) * (2 / width) ** 0.5}
+    return {}
 
 
 def _scores(output: Any) -> Array:

@@ -35,9 +35,15 @@ def decayed(params: Any) -> Any:
 
 
 def make_rates(
-    config: OptimConfig, params: Any, *, steps: int, steps_per_epoch: int
+    config: OptimConfig,
+    params: Any,
+    *,
+    steps: int,
+    steps_per_epoch: int,
+    new: tuple[str, ...] = (),
+    metric_rate: float = 1.0,
 ) -> tuple[Callable[[Any], Any], Rates]:
-    """The learning rate at a step, and that of every parameter.
+    """The learning rate at a step, and that of every parameter; those of "metric" move at `metric_rate`.
 
     Source: Rao et al. 2021, DynamicViT (arXiv:2106.02034), official code: predictors learn at the full rate;
     the backbone rests for some epochs, then follows at a share of it. Its rate is 0 while it rests, but its
@@ -48,6 +54,8 @@ def make_rates(
         params: the model's parameters; where none is new, all of them move at the full rate from the start.
         steps: of the whole run.
         steps_per_epoch: what an epoch is.
+        new: modules that are new beside predictors, by the start of their name.
+        metric_rate: in units of the full rate.
     """
     warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
     rest = round(config.freeze_epochs * steps_per_epoch)
@@ -56,24 +64,26 @@ def make_rates(
     else:
         floor = config.min_lr / config.lr if config.lr else 0.0
         schedule = optax.cosine_decay_schedule(config.lr, steps, alpha=floor)
-    parts = jax.tree.map_with_path(lambda path, _: part_of(path, config.frozen), params)
-    dynamic = "new" in jax.tree.leaves(parts)
+    parts = jax.tree.map_with_path(lambda path, _: part_of(path, config.frozen, new), params)
+    grown = "new" in jax.tree.leaves(parts)
 
     def rates(step: Int32[Array, ""]) -> Any:
         full = schedule(step)
-        slow = jnp.where(step < rest, 0.0, full * config.backbone_lr) if dynamic else full
-        table = {"new": full, "backbone": slow, "frozen": jnp.float32(0)}
+        slow = jnp.where(step < rest, 0.0, full * config.backbone_lr) if grown else full
+        table = {"new": full, "backbone": slow, "frozen": jnp.float32(0), "metric": full * metric_rate}
         return jax.tree.map(lambda part: table[part], parts)
 
     return schedule, rates
 
 
-def part_of(path: tuple, frozen: tuple[str, ...] = ()) -> str:
-    """Part that a parameter belongs to: "new", "backbone" or "frozen"."""
+def part_of(path: tuple, frozen: tuple[str, ...] = (), new: tuple[str, ...] = ()) -> str:
+    """Part that a parameter belongs to: "new", "backbone", "frozen", or "metric" (boundaries, proxies)."""
     names = _names(path)
+    if names[0] == "metric":
+        return "metric"
     if names[-1] in frozen:
         return "frozen"
-    return "new" if any(name.startswith(_NEW) for name in names) else "backbone"
+    return "new" if any(name.startswith((*_NEW, *new)) for name in names) else "backbone"
 
 
 def is_new(name: str) -> bool:

@@ -1,32 +1,21 @@
 """One update, and one batch of an evaluation: jitted once, over a mesh, written for the global batch."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array
 
 from vitjax.parallel import ROWS
 from vitjax.training.config import TrainConfig
-from vitjax.training.losses import Loss
+from vitjax.training.losses import Loss, Rows
 from vitjax.training.mixup import mix, soft_labels
 from vitjax.training.optim import Rates
+from vitjax.training.pixels import Pixels
 from vitjax.training.state import State
-
-
-class Pixels(NamedTuple):
-    """How 8-bit pixels become model input: (pixel / 255 - mean) / std per channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, images: UInt8[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """Returns normalised pixels."""
-        mean, std = (jnp.array(x, jnp.float32)[None, None, None, :] for x in self)
-        return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 def make_train_step(
@@ -47,23 +36,24 @@ def make_train_step(
     """
     optim, augment = config.optim, config.augment
 
-    def prepare(batch: Any, rng: Array) -> tuple[Array, Array]:
+    def prepare(batch: Any, rng: Array) -> Rows:
         labels = soft_labels(batch.labels, classes, augment.smoothing)
-        return mix(rng, pixels(batch.images), labels, mixup=augment.mixup, cutmix=augment.cutmix)
+        mixed = mix(rng, pixels(batch.images), labels, mixup=augment.mixup, cutmix=augment.cutmix)
+        return Rows(*mixed, batch.index)
 
-    def gradient(variables: dict, teacher: Any, images: Array, labels: Array, rng: Array) -> Any:
+    def gradient(variables: dict, teacher: Any, rows: Rows, rng: Array) -> Any:
         rest = {name: tree for name, tree in variables.items() if name != "params"}
 
         def of(params: Any) -> Any:
-            return loss({"params": params, **rest}, teacher, images, labels, rng)
+            return loss({"params": params, **rest}, teacher, rows, rng)
 
         (value, (updated, metrics)), grads = jax.value_and_grad(of, has_aux=True)(variables["params"])
         return grads, rest | dict(updated), metrics | {"loss": value}
 
-    def accumulated(variables: dict, teacher: Any, images: Array, labels: Array, rng: Array) -> Any:
+    def accumulated(variables: dict, teacher: Any, rows: Rows, rng: Array) -> Any:
         parts = optim.accumulate
         if parts == 1:
-            return gradient(variables, teacher, images, labels, rng)
+            return gradient(variables, teacher, rows, rng)
 
         def split(x: Array) -> Array:
             # Part i has the rows i, i + parts, ...: every device keeps its own rows.
@@ -71,14 +61,13 @@ def make_train_step(
             return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, *ROWS)))
 
         def one(rest: dict, part: Any) -> tuple[dict, Any]:
-            images, labels, i = part
-            found = gradient(variables | rest, teacher, images, labels, jax.random.fold_in(rng, i))
+            rows, i = part
+            found = gradient(variables | rest, teacher, rows, jax.random.fold_in(rng, i))
             return found[1], (found[0], found[2])
 
         rest = {name: tree for name, tree in variables.items() if name != "params"}
-        shapes = jax.eval_shape(
-            one, rest, (images[: len(images) // parts], labels[: len(images) // parts], 0)
-        )
+        first = jax.tree.map(lambda x: x[: len(x) // parts], rows)
+        shapes = jax.eval_shape(one, rest, (first, 0))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
 
         def add(carry: Any, part: Any) -> Any:
@@ -86,15 +75,15 @@ def make_train_step(
             rest, found = one(rest, part)
             return (rest, jax.tree.map(jnp.add, total, found)), None
 
-        (rest, total), _ = jax.lax.scan(add, (rest, zeros), (split(images), split(labels), jnp.arange(parts)))
+        (rest, total), _ = jax.lax.scan(add, (rest, zeros), (jax.tree.map(split, rows), jnp.arange(parts)))
         grads, metrics = jax.tree.map(lambda x: x / parts, total)
         return grads, rest, metrics
 
     def step(state: State, batch: Any, teacher: Any) -> tuple[State, dict[str, Array]]:
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
         for_mix, for_loss = jax.random.split(rng)
-        images, labels = prepare(batch, for_mix)
-        grads, rest, metrics = accumulated(state.variables, teacher, images, labels, for_loss)
+        rows = prepare(batch, for_mix)
+        grads, rest, metrics = accumulated(state.variables, teacher, rows, for_loss)
         norm = optax.tree.norm(grads)
         updates, opt = tx.update(grads, state.opt, state.variables["params"])
         params = jax.tree.map(

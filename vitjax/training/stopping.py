@@ -46,6 +46,10 @@ class Stop:
             self.reason = self.reason or "SIGTERM"
         return bool(self.reason)
 
+    def now(self) -> bool:
+        """Tells whether to stop in the midst of something, which of several processes none may do alone."""
+        return bool(self.reason) and jax.process_count() == 1
+
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
         """Catches the signals inside the `with` block."""

@@ -18,9 +18,12 @@ def write_weights(path: str | os.PathLike, variables: Mapping[str, Any], notes: 
 
     Args:
         path: ends in .safetensors.
-        variables: {"params": ...} and "batch_stats" where there are any: arrays on the host.
+        variables: {"params": ...} and "batch_stats" where there are any: arrays on the host. What a metric
+            loss learns beside the model ("metric") is left out.
         notes: text kept in the file's header.
     """
+    params = {name: tree for name, tree in variables["params"].items() if name != "metric"}
+    variables = {**variables, "params": params}
     if "blocks" in variables["params"]:
         variables = unstack_blocks(variables)
     state = {}

@@ -1,0 +1,113 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitjax.training.metric_losses import (
+    margin_loss,
+    multi_similarity_loss,
+    normalise,
+    proxy_anchor_loss,
+    triplet_loss,
+)
+
+LABELS = jnp.array([0, 0, 1, 1, 2, 2])
+
+
+def points(seed: int = 0, count: int = 6) -> jax.Array:
+    return normalise(jax.random.normal(jax.random.key(seed), (count, 5)))
+
+
+def test_margin_loss_of_two_classes_of_two_by_hand(rng):
+    angles = jnp.array([0.0, 0.6, 1.4, 2.0])
+    x = jnp.stack([jnp.cos(angles), jnp.sin(angles), 0 * angles], axis=1)
+    labels, beta = jnp.array([0, 0, 1, 1]), jnp.array([0.5, 0.7])
+    distance = np.sqrt(np.maximum(2 - 2 * np.asarray(x @ x.T, np.float64), 0))
+    found = [float(margin_loss(key, x, labels, beta)) for key in jax.random.split(rng, 40)]
+    possible = set()
+    for choice in np.ndindex(2, 2, 2, 2):
+        terms = []
+        for anchor, pick in enumerate(choice):
+            other = [2, 3] if anchor < 2 else [0, 1]
+            bound = 0.5 if anchor < 2 else 0.7
+            partner = anchor ^ 1
+            terms += [0.2 + distance[anchor, partner] - bound, 0.2 - distance[anchor, other[pick]] + bound]
+        positive = [t for t in terms if t > 0]
+        possible.add(float(sum(positive) / max(len(positive), 1)))
+    assert all(min(abs(value - one) for one in possible) < 1e-5 for value in found)
+    assert len(set(found)) > 1
+
+
+def test_negatives_are_drawn_by_the_inverse_of_their_density():
+    from vitjax.training.metric_losses import _draw_negatives
+
+    distance = jnp.array([[0.0, 0.3, 0.8, 1.2, 1.5]] + [[0.0] * 5] * 4)
+    other = jnp.array([[False, True, True, True, True]] + [[False] + [True] * 4] * 4)
+    keys = jax.random.split(jax.random.key(0), 800)
+    drawn = jax.vmap(lambda key: _draw_negatives(key, distance, other, 4, 0.5, 1.4))(keys)[:, 0].ravel()
+    share = np.bincount(np.asarray(drawn), minlength=5) / drawn.size
+    near = np.array([0.5, 0.8, 1.2])
+    weight = 1 / (near**2 * np.sqrt(1 - near**2 / 4))
+    np.testing.assert_allclose(share[1:4], weight / weight.sum(), atol=0.03)
+    assert share[0] == share[4] == 0
+
+
+def test_multi_similarity_by_hand():
+    x = np.asarray(points())
+    s, labels = x @ x.T, np.asarray(LABELS)
+    total = 0.0
+    for i in range(6):
+        same = [j for j in range(6) if labels[j] == labels[i] and j != i]
+        other = [j for j in range(6) if labels[j] != labels[i]]
+        near = [j for j in same if s[i, j] - 0.1 < max(s[i, k] for k in other)]
+        far = [j for j in other if s[i, j] + 0.1 > min(s[i, k] for k in same)]
+        if near and far:
+            total += np.log(1 + sum(np.exp(-2 * (s[i, j] - 0.5)) for j in near)) / 2
+            total += np.log(1 + sum(np.exp(50 * (s[i, j] - 0.5)) for j in far)) / 50
+    assert float(multi_similarity_loss(points(), LABELS)) == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_triplet_by_hand():
+    x, labels = np.asarray(points(), np.float64), np.asarray(LABELS)
+    distance = np.sqrt(np.maximum(2 - 2 * x @ x.T, 0))
+    far = [distance[i, labels == labels[i]].max() for i in range(6)]
+    near = [distance[i, labels != labels[i]].min() for i in range(6)]
+    gaps = 0.3 + np.array(far) - np.array(near)
+    expected = np.maximum(gaps, 0).mean()
+    assert float(triplet_loss(points(), LABELS, margin=0.3)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_proxy_anchor_by_hand():
+    x, proxies = np.asarray(points()), np.asarray(points(1, 4)) * 3
+    s, labels = x @ (proxies / 3).T, np.asarray(LABELS)
+    pull = sum(np.log(1 + np.exp(-32 * (s[labels == c, c] - 0.1)).sum()) for c in range(3)) / 3
+    push = sum(np.log(1 + np.exp(32 * (s[labels != c, c] + 0.1)).sum()) for c in range(4)) / 4
+    found = float(proxy_anchor_loss(points(), LABELS, jnp.asarray(proxies)))
+    assert found == pytest.approx(pull + push, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["margin", "multi", "proxy"])
+def test_descent_brings_classes_together_and_gradients_are_finite_also_for_equal_points(name, rng):
+    beta, proxies = jnp.full(3, 0.9), points(1, 3)
+
+    def loss(x):
+        x = normalise(x)
+        if name == "margin":
+            return margin_loss(rng, x, LABELS, beta)
+        return multi_similarity_loss(x, LABELS) if name == "multi" else proxy_anchor_loss(x, LABELS, proxies)
+
+    same = jnp.ones((6, 5))
+    assert jnp.isfinite(jax.grad(loss)(same)).all()
+    x = points()
+    descend = jax.jit(lambda x: x - 0.1 * jax.grad(loss)(x))
+    for _ in range(150):
+        x = descend(x)
+    near = np.asarray(normalise(x) @ normalise(x).T)
+    together = np.asarray(LABELS)[:, None] == np.asarray(LABELS)
+    assert near[together].min() > near[~together].max()
+
+
+def test_a_batch_of_one_class_costs_nothing_in_pairs(rng):
+    labels = jnp.zeros(6, int)
+    assert float(margin_loss(rng, points(), labels, jnp.ones(1))) == 0
+    assert float(multi_similarity_loss(points(), labels)) == 0

@@ -1,0 +1,174 @@
+"""Losses that bring pictures of a class together and others apart; embeddings have length 1."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def margin_loss(
+    rng: Array,
+    embeddings: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    beta: Float[Array, " k"],
+    *,
+    margin: float = 0.2,
+    cutoff: float = 0.5,
+    largest: float = 1.4,
+) -> Float[Array, ""]:
+    """Margin loss with one negative per pair, drawn evenly over distances.
+
+    Source: Wu et al. 2017, "Sampling Matters in Deep Embedding Learning" (arXiv:1706.07567), Eqs. 5 and 7:
+    max(0, margin + D_ap - beta) + max(0, margin - D_an + beta), beta learned for each class, mean over the
+    terms that are above 0. A negative at distance D is drawn with probability proportional to the inverse of
+    D's density on the sphere; distances below `cutoff` count as `cutoff`, and above `largest` none is drawn,
+    unless an anchor has no other. Every pair of a class is used, not one for each anchor.
+
+    Args:
+        rng: a key.
+        embeddings: of length 1.
+        labels: classes, indices into `beta`.
+        beta: the boundary between near and far of each class.
+        margin: half the gap.
+        cutoff: see above.
+        largest: see above.
+    """
+    distance = distances(embeddings)
+    same, other = pairs(labels)
+    negative = _draw_negatives(
+        rng, jax.lax.stop_gradient(distance), other, embeddings.shape[1], cutoff, largest
+    )
+    bound = beta[labels][:, None]
+    near = jax.nn.relu(margin + distance - bound)
+    far = jax.nn.relu(margin - jnp.take_along_axis(distance, negative, axis=1) + bound)
+    counts = same & other.any(axis=1)[:, None]
+    near, far = jnp.where(counts, near, 0.0), jnp.where(counts, far, 0.0)
+    active = (near > 0).sum() + (far > 0).sum()
+    return (near.sum() + far.sum()) / jnp.maximum(active, 1)
+
+
+def _draw_negatives(
+    rng: Array,
+    distance: Float[Array, "b b"],
+    other: Bool[Array, "b b"],
+    dimension: int,
+    cutoff: float,
+    largest: float,
+) -> Int[Array, "b b"]:
+    """For every pair of anchor (row) and column a picture of another class."""
+    near = jnp.maximum(distance, cutoff)
+    density = (dimension - 2) * jnp.log(near) + (dimension - 3) / 2 * jnp.log(
+        jnp.maximum(1 - near**2 / 4, 1e-8)
+    )
+    allowed = other & (distance < largest)
+    allowed = jnp.where(allowed.any(axis=1, keepdims=True), allowed, other)
+    logits = jnp.where(allowed, -density, -jnp.inf)
+    logits = jnp.where(other.any(axis=1, keepdims=True), logits, 0.0)
+    count = distance.shape[0]
+    return jax.random.categorical(rng, logits[:, None, :], axis=-1, shape=(count, count))
+
+
+def multi_similarity_loss(
+    embeddings: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    epsilon: float = 0.1,
+) -> Float[Array, ""]:
+    """Multi-similarity loss with its own mining, mean over the batch.
+
+    Source: Wang et al. 2019 (arXiv:1904.06627), Eqs. 10 to 12: of each anchor, negatives more alike than its
+    least alike positive less `epsilon`, and positives less alike than its most alike negative plus `epsilon`.
+
+    Args:
+        embeddings: of length 1.
+        labels: classes.
+        alpha: weight of positives.
+        beta: weight of negatives.
+        base: similarity that both are measured from.
+        epsilon: of the mining.
+    """
+    similarity = embeddings @ embeddings.T
+    same, other = pairs(labels)
+    hardest = jnp.where(other, similarity, -jnp.inf).max(axis=1, keepdims=True)
+    easiest = jnp.where(same, similarity, jnp.inf).min(axis=1, keepdims=True)
+    positive = same & (similarity - epsilon < hardest)
+    negative = other & (similarity + epsilon > easiest)
+    near = _log_one_plus_sum(-alpha * (similarity - base), positive) / alpha
+    far = _log_one_plus_sum(beta * (similarity - base), negative) / beta
+    return jnp.where(positive.any(axis=1) & negative.any(axis=1), near + far, 0.0).mean()
+
+
+def proxy_anchor_loss(
+    embeddings: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    proxies: Float[Array, "k d"],
+    *,
+    alpha: float = 32.0,
+    margin: float = 0.1,
+) -> Float[Array, ""]:
+    """Proxy-anchor loss.
+
+    Source: Kim et al. 2020 (arXiv:2003.13911), Eq. 4: mean over the classes of the batch of the pull, and
+    over all classes of the push.
+
+    Args:
+        embeddings: of length 1.
+        labels: classes, indices into `proxies`.
+        proxies: one point for each class, of any length.
+        alpha: scale.
+        margin: in units of cosine.
+    """
+    similarity = embeddings @ normalise(proxies).T
+    mine = jax.nn.one_hot(labels, len(proxies), dtype=jnp.bool_)
+    pull = _log_one_plus_sum(-alpha * (similarity - margin).T, mine.T)
+    push = _log_one_plus_sum(alpha * (similarity + margin).T, ~mine.T)
+    return pull.sum() / jnp.maximum(mine.any(axis=0).sum(), 1) + push.mean()
+
+
+def triplet_loss(
+    embeddings: Float[Array, "b d"], labels: Int[Array, " b"], *, margin: float
+) -> Float[Array, ""]:
+    """max(0, margin + distance to the farthest of the class - distance to the nearest of another), mean.
+
+    Source: Hermans et al. 2017 (arXiv:1703.07737), Eq. 5: the hardest pairs of a batch. Anchors that lack
+    either do not count.
+
+    Args:
+        embeddings: of length 1.
+        labels: classes.
+        margin: in units of Euclidean distance.
+    """
+    distance = distances(embeddings)
+    same, other = pairs(labels)
+    near = jnp.where(same, distance, -jnp.inf).max(axis=1)
+    far = jnp.where(other, distance, jnp.inf).min(axis=1)
+    counts = same.any(axis=1) & other.any(axis=1)
+    gap = jnp.where(counts, margin + jnp.where(counts, near, 0.0) - jnp.where(counts, far, 0.0), 0.0)
+    return jax.nn.relu(gap).sum() / jnp.maximum(counts.sum(), 1)
+
+
+def normalise(vectors: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
+    """Vectors of length 1, in float32; zeros stay zeros, with a finite gradient."""
+    vectors = vectors.astype(jnp.float32)
+    return vectors * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors).sum(axis=-1, keepdims=True), 1e-12))
+
+
+def distances(embeddings: Float[Array, "b d"]) -> Float[Array, "b b"]:
+    """Euclidean distances; the gradient of equal points is 0, not NaN."""
+    squared = 2 - 2 * embeddings @ embeddings.T
+    return jnp.sqrt(jnp.maximum(squared, 1e-8))
+
+
+def pairs(labels: Int[Array, " b"]) -> tuple[Bool[Array, "b b"], Bool[Array, "b b"]]:
+    """Pairs of one class, a picture and itself left out; and pairs of two classes."""
+    same = labels[:, None] == labels[None, :]
+    return same & ~jnp.eye(len(labels), dtype=bool), ~same
+
+
+def _log_one_plus_sum(values: Float[Array, "b m"], counts: Bool[Array, "b m"]) -> Float[Array, " b"]:
+    """log(1 + sum of exp) over the values that count."""
+    values = jnp.where(counts, values, -jnp.inf)
+    zero = jnp.zeros((len(values), 1), values.dtype)
+    return jax.nn.logsumexp(jnp.concatenate([values, zero], axis=1), axis=1)
