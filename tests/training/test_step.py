@@ -96,6 +96,7 @@ def test_two_devices_learn_what_one_does(sharding):
         assert kernel.addressable_shards[0].data.size == kernel.size // 2
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_gives_the_gradient_of_the_whole():
     whole, parts = Trainer(), Trainer(config=with_optim(accumulate=4))
     assert whole.run(batch())[0]["grad_norm"] == pytest.approx(parts.run(batch())[0]["grad_norm"], rel=1e-5)
