@@ -304,6 +304,19 @@ def test_an_image_keeps_what_its_predictor_wants_as_far_as_there_is_room(images)
     assert (np.asarray(tight.decisions[:, 0]) <= want).all()
 
 
+@pytest.mark.parametrize("reduce", REDUCERS)
+def test_a_model_that_stops_early_has_reduced_as_far_as_it_came(reduce, images):
+    model = build("vit_small_patch14_dinov2", **TINY | LOC, reduce=reduce, r=5)
+
+    def run(key, images):
+        out, _ = model.init_with_output(key, images, block=1)
+        return out.tokens, out.owner
+
+    tokens, owner = jax.eval_shape(run, jax.random.key(0), images)
+    left = {"tome": 64 - 2 * 5, "evit": 46, "topk": 45}.get(reduce, 44)
+    assert tokens.shape[1] == left and len(owner) == (2 if reduce == "tome" else 1)
+
+
 def test_a_budget_of_its_own_needs_a_predictor():
     with pytest.raises(ValueError, match="budget 'own' needs a predictor, which reduce 'topk' has not"):
         build("deit_small_patch16_224", reduce="topk", budget="own")

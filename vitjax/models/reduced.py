@@ -89,7 +89,7 @@ def run_reduced(
     if reducer is None:
         refuse_pruning(keep_ratio, decisions)
         return Reduced(*run_blocks(model, block, fields, tokens, last=last), {})
-    wrong = reducer.mistakes(last + 1 if reducer.name == "tome" else max(reducer.blocks, default=0) + 1)
+    wrong = reducer.mistakes(max(reducer.blocks, default=0) + 1)
     if decisions is not None and reducer.name != "dynamicvit":
         wrong.append(f"decisions are for models with a predictor; this one reduces by {reducer.name!r}")
     if wrong:
