@@ -113,7 +113,7 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     start = int(state.step)
     log = MetricLog(out, step=start, config=to_dict(config), wandb=config.wandb) if writes else None
     pace = Pace(config.batch_size)
-    if start < run.steps:
+    if start < run.steps or notes.get("evaluated") != start:
         run = stop.unless(lambda: compiled(run, state)) or run
         with contextlib.closing(run.feed.steps(start, run.steps)) as rows:
             state, notes = loop(
@@ -148,7 +148,17 @@ def loop(
     pace: "Pace",
 ) -> tuple[State, dict[str, Any]]:
     """Every step of the run; returns the last state and what is to be noted with it."""
+
+    def due(step: int, every: int) -> bool:
+        return step == run.steps or step % every == 0
+
+    def measure(step: int) -> None:
+        if (found := run.evaluation(state.evaluated, stop.now)) is not None:
+            notes.update(note_evaluation(out, run, state, notes, step, found, log))
+
     start, metrics = int(state.step), {}
+    if start and due(start, run.eval_every) and notes.get("evaluated") != start:
+        measure(start)  # the run before was told to stop in the midst of it
     for step in range(start, run.steps):
         if stop.asked(step):
             return state, notes | (look(metrics, run, saves, out) if metrics else {})
@@ -159,18 +169,17 @@ def loop(
             before = metrics
             state, metrics = run.update(state, parallel.shard_batch(batch, run.mesh), run.teacher)
             jax.block_until_ready(before)  # never more than two steps are under way
-        done, last = step + 1, step + 1 == run.steps
-        logs = last or done % config.log_every == 0
-        evaluates = last or done % run.eval_every == 0
-        keeps = last or done % config.checkpoint.every == 0
+        done = step + 1
+        logs, evaluates = due(done, config.log_every), due(done, run.eval_every)
+        keeps = due(done, config.checkpoint.every)
         if not (logs or evaluates or keeps):
             continue
         saves.check()
-        notes |= look(metrics, run, saves, out)
+        notes.update(look(metrics, run, saves, out))
         if logs:
             write_line(log, run, done, jax.device_get(metrics), pace.lap())
-        if evaluates and (found := run.evaluation(state.evaluated, stop.now)) is not None:
-            notes |= note_evaluation(out, run, state, notes, done, found, log)
+        if evaluates:
+            measure(done)
         if keeps and not stop.reason:
             saves.save(done, state, notes)
     return state, notes

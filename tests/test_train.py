@@ -13,6 +13,8 @@ import time
 
 import pytest
 
+from vitjax.checkpoint import _hash_of
+
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 48  # of 22 an epoch: resumed runs end in the third
 SHORT = [f"--config.steps={STEPS}", "--config.checkpoint.every=8", "--config.log_every=1"]
@@ -158,6 +160,21 @@ def test_told_to_stop_a_run_saves_exits_0_and_goes_on_exactly(undisturbed, tmp_p
     assert step <= stopped["step"] == last_saved(tmp_path / "run") < STEPS
     assert run(tmp_path / "run")[0] == 0
     assert sums(tmp_path / "run") == sums(undisturbed[0])
+    assert lines(tmp_path / "run") == lines(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_told_to_stop_in_the_last_evaluation_the_next_start_ends_it(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    manifest = tmp_path / "run" / "checkpoints" / str(STEPS) / "whole.json"
+    content = json.loads(manifest.read_text())["content"]
+    content["notes"]["evaluated"] = 44  # as the stopped run leaves it
+    manifest.write_text(json.dumps({"sha256": _hash_of(content), "content": content}))
+    written = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "run" / "metrics.jsonl").write_text("\n".join(written[:-1]) + "\n")
+    code, out, err = run(tmp_path / "run")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["metrics"] == undisturbed[1]["metrics"]
     assert lines(tmp_path / "run") == lines(undisturbed[0])
 
 

@@ -90,7 +90,7 @@ class Checkpoints:
             raise self._failed(step, error) from error
         shapes = {name: [list(x.shape), x.dtype.name] for name, x in leaves.items()}
         self._known.add(step)
-        self._pending = self._thread.submit(self._finish, step, response, sums, shapes, notes)
+        self._pending = self._thread.submit(self._finish, step, response, sums, shapes, dict(notes))
 
     def check(self) -> None:
         """Raises what a save that runs beside has failed with; does not wait."""
