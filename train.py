@@ -163,11 +163,11 @@ def loop(
         if stop.asked(step):
             return state, notes | (look(metrics, run, saves, out) if metrics else {})
         profile(config, out, step - start, run.steps - start)
+        with pace.waiting():
+            batch = parallel.shard_batch(next(rows), run.mesh)
         with jax.transfer_guard("disallow"):
-            with pace.waiting():
-                batch = next(rows)
             before = metrics
-            state, metrics = run.update(state, parallel.shard_batch(batch, run.mesh), run.teacher)
+            state, metrics = run.update(state, batch, run.teacher)
             jax.block_until_ready(before)  # never more than two steps are under way
         done = step + 1
         logs, evaluates = due(done, config.log_every), due(done, run.eval_every)
