@@ -115,6 +115,7 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     pace = Pace(config.batch_size)
     if start < run.steps or notes.get("evaluated") != start:
         run = stop.unless(lambda: compiled(run, state)) or run
+        parallel.wait_for_all("compiled")
         with contextlib.closing(run.feed.steps(start, run.steps)) as rows:
             state, notes = loop(
                 config, out, run, state, notes, rows, saves=saves, stop=stop, log=log, pace=pace

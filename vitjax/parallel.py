@@ -4,6 +4,7 @@ All arrays that travel in batches carry their rows on mesh axis "data". Every pr
 functions at the same point of the program: on several hosts `fetch` is a collective.
 """
 
+import asyncio
 import importlib.util
 import os
 from typing import Any
@@ -73,6 +74,27 @@ def _join_tpu_hosts() -> bool:
 def is_main_process() -> bool:
     """Tells whether this process is the one that writes files and prints."""
     return jax.process_index() == 0
+
+
+def wait_for_all(point: str, *, seconds: int = 3600) -> None:
+    """Waits until every process has come to this point of the program; returns at once where there is one.
+
+    By way of the coordinator. The first exchange between devices would wait too, on CPUs half a minute only,
+    and one process may compile for longer than another.
+
+    Args:
+        point: a name that no other call has.
+        seconds: until it gives up.
+    """
+    if jax.process_count() > 1:
+        from orbax.checkpoint import v1 as ocp
+
+        everyone = set(range(jax.process_count()))
+        asyncio.run(
+            ocp.multihost.sync_global_processes(
+                point, operation_id="vitjax", timeout=seconds, processes=everyone
+            )
+        )
 
 
 def make_mesh() -> Mesh:
