@@ -380,7 +380,9 @@ def show_classes(results: dict[str, Any]) -> None:
     """Prints the table of a classification."""
     if not parallel.is_main_process():
         return
-    table = Table(*classification.COLUMNS, title=f"{results['pictures']} pictures")
+    table = Table(title=f"{results['pictures']} pictures")
+    for i, column in enumerate(classification.COLUMNS):
+        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
     for row in results["rows"]:
         table.add_row(*classification.cells(row))
     console.print(table)

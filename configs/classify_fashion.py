@@ -1,10 +1,9 @@
-r"""A small ViT on Fashion-MNIST's published files (10,000 test pictures of 28 x 28).
+r"""What configs/fashion_mnist_dynamicvit.py trained, on Fashion-MNIST's 10,000 test pictures.
 
-python eval.py --config configs/classify_fashion.py --workdir runs/classify_fashion \
-    --config.data.images=DIR --config.weights=FILE
+python eval.py --config configs/classify_fashion.py --workdir runs/classify_fashion --config.data.images=DIR
 
-DIR holds t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, .gz or not; MNIST and KMNIST come in the same
-form.
+DIR holds t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, .gz or not (Debian's package
+dataset-fashion-mnist, for instance). Other weights with --config.weights=FILE and --config.model.*.
 """
 
 from configs.parts import no_argument
@@ -15,9 +14,19 @@ def get_config(arg: str = "") -> EvalConfig:
     no_argument(arg)
     return EvalConfig(
         task="classify",
-        weights="",
-        batch_size=32,
-        model=ModelConfig(name="vit_tiny_patch16_224", num_classes=10),
-        data=DataConfig(source="idx", on_bad_image="error"),
-        reduce=ReduceConfig(name="tome", sweep=(8, 13)),
+        weights="runs/fashion_mnist_dynamicvit/last.safetensors",
+        batch_size=100,
+        model=ModelConfig(
+            name="dynamicvit_deit_small_patch16_224",
+            img_size=28,
+            patch_size=4,
+            embed_dim=64,
+            depth=9,
+            num_heads=4,
+            num_classes=10,
+        ),
+        data=DataConfig(
+            source="idx", images="/usr/share/datasets/fashion-mnist", resize="squash", on_bad_image="error"
+        ),
+        reduce=ReduceConfig(sweep=(0.9, 0.8, 0.7, 0.6, 0.5)),
     )

@@ -3,7 +3,8 @@ r"""Swin-T on ImageNet.
 python eval.py --config configs/classify_swin.py --workdir runs/classify_swin --config.data.images=DIR
 
 DIR is ImageNet's validation set with one sub-folder per class, whose order of names is the order of the
-classes, or any folder of sub-folders with `--config.data.classes=FILE`. Published top-1: 81.2.
+classes, or any folder of sub-folders with `--config.data.classes=FILE`; or, prepared by TFDS,
+`--config.data.source=tfds --config.data.name=imagenet2012`. Published top-1: 81.2.
 """
 
 from configs.parts import no_argument

@@ -22,6 +22,8 @@ def backbone(
     """
     wanted, reduce = config.model, config.reduce
     fields: dict[str, Any] = {"img_size": image_size, "dtype": wanted.dtype}
+    sizes = ("patch_size", "embed_dim", "depth", "num_heads")
+    fields |= {name: value for name in sizes if (value := getattr(wanted, name))}
     if num_classes is not None:
         fields["num_classes"] = num_classes
     model: Any = models.build(wanted.name, **fields)

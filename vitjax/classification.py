@@ -16,9 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vitjax import parallel, record
 from vitjax.backbone import backbone, dense, reducer_name
 from vitjax.config import EvalConfig, to_dict
+from vitjax.data.cifar import CifarSource
+from vitjax.data.digits import DigitsSource
 from vitjax.data.idx import IdxSource
 from vitjax.data.pipeline import batches
 from vitjax.data.sources import FolderSource, ImageSource
+from vitjax.data.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess
 from vitjax.files import replacing
 from vitjax.reranker import model_input
@@ -103,11 +106,19 @@ def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[
 
 
 def open_source(config: EvalConfig) -> ImageSource:
-    """The pictures to classify."""
+    """The pictures to classify: of a folder, of a dataset's held-out part, or of a dataset of TFDS."""
     data = config.data
+    if data.source == "digits":
+        return DigitsSource("test")
+    if data.source == "tfds":
+        return TfdsSource(data.name, data.split, data.images)
     if not data.images:
         raise ValueError("say where the pictures are: --config.data.images=DIR")
-    return IdxSource(data.images) if data.source == "idx" else FolderSource(data.images)
+    if data.source == "idx":
+        return IdxSource(data.images)
+    if data.source == "cifar":
+        return CifarSource(data.images, "test")
+    return FolderSource(data.images)
 
 
 def make_variants(config: EvalConfig, image_size: int) -> list[Variant]:
@@ -155,7 +166,7 @@ def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.nd
             f"the pictures are of {len(names)} classes, the model knows {classes}: set "
             "config.model.num_classes."
         )
-    elif len(names) < classes and config.data.source != "idx":
+    elif len(names) < classes and config.data.source == "folder":
         raise ValueError(
             f"the pictures are of {len(names)} classes, the model knows {classes}: say which they are with "
             "config.data.classes=FILE (line i names class i), or set config.model.num_classes."

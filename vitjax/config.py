@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16")
 CENTERS = ("none", "mean", "position")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
-SOURCES = ("folder", "scenes", "idx")
+SOURCES = ("folder", "scenes", "tfds", "idx", "cifar", "digits")
 MASSES = ("auto", "mutual")
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
 BUDGETS = ("fixed", "own", "batch")
@@ -35,6 +35,10 @@ class ModelConfig:
     grid: int = 0  # patch tokens are averaged to grid x grid after the final norm; 0 = keep all
     center: str = "none"  # taken out of tokens: none, position (what they owe to their place) or mean
     num_classes: int = 0  # classify: classes of the classifier; 0 = the model's default, 1000
+    patch_size: int = 0  # pixels, square; this and the next three: 0 = as the name says
+    embed_dim: int = 0  # width of a token
+    depth: int = 0  # blocks
+    num_heads: int = 0  # attention heads
     dtype: str = "float32"  # compute type: float32 or bfloat16 (norms and softmax stay float32)
 
 
@@ -42,8 +46,14 @@ class ModelConfig:
 class DataConfig:
     """Where the images come from and how they become model input."""
 
-    source: str = "folder"  # folder: image files of the user; scenes: bundled photos from known poses; idx
-    images: str = ""  # classify: folder of pictures, sub-folders are classes; idx: of (Fashion-)MNIST's files
+    source: str = (
+        "folder"  # folder of image files; scenes: bundled photos; classify: tfds, idx, cifar, digits
+    )
+    images: str = (
+        ""  # classify: folder of pictures, sub-folders are classes; or of the files of tfds, idx, cifar
+    )
+    name: str = ""  # classify: of a dataset prepared by TFDS, for instance imagenet2012
+    split: str = "validation"  # classify: of it
     classes: str = ""  # classify: text file, line i names class i; empty = sub-folders in order of name
     gallery: str = ""  # folder of images to search in; its sub-folders are classes where there are any
     query: str = ""  # one image or a folder of images to search for; empty = every gallery image
@@ -159,6 +169,10 @@ def _ranges(config: EvalConfig) -> list[str]:
         "model.img_size": (config.model.img_size, 0),
         "model.grid": (config.model.grid, 0),
         "model.num_classes": (config.model.num_classes, 0),
+        "model.patch_size": (config.model.patch_size, 0),
+        "model.embed_dim": (config.model.embed_dim, 0),
+        "model.depth": (config.model.depth, 0),
+        "model.num_heads": (config.model.num_heads, 0),
         "reduce.r": (config.reduce.r, 0),
         "data.workers": (config.data.workers, 1),
         "rerank.top_k": (config.rerank.top_k, 1),
