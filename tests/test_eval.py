@@ -200,7 +200,7 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
         ("gallery does not exist", "nowhere"),
         ("no pictures", "empty"),
         pytest.param("truth is not a list", "text.json", marks=pytest.mark.slow),
-        ("truth beyond the gallery", "99"),
+        pytest.param("truth beyond the gallery", "99", marks=pytest.mark.slow),
         pytest.param("no such truth", "nowhere.json", marks=pytest.mark.slow),
         ("no such model", "vit_tiny_patch16_224"),
         pytest.param("no such block", "99", marks=pytest.mark.slow),

@@ -153,6 +153,7 @@ def test_without_cls_the_mean_of_the_tokens_is_classified():
     )
 
 
+@pytest.mark.slow
 def test_training_uses_the_batch_and_updates_every_running_statistic():
     model, variables, images = _made()
     evaluated = _run(model, variables, images)
@@ -190,6 +191,7 @@ def test_an_image_does_not_depend_on_its_batch():
     )
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_to_float32():
     model, variables, images = _made()
     exact = _run(model, variables, images)

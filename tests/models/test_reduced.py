@@ -18,6 +18,7 @@ DYNAMIC = {
     "vit_small_patch14_reg4_dinov2": {"reduce": "dynamicvit", "global_pool": "avg"},
 }
 
+SOME = [pytest.param(name, marks=pytest.mark.slow) if "vit_small" in name else name for name in DYNAMIC]
 
 IMAGES = np.random.default_rng(9).normal(size=(3, 32, 32, 3)).astype("f")
 
@@ -54,7 +55,7 @@ def _evaluated(name: str, reduce: str | None = None):
     return _apply(model if reduce is None else model.clone(reduce=reduce), variables, IMAGES)
 
 
-@pytest.mark.parametrize("name", DYNAMIC)
+@pytest.mark.parametrize("name", SOME)
 def test_tokens_that_are_gone_and_tokens_that_are_masked_give_the_same(name, images):
     model, variables = _made(name, **DYNAMIC[name])
     out = _evaluated(name)
@@ -72,7 +73,7 @@ def test_tokens_that_are_gone_and_tokens_that_are_masked_give_the_same(name, ima
     np.testing.assert_allclose(out.logits, masked.logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", DYNAMIC)
+@pytest.mark.parametrize("name", SOME)
 def test_keeping_all_is_the_dense_model(name, images):
     model, variables = _made(name, **DYNAMIC[name])
     dense = _evaluated(name, "")

@@ -65,6 +65,7 @@ def test_any_image_size_is_rounded_up_to_whole_positions():
     assert out.grid == (3, 2) == build("resnet50", img_size=(65, 33)).grid
 
 
+@pytest.mark.slow
 def test_stopping_after_a_block_gives_the_map_of_its_stage():
     model, variables, images = _made()
     grids = [_run(model, variables, images, block=i).grid for i in range(5)]

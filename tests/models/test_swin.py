@@ -73,6 +73,7 @@ def test_the_published_model_ends_in_one_window_of_49_tokens():
     assert seen[-1].weights.shape == (1, 24, 49, 49) and seen[-1].windows.shift == (0, 0)
 
 
+@pytest.mark.slow
 def test_asking_for_attention_changes_nothing_else():
     model, variables, images = _made()
     with jax.default_matmul_precision("highest"):

@@ -93,6 +93,7 @@ def test_sampled_training_has_finite_gradients():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_is_said_in_one_line():
     model, variables = _made()
     with pytest.raises(ValueError, match=r"rngs=\{'gumbel'"):

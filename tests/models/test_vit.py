@@ -39,6 +39,7 @@ def test_shapes_are_as_documented():
     np.testing.assert_array_equal(out.pooled, out.prefix[:, 0])
 
 
+@pytest.mark.slow
 def test_asking_for_attention_changes_nothing_else():
     model, variables, images = _made()
     plain = _run(model, variables, images)
@@ -101,6 +102,7 @@ def test_pruning_arguments_are_refused(argument):
         model.apply(variables, images, **argument)
 
 
+@pytest.mark.slow
 def test_distilled_model_averages_its_two_tokens_and_classifiers():
     model, variables, images = _made("deit_small_distilled_patch16_224")
     out = _run(model, variables, images)

@@ -68,6 +68,7 @@ def test_plans_explain_the_score(match):
     np.testing.assert_allclose(found.transport.plan.sum((-2, -1)), found.transport.mass, atol=1e-6)
 
 
+@pytest.mark.slow
 @every_match
 def test_a_pair_is_scored_for_itself_and_jit_equals_eager(match):
     similarity, a, b = pair(5, 7)

@@ -96,6 +96,7 @@ def test_gradient_of_the_chamfer_cost_equals_finite_differences():
             np.testing.assert_allclose(np.sum(gradients[i] * step), difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", BOTH)
 def test_an_empty_side_moves_nothing_and_nan_stays_with_its_pair(function):
     cost, a, b = problem(5, 3, 4, 4)
