@@ -158,17 +158,17 @@ def import_torch() -> tuple[Any, str]:
 def torch_model(torch: Any, name: str) -> tuple[Any, str]:
     """The same architecture on torch, or None and why not."""
     try:
+        if "torchvision" not in sys.modules and not _KEEP:
+            # torchvision built for another torch lacks two operators that both import and never call.
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            for operator in ("nms", "qnms"):
+                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _KEEP.append(library)
         if name in _HUGGING_FACE:
             import transformers  # pyright: ignore[reportMissingImports]
 
             make: Any = transformers.CvtConfig
             return getattr(transformers, _HUGGING_FACE[name])(make(num_labels=1000)).eval(), ""
-        if "torchvision" not in sys.modules:
-            # torchvision built for another torch lacks two operators that timm imports and never calls.
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            for operator in ("nms", "qnms"):
-                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _KEEP.append(library)
         import timm  # pyright: ignore[reportMissingImports]
 
         return timm.create_model(name).eval(), ""

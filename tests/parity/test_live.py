@@ -56,7 +56,7 @@ def _on_grid(out) -> np.ndarray:
     ],
 )
 def test_plain_vision_transformers_equal_timm(tmp_path, name, size, fields):
-    timm = torch_side.timm()
+    timm = torch_side.library("timm")
     resized = {"dynamic_img_size": True} if "dinov2" in name else {}
     model = torch_side.randomise(timm.create_model(name, **fields, **resized))
     images = torch_side.images(size)
@@ -71,7 +71,7 @@ def test_plain_vision_transformers_equal_timm(tmp_path, name, size, fields):
 
 @pytest.mark.parametrize(("size", "fields"), [((224, 224), {}), ((196, 260), {"depths": (2, 2, 2, 2)})])
 def test_swin_equals_timm(tmp_path, size, fields):
-    timm, name = torch_side.timm(), "swin_tiny_patch4_window7_224"
+    timm, name = torch_side.library("timm"), "swin_tiny_patch4_window7_224"
     model = torch_side.randomise(timm.create_model(name, img_size=size, **fields))
     images = torch_side.images(size)
     theirs = torch_side.timm_outputs(model, images)
@@ -81,7 +81,7 @@ def test_swin_equals_timm(tmp_path, size, fields):
 
 
 def test_resnet_equals_timm(tmp_path):
-    model = torch_side.randomise(torch_side.timm().create_model("resnet50"))
+    model = torch_side.randomise(torch_side.library("timm").create_model("resnet50"))
     images = torch_side.images((224, 192))
     theirs = torch_side.timm_outputs(model, images)
     out = _ours("resnet50", torch_side.save(model, tmp_path), images)
@@ -114,7 +114,7 @@ _HF = {
 
 @pytest.mark.parametrize("kind", _HF)
 def test_models_of_transformers_are_equalled(tmp_path, kind):
-    transformers = torch_side.transformers()
+    transformers = torch_side.library("transformers")
     theirs_fields, name, fields, size = _HF[kind]
     config_class = getattr(transformers, kind.split("Model")[0].split("For")[0] + "Config")
     labels = {} if kind.endswith("Model") else {"num_labels": 10}

@@ -11,29 +11,24 @@ _KEEP: list[Any] = []  # a torch library lives as long as its object
 
 
 def torch() -> Any:
-    return pytest.importorskip("torch", reason="parity with live models needs torch: pip install '.[parity]'")
-
-
-def timm() -> Any:
-    """Imports timm; torchvision built for another torch lacks two operators that timm never calls."""
-    library = torch().library
+    """Imports torch; torchvision built for another torch lacks two operators that nobody here calls."""
+    found = pytest.importorskip(
+        "torch", reason="parity with live models needs torch: pip install '.[parity]'"
+    )
     if not _KEEP:
-        _KEEP.append(library.Library("torchvision", "FRAGMENT"))
+        _KEEP.append(found.library.Library("torchvision", "FRAGMENT"))
         for operator in ("nms", "qnms"):
             _KEEP[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pytest.importorskip(
-            "timm", reason="parity with live models needs timm: pip install '.[parity]'"
-        )
+    return found
 
 
-def transformers() -> Any:
+def library(name: str) -> Any:
+    """Imports timm or transformers."""
     torch()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(
-            "transformers", reason="parity with live models needs transformers: pip install '.[parity]'"
+            name, reason=f"parity with live models needs {name}: pip install '.[parity]'"
         )
 
 
