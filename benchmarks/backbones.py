@@ -8,7 +8,11 @@ model of the same name (transformers' for CvT, which timm has not) runs too, eag
 the same device; where it is not, its rows are left out with a note.
 
 The two take turns, each figure is the median over rounds after warm-up, and the ratio is the median of the
-rounds' ratios: other work on the machine hits both alike. Compile time is apart. Columns carry timm's names.
+rounds' ratios, so that slow spells hit both. On CPU the machine must be quiet all the same: with other work
+on its two cores torch fell to a seventh of our speed on DeiT-S. Compile time is apart. Columns carry timm's
+names.
+`share` is the part of the device's matrix rate that is reached: of what one large product of the same type
+reaches through XLA in the same run (8192 x 8192 on an accelerator, 2048 x 2048 on a CPU).
 """
 
 import argparse
@@ -46,6 +50,7 @@ class Row(NamedTuple):
     compile_seconds: float
     ratio: float  # our speed over torch's, median over rounds; nan where torch did not run
     tflops: float  # 2 per multiply-accumulate
+    share: float  # of the rate of one large product
 
 
 Run = Callable[[], Any]
@@ -59,13 +64,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"jax {jax.__version__} on {device.platform} ({device.device_kind}), {args.dtype}; "
         + (f"torch {torch.__version__}, {torch.get_num_threads()} threads" if torch else reason)
     )
+    rate = _matrix_rate(args.dtype, 2048 if device.platform == "cpu" else 8192)
+    print(f"one large product: {rate / 1e12:.3f} TFLOP/s")
     rows: list[Row] = []
     for name in args.names:
         other, note = torch_model(torch, name) if torch else (None, "")
         if note:
             print(note)
         for batch in args.batch:
-            new = _measure(name, batch, torch, other, args)
+            new = _measure(name, batch, torch, other, rate, args)
             _print(new, header=not rows)
             rows += new
     if args.csv:
@@ -85,7 +92,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _measure(name: str, batch: int, torch: Any, other: Any, args: argparse.Namespace) -> list[Row]:
+def _matrix_rate(dtype: str, side: int) -> float:
+    """Operations per second of a product of two square matrices, at its best of 5."""
+    left, right = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
+    product = jax.jit(jnp.matmul)
+    seconds = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        jax.block_until_ready(product(left, right))
+        seconds.append(time.perf_counter() - begin)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def _measure(
+    name: str, batch: int, torch: Any, other: Any, rate: float, args: argparse.Namespace
+) -> list[Row]:
     model: Any = build(name, dtype=args.dtype)
     size = model.img_size
     images = np.random.default_rng(0).normal(size=(batch, size, size, 3)).astype(np.float32)
@@ -115,6 +136,7 @@ def _measure(name: str, batch: int, torch: Any, other: Any, args: argparse.Names
                 compile_seconds=round(seconds, 2) if engine == "jax" else 0.0,
                 ratio=round(ratio, 3) if engine == "jax" else 1.0,
                 tflops=round(2 * cost.macs * batch / step / 1e12, 3),
+                share=round(2 * cost.macs * batch / step / rate, 3),
             )
         )
     return rows
@@ -197,13 +219,13 @@ def torch_run(torch: Any, model: Any, images: np.ndarray, dtype: str) -> Run:
 def _print(rows: list[Row], *, header: bool) -> None:
     if header:
         print(
-            f"{'model':32}{'engine':>7}{'batch':>6}{'img/s':>11}{'ms':>10}{'TFLOP/s':>9}{'ratio':>7}"
-            f"{'compile s':>10}"
+            f"{'model':32}{'engine':>7}{'batch':>6}{'img/s':>11}{'ms':>10}{'TFLOP/s':>9}{'share':>7}"
+            f"{'ratio':>7}{'compile s':>10}"
         )
     for r in rows:
         print(
             f"{r.model:32}{r.engine:>7}{r.infer_batch_size:6}{r.infer_samples_per_sec:11,.1f}"
-            f"{r.infer_step_time:10.2f}{r.tflops:9.3f}{r.ratio:7.2f}{r.compile_seconds:10.1f}"
+            f"{r.infer_step_time:10.2f}{r.tflops:9.3f}{r.share:7.2f}{r.ratio:7.2f}{r.compile_seconds:10.1f}"
         )
 
 

@@ -10,9 +10,10 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parent.parent / "vitjax"
 
 ALLOWED = {
+    "activations": set(),
     "ot": {"ot"},
-    "models": {"models", "sparsify"},
-    "sparsify": {"sparsify"},
+    "models": {"models", "sparsify", "activations"},
+    "sparsify": {"sparsify", "activations"},
     "weights": {"weights", "files"},
     "data": {"data", "weights", "config"},
     "retrieval": {"retrieval", "ot", "sparsify", "config", "parallel", "files"},

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.activations import gelu, quick_gelu
+
 linear_init = nn.initializers.truncated_normal(stddev=0.02)
 
 
@@ -64,10 +66,7 @@ class Mlp(nn.Module):
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Returns an update of every token on its own."""
         hidden = nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=linear_init, name="fc1")(tokens)
-        if self.act == "quick_gelu":
-            hidden = hidden * jax.nn.sigmoid(1.702 * hidden)
-        else:
-            hidden = jax.nn.gelu(hidden, approximate=False)
+        hidden = quick_gelu(hidden) if self.act == "quick_gelu" else gelu(hidden)
         return nn.Dense(tokens.shape[-1], dtype=self.dtype, kernel_init=linear_init, name="fc2")(hidden)
 
 

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.activations import gelu
+
 _init = nn.initializers.normal(0.02)
 
 
@@ -40,12 +42,12 @@ class Predictor(nn.Module):
             return nn.Dense(width, dtype=self.dtype, kernel_init=_init, name=name)
 
         norm = nn.LayerNorm(epsilon=self.eps, use_fast_variance=False, dtype=jnp.float32, name="in_conv_0")
-        hidden = _gelu(linear(dim, "in_conv_1")(norm(tokens).astype(self.dtype)))
+        hidden = gelu(linear(dim, "in_conv_1")(norm(tokens).astype(self.dtype)))
         local, shared = hidden[..., : dim // 2], hidden[..., dim // 2 :]
         shared = masked_mean(shared.astype(jnp.float32), keep)[:, None, :].astype(hidden.dtype)
         hidden = jnp.concatenate([local, jnp.broadcast_to(shared, (*local.shape[:2], dim - dim // 2))], -1)
-        hidden = _gelu(linear(dim // 2, "out_conv_0")(hidden))
-        hidden = _gelu(linear(dim // 4, "out_conv_2")(hidden))
+        hidden = gelu(linear(dim // 2, "out_conv_0")(hidden))
+        hidden = gelu(linear(dim // 4, "out_conv_2")(hidden))
         return jax.nn.log_softmax(linear(2, "out_conv_4")(hidden).astype(jnp.float32), axis=-1)
 
 
@@ -61,7 +63,3 @@ def masked_mean(
     total = keep.sum(axis=1, keepdims=True)
     some = total > 0
     return jnp.einsum("bn,bnd->bd", keep, tokens) / jnp.where(some, total, 1.0)
-
-
-def _gelu(x: Array) -> Array:
-    return jax.nn.gelu(x, approximate=False)

@@ -1,0 +1,24 @@
+"""Non-linearities that models and predictors share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact GELU, x times the normal distribution function of x; computed in float32.
+
+    Source: Hendrycks & Gimpel 2016 (arXiv:1606.08415), Sec. 2. By erf, as torch has it: `jax.nn.gelu` goes by
+    erfc, which is several times slower on CPU, and whose result differs by 1e-7 of x.
+    """
+    exact = x.astype(jnp.float32)
+    return (exact * (0.5 + 0.5 * jax.lax.erf(exact * np.float32(0.5**0.5)))).astype(x.dtype)
+
+
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The GELU's approximation x * sigmoid(1.702 x), in the type of x.
+
+    Source: Hendrycks & Gimpel 2016 (arXiv:1606.08415), Sec. 2.
+    """
+    return x * jax.nn.sigmoid(1.702 * x)
