@@ -150,6 +150,24 @@ def test_places_are_judged_by_the_ground_truth_file(folder, tmp_path):
     assert "2b.jpg" in err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("swin_tiny_patch4_window7_224", "after block 7, 8 x 8"), ("cvt_13", "after block 7, 8 x 8")],
+)
+def test_the_demo_runs_with_another_model_and_says_that_its_weights_are_random(tmp_path, name, tokens):
+    fields = {"name": name, "img_size": 224, "block": 7, "grid": 8}
+    arguments = [f"--config.model.{field}={value}" for field, value in fields.items()]
+    code, out, err = run("demo", tmp_path, *arguments, "--config.figures.report=8")
+    assert code == 0, err
+    assert "the weights are RANDOM" in err
+    results = json.loads(out.splitlines()[-1])
+    assert results["weights"] == {"source": "random", "report": []}
+    assert 0 < results["metrics"]["reranked"]["precision_at_1"] < 1
+    page = (tmp_path / "report.html").read_text()
+    assert all(text in page for text in (name, tokens, '"random":true'))
+
+
 def test_one_unlabelled_picture_finds_its_like_and_not_itself(folder, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
