@@ -111,7 +111,8 @@ def open_source(config: EvalConfig) -> ImageSource:
     if data.source == "digits":
         return DigitsSource("test")
     if data.source == "tfds":
-        return TfdsSource(data.name, data.split, data.images)
+        dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
+        return dataset
     if not data.images:
         raise ValueError("say where the pictures are: --config.data.images=DIR")
     if data.source == "idx":
