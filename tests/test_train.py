@@ -226,7 +226,7 @@ def test_two_processes_learn_what_one_does(undisturbed, tmp_path, sharding):
     ]  # fmt: skip
     said = [process.communicate(timeout=240) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
-    assert said[1][0] == ""
+    assert "{" not in said[1][0]  # figures come from the first process alone
     for ours, theirs in zip(lines(tmp_path)[:20], lines(undisturbed[0])[:20], strict=True):
         assert ours.get("loss", 0) == pytest.approx(theirs.get("loss", 0), rel=1e-5)
     assert run(tmp_path, f"--config.steps={STEPS + 2}")[0] == 0  # and one goes on from what two saved
