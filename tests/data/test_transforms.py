@@ -46,6 +46,23 @@ def test_squash_keeps_the_whole_picture_whatever_the_crop():
     np.testing.assert_array_equal(CROP.replace(resize="squash").view(image), expected)
 
 
+@pytest.mark.parametrize("size", [(400, 300), (300, 400), (640, 200), (150, 120)])
+@pytest.mark.parametrize(
+    "changes", [{"resize": "squash"}, {}, {"crop_pct": 1.0}, {"crop_pct": 1.25}], ids=str
+)
+def test_pixels_are_seen_where_the_placement_says(size, changes):
+    width, height = size
+    recipe = CROP.replace(interpolation="bilinear", **changes)
+    picture = np.zeros((height, width), np.float32)
+    x, y = width // 2 + 9, height // 2 - 14
+    picture[y - 4 : y + 5, x - 4 : x + 5] = 255  # its middle is the pixel (x, y)
+    seen = recipe.view(Image.fromarray(picture).convert("RGB"))[..., 0].astype(np.float64)
+    rows, columns = np.mgrid[:224, :224] + 0.5
+    found = np.array([(seen * columns).sum(), (seen * rows).sum()]) / seen.sum()
+    placed = 224 * (recipe.placement(width, height) @ [x + 0.5, y + 0.5, 1])[:2]
+    np.testing.assert_allclose(found, placed, atol=0.1)  # pixels; the filter's weights are rounded
+
+
 def test_an_image_of_the_right_size_is_not_touched():
     image = photo(224, 224)
     np.testing.assert_array_equal(CROP.replace(crop_pct=1.0).view(image), np.asarray(image))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -138,8 +138,35 @@ class Preprocess:
         size, how = self.image_size, FILTERS[self.interpolation]
         if self.resize == "squash":
             return np.asarray(image.resize((size, size), how))
+        return np.asarray(_resize_and_crop(image, self._shorter, size, how))
+
+    @property
+    def _shorter(self) -> int:
         # The margin undoes the rounding of crop shares like 224/256 that came from two whole sizes.
-        return np.asarray(_resize_and_crop(image, math.floor(size / self.crop_pct + 1e-6), size, how))
+        return math.floor(self.image_size / self.crop_pct + 1e-6)
+
+    def placement(self, width: int, height: int) -> Float64[np.ndarray, "3 3"]:
+        """Where a picture's pixels come to lie in what the model sees.
+
+        Args:
+            width: of the picture, pixels.
+            height: likewise.
+
+        Returns:
+            Matrix for (x, y, 1), pixel centres at .5, to shares of the view: 0 is its left or upper edge, 1
+            the right or lower. What the crop cuts off lies outside.
+
+        >>> Preprocess(4, 1.0, "bicubic", *HALF).placement(8, 4)[0].tolist()  # 2 of 8 columns are cut off
+        [0.25, 0.0, -0.5]
+        """
+        if self.resize == "squash":
+            return np.diag([1 / width, 1 / height, 1.0])
+        size = self.image_size
+        new, corner, keep = _layout(width, height, self._shorter, size)
+        left, top = ((size - k) // 2 - c for k, c in zip(keep, corner, strict=True))
+        return np.array(
+            [[new[0] / width / size, 0, left / size], [0, new[1] / height / size, top / size], [0, 0, 1.0]]
+        )
 
     def __call__(self, image: Image.Image) -> Float32[np.ndarray, "h w 3"]:
         """Returns the model's input for an RGB picture: (view / 255 - mean) / std."""
@@ -149,16 +176,23 @@ class Preprocess:
         return pixels
 
 
-def _resize_and_crop(image: Image.Image, shorter: int, size: int, how: Image.Resampling) -> Image.Image:
-    """Shorter side to `shorter`, then the centre size x size."""
-    width, height = image.size
+def _layout(
+    width: int, height: int, shorter: int, size: int
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The size a picture is resized to, the corner of the crop in it, and how much of it the crop keeps."""
     if width <= height:
         new = (shorter, int(shorter * height / width))
     else:
         new = (int(shorter * width / height), shorter)
     # Half to even, as torchvision rounds with Python's round.
     left, top = (round((side - size) / 2.0) if side > size else 0 for side in new)
-    keep = (min(new[0], size), min(new[1], size))
+    return new, (left, top), (min(new[0], size), min(new[1], size))
+
+
+def _resize_and_crop(image: Image.Image, shorter: int, size: int, how: Image.Resampling) -> Image.Image:
+    """Shorter side to `shorter`, then the centre size x size."""
+    width, height = image.size
+    new, (left, top), keep = _layout(width, height, shorter, size)
     if new[0] * new[1] > _MOST_RESIZED:
         across, down = width / new[0], height / new[1]
         box = (left * across, top * down, (left + keep[0]) * across, (top + keep[1]) * down)

@@ -6,6 +6,9 @@ Works on arrays of any model: `Descriptors` hold one pooled vector and the patch
 from vitjax.config import RerankConfig as RerankConfig
 from vitjax.retrieval import metrics as metrics
 from vitjax.retrieval import runs as runs
+from vitjax.retrieval.correspondence import Correspondence as Correspondence
+from vitjax.retrieval.correspondence import disparity_correspondence as disparity_correspondence
+from vitjax.retrieval.correspondence import homography_correspondence as homography_correspondence
 from vitjax.retrieval.descriptors import Descriptors as Descriptors
 from vitjax.retrieval.descriptors import describe_batches as describe_batches
 from vitjax.retrieval.descriptors import make_describe as make_describe
@@ -16,6 +19,10 @@ from vitjax.retrieval.explain import Matches as Matches
 from vitjax.retrieval.explain import explain_pair as explain_pair
 from vitjax.retrieval.explain import match_pairs as match_pairs
 from vitjax.retrieval.faiss_index import FaissIndex as FaissIndex
+from vitjax.retrieval.faithfulness import Deletion as Deletion
+from vitjax.retrieval.faithfulness import MatchAccuracy as MatchAccuracy
+from vitjax.retrieval.faithfulness import deletion as deletion
+from vitjax.retrieval.faithfulness import match_accuracy as match_accuracy
 from vitjax.retrieval.gallery import Gallery as Gallery
 from vitjax.retrieval.pricing import match_price as match_price
 from vitjax.retrieval.qdrant_index import QdrantIndex as QdrantIndex

@@ -1,0 +1,227 @@
+r"""Are explanations true? Matches held against pictures whose correspondences are known.
+
+    python -m benchmarks.explanations --flat DIR [--stereo LEFT RIGHT DISPARITY.npz]
+        [--config configs/places.py --csv FILE]
+
+DIR holds pictures of one flat thing, and homographies.json: "HAtoB" takes pixels of imgA to imgB. DISPARITY
+is an array of the left picture's shape, pixels, not finite where unknown; scikit-image ships such a pair, as
+data/motorcycle_{left,right}.png and data/motorcycle_disp.npz.
+
+Rows: the config's own way of matching, balanced transport, best matches both ways (Chamfer), each patch's
+nearest neighbour, mutual nearest neighbours, and what needs no picture: the uniform plan and the same cell;
+then the grid's ceiling, every visible patch on its true cell. All match the same tokens, weighed alike.
+
+Columns, means over the pairs: see `vitjax.retrieval.faithfulness.MatchAccuracy`; then how much deeper the
+*config's* score falls without the patches that the row ranks first than without random ones (`deletion`), and
+how far the parts of the row's own score are from it in sum. A pair that has no number in a column (mass of
+all patches alike has an AUROC of .5; one without hidden patches has none) is left out of its mean.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import re
+import runpy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from vitjax.config import EvalConfig, RerankConfig
+from vitjax.data.images import list_images, read_image
+from vitjax.reranker import Reranker
+from vitjax.retrieval import Descriptors, match_pairs
+from vitjax.retrieval.correspondence import (
+    Correspondence,
+    disparity_correspondence,
+    homography_correspondence,
+)
+from vitjax.retrieval.faithfulness import (
+    MatchAccuracy,
+    additivity_error,
+    deletion,
+    match_accuracy,
+    same_cell_plan,
+    true_plan,
+)
+
+
+class Pair(NamedTuple):
+    """Two pictures and the truth about them."""
+
+    name: str
+    query: Image.Image
+    candidate: Image.Image
+    truth: Correspondence
+
+
+class Row(NamedTuple):
+    """One line of the table; NaN where there is nothing to measure."""
+
+    pair: str
+    explanation: str
+    accuracy: MatchAccuracy
+    deletion: float
+    additivity_error: float
+
+    def values(self) -> list[float]:
+        """The columns behind the names."""
+        return [*self.accuracy, self.deletion, self.additivity_error]
+
+
+COLUMNS = [*MatchAccuracy._fields, "deletion", "additivity_error"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
+    if config.rerank.method == "pooled":
+        raise SystemExit("--config: method 'pooled' matches no patches, so there is nothing to explain")
+    reranker = Reranker.from_config(config)
+    rows = [row for pair in _pairs(args, reranker) for row in _judge(pair, reranker)]
+    for group in dict.fromkeys(row.pair.split(" ")[0] for row in rows):
+        _show(group, [row for row in rows if row.pair.startswith(group)], reranker)
+    if args.csv:
+        with args.csv.open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [["pair", "explanation", *COLUMNS], *([*row[:2], *row.values()] for row in rows)]
+            )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--flat", type=pathlib.Path, help="folder of pictures with homographies.json")
+    parser.add_argument("--stereo", type=pathlib.Path, nargs=3, metavar=("LEFT", "RIGHT", "DISPARITY"))
+    parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
+    parser.add_argument("--csv", type=pathlib.Path, help="write every pair's rows here")
+    return parser
+
+
+def _pairs(args: argparse.Namespace, reranker: Reranker) -> Iterator[Pair]:
+    if not args.flat and not args.stereo:
+        raise SystemExit("give pairs whose truth is known: --flat DIR or --stereo LEFT RIGHT DISPARITY")
+    if args.flat:
+        files = {pathlib.Path(file).stem: args.flat / file for file in list_images(args.flat)}
+        for name, matrix in json.loads((args.flat / "homographies.json").read_text()).items():
+            found = re.fullmatch(r"H(\w+?)to(\w+)", name)
+            if not found or not {f"img{x}" for x in found.groups()} <= set(files):
+                raise SystemExit(f"{args.flat}: {name!r} is not 'HAtoB' with pictures imgA and imgB there")
+            query, candidate = (read_image(files[f"img{x}"]) for x in found.groups())
+            truth = homography_correspondence(np.array(matrix), **_geometry(query, candidate, reranker))
+            yield Pair(f"flat {found[1]}-{found[2]}", query, candidate, truth)
+    if args.stereo:
+        query, candidate = (read_image(file) for file in args.stereo[:2])
+        disparity = np.load(args.stereo[2])
+        if not isinstance(disparity, np.ndarray):  # an .npz, of which the first array counts
+            disparity = disparity[disparity.files[0]]
+        if disparity.shape != query.size[::-1]:
+            raise SystemExit(f"--stereo: disparity {disparity.shape}, left picture {query.size[::-1]}")
+        truth = disparity_correspondence(disparity, **_geometry(query, candidate, reranker))
+        yield Pair(f"stereo {args.stereo[0].stem}", query, candidate, truth)
+
+
+def _geometry(query: Image.Image, candidate: Image.Image, reranker: Reranker) -> dict:
+    # The homographies' convention for pixel centres is not known; half a pixel is a thousandth of a picture.
+    return {
+        "query_grid": reranker.token_grid,
+        "query_placement": reranker.preprocess.placement(*query.size),
+        "candidate_placement": reranker.preprocess.placement(*candidate.size),
+    }
+
+
+class Explained(NamedTuple):
+    """What one way of matching says about a pair, patch by patch."""
+
+    plan: np.ndarray
+    contribution: np.ndarray
+    additivity_error: float
+
+
+def _judge(pair: Pair, reranker: Reranker) -> list[Row]:
+    query, candidate = (
+        reranker.describe([picture], batch_size=1)[0] for picture in (pair.query, pair.candidate)
+    )
+    explained = _explanations(query, candidate, pair.truth, reranker)
+    patch = np.arange(query.sizes.tokens)[None, :] if query.places is None else np.asarray(query.places)
+    # A token that lies on no patch is the last one to be pointed at.
+    worth = np.stack([np.append(e.contribution.sum(axis=1), -np.inf)[patch[0]] for e in explained.values()])
+    gain = deletion(query, candidate, worth, config=reranker.rule).gain
+    return [
+        Row(pair.name, name, match_accuracy(e.plan, pair.truth), float(g), e.additivity_error)
+        for (name, e), g in zip(explained.items(), gain, strict=True)
+    ]
+
+
+def _explanations(
+    query: Descriptors, candidate: Descriptors, truth: Correspondence, reranker: Reranker
+) -> dict[str, Explained]:
+    rule, grid = reranker.rule, reranker.token_grid
+    n = grid[0] * grid[1]
+    similarity = np.zeros((n, n))
+
+    def matched(config: RerankConfig) -> Explained:
+        """Every patch pair of a way of matching, put back on the grid."""
+        zero = np.zeros(1, int)
+        top = query.sizes.tokens * candidate.sizes.tokens
+        found = match_pairs(query, candidate, zero, zero, config=config, top=top)
+        pairs = found.query_patch[0], found.candidate_patch[0]
+        placed = (pairs[0] >= 0) & (pairs[1] >= 0)
+        at = pairs[0][placed], pairs[1][placed]
+        plan, contribution = np.zeros((n, n)), np.zeros((n, n))
+        np.add.at(plan, at, found.mass[0][placed])
+        np.add.at(contribution, at, found.contribution[0][placed])
+        similarity[at] = found.similarity[0][placed]
+        # Every pair is in it, so the remainder is what unmatched mass adds.
+        left = float(found.remainder[0])
+        error = additivity_error(found.contribution[0], float(found.structural[0]), left_out=left)
+        return Explained(plan, contribution, error)
+
+    def given(plan: np.ndarray) -> Explained:
+        return Explained(plan, plan * similarity, float("nan"))  # of no score, so no parts of one
+
+    balanced = replace(rule, method="transport", mass=1.0, tau=1.0)
+    explained = {
+        f"the config's: {_name(rule)}": matched(rule),
+        "balanced transport": matched(balanced),
+        "chamfer": matched(replace(rule, method="chamfer")),
+        "mutual nearest neighbours": matched(replace(rule, method="mutual")),
+    }
+    nearest = np.zeros((n, n))
+    nearest[np.arange(n), similarity.argmax(axis=1)] = 1 / n
+    return explained | {
+        "nearest neighbour": given(nearest),
+        "same cell": given(same_cell_plan(grid)),
+        "uniform plan": given(np.full((n, n), 1 / n**2)),
+        "ceiling of the grid": given(true_plan(truth)),
+    }
+
+
+def _name(rule: RerankConfig) -> str:
+    if rule.method != "transport":
+        return rule.method
+    part = f"tau {rule.tau:g}" if rule.tau < 1 else f"mass {rule.mass}"
+    return f"transport, {part}, epsilon {rule.epsilon:g}"
+
+
+def _show(group: str, rows: list[Row], reranker: Reranker) -> None:
+    h, w = reranker.token_grid
+    count = len({row.pair for row in rows})
+    table = Table(title=f"{group}: {count} pairs, {h} x {w} patches")
+    for name in ("explanation", *COLUMNS):
+        table.add_column(name.replace("_", " "), justify="left" if name == "explanation" else "right")
+    for name in dict.fromkeys(row.explanation for row in rows):
+        own = np.array([row.values() for row in rows if row.explanation == name])
+        there = np.isfinite(own)
+        means = np.where(there, own, 0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
+        cells = [f"{x:.3f}" for x in means[:-1]] + [f"{means[-1]:.0e}"]
+        table.add_row(name, *("-" if "nan" in cell else cell for cell in cells))
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    main()
