@@ -1,11 +1,11 @@
 r"""Are explanations true? Matches held against pictures whose correspondences are known.
 
     python -m benchmarks.explanations --flat DIR [--stereo LEFT RIGHT DISPARITY.npz]
-        [--config configs/places.py --csv FILE]
+        [--config configs/places.py --grid 8 --csv FILE]
 
-DIR holds pictures of one flat thing, and homographies.json: "HAtoB" takes pixels of imgA to imgB. DISPARITY
-is an array of the left picture's shape, pixels, not finite where unknown; scikit-image ships such a pair, as
-data/motorcycle_{left,right}.png and data/motorcycle_disp.npz.
+DIR holds pictures of one flat thing, and homographies.json: "HAtoB" takes pixels of imgA to imgB; each
+pair is asked both ways. DISPARITY is an array of the left picture's shape, pixels, not finite where unknown;
+scikit-image ships such a pair, as data/motorcycle_{left,right}.png and data/motorcycle_disp.npz.
 
 Rows: the config's own way of matching, balanced transport, best matches both ways (Chamfer), each patch's
 nearest neighbour, mutual nearest neighbours, and what needs no picture: the uniform plan and the same cell;
@@ -80,6 +80,7 @@ COLUMNS = [*MatchAccuracy._fields, "deletion", "additivity_error"]
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
+    config.model.grid = config.model.grid if args.grid is None else args.grid
     if config.rerank.method == "pooled":
         raise SystemExit("--config: method 'pooled' matches no patches, so there is nothing to explain")
     reranker = Reranker.from_config(config)
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--flat", type=pathlib.Path, help="folder of pictures with homographies.json")
     parser.add_argument("--stereo", type=pathlib.Path, nargs=3, metavar=("LEFT", "RIGHT", "DISPARITY"))
     parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
+    parser.add_argument("--grid", type=int, help="config.model.grid, if another than the config's")
     parser.add_argument("--csv", type=pathlib.Path, help="write every pair's rows here")
     return parser
 
@@ -111,9 +113,13 @@ def _pairs(args: argparse.Namespace, reranker: Reranker) -> Iterator[Pair]:
             found = re.fullmatch(r"H(\w+?)to(\w+)", name)
             if not found or not {f"img{x}" for x in found.groups()} <= set(files):
                 raise SystemExit(f"{args.flat}: {name!r} is not 'HAtoB' with pictures imgA and imgB there")
-            query, candidate = (read_image(files[f"img{x}"]) for x in found.groups())
-            truth = homography_correspondence(np.array(matrix), **_geometry(query, candidate, reranker))
-            yield Pair(f"flat {found[1]}-{found[2]}", query, candidate, truth)
+            both = [read_image(files[f"img{x}"]) for x in found.groups()]
+            for (query, candidate), move, pair in (
+                (both, np.array(matrix), "{}-{}"),
+                (both[::-1], np.linalg.inv(matrix), "{1}-{0}"),
+            ):
+                truth = homography_correspondence(move, **_geometry(query, candidate, reranker))
+                yield Pair("flat " + pair.format(*found.groups()), query, candidate, truth)
     if args.stereo:
         query, candidate = (read_image(file) for file in args.stereo[:2])
         disparity = np.load(args.stereo[2])
