@@ -11,10 +11,10 @@ Rows: the config's own way of matching, balanced transport, best matches both wa
 nearest neighbour, mutual nearest neighbours, and what needs no picture: the uniform plan and the same cell;
 then the grid's ceiling, every visible patch on its true cell. All match the same tokens, weighed alike.
 
-Columns, means over the pairs: see `vitjax.retrieval.faithfulness.MatchAccuracy`; then how much deeper the
-*config's* score falls without the patches that the row ranks first than without random ones (`deletion`), and
-how far the parts of the row's own score are from it in sum. A pair that has no number in a column (mass of
-all patches alike has an AUROC of .5; one without hidden patches has none) is left out of its mean.
+Columns, means over the pairs: see `vitjax.retrieval.faithfulness.MatchAccuracy` (the AUROC is weighed by how
+many patches are visible times how many are not); then how much deeper the *config's* score falls without the
+patches that the row ranks first than without random ones (`deletion`), and how far the parts of the row's own
+score are from it in sum. A pair that has no number in a column is left out of its mean.
 """
 
 import argparse
@@ -222,8 +222,12 @@ def _show(group: str, rows: list[Row], reranker: Reranker) -> None:
         table.add_column(name.replace("_", " "), justify="left" if name == "explanation" else "right")
     for name in dict.fromkeys(row.explanation for row in rows):
         own = np.array([row.values() for row in rows if row.explanation == name])
-        there = np.isfinite(own)
-        means = np.where(there, own, 0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
+        # The AUROC speaks of (visible, hidden) pairs of patches, so a pair with one hidden patch says little.
+        weight = np.isfinite(own).astype(float)
+        visible = own[:, COLUMNS.index("visible")]
+        weight[:, COLUMNS.index("auroc")] *= visible * (1 - visible)
+        total = weight.sum(axis=0)
+        means = (weight * np.nan_to_num(own)).sum(axis=0) / np.where(total > 0, total, np.nan)
         cells = [f"{x:.3f}" for x in means[:-1]] + [f"{means[-1]:.0e}"]
         table.add_row(name, *("-" if "nan" in cell else cell for cell in cells))
     Console(width=150).print(table)

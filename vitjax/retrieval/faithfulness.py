@@ -73,15 +73,11 @@ def match_accuracy(
     distance = np.hypot(away[..., 0], away[..., 1])
     largest = (seen == seen.max(axis=1, keepdims=True)) & (seen > 0)
     ties = np.maximum(largest.sum(axis=1), 1)
-    hits = [_mean((largest & (apart <= r)).sum(axis=1) / ties) for r in (0, 1)]
-    right = [_ratio((seen * (apart <= r)).sum(), rows.sum()) for r in (0, 1)]
-    return MatchAccuracy(
-        *hits,
-        *right,
-        _ratio((seen * distance).sum(), seen.sum()),
-        _auroc(rows, visible, resolution),
-        _mean(visible),
-    )
+    hit_0, hit_1 = (_mean((largest & (apart <= r)).sum(axis=1) / ties) for r in (0, 1))
+    mass_0, mass_1 = (_ratio((seen * (apart <= r)).sum(), rows.sum()) for r in (0, 1))
+    error = _ratio((seen * distance).sum(), seen.sum())
+    auroc = _auroc(rows, visible, resolution)
+    return MatchAccuracy(hit_0, hit_1, mass_0, mass_1, error, auroc, _mean(visible))
 
 
 def _auroc(rows: np.ndarray, visible: np.ndarray, resolution: float) -> float:
