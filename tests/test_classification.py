@@ -122,6 +122,7 @@ def test_amounts_out_of_range_are_named(folder, name, sweep):
         asked(folder, name=name, sweep=sweep)
 
 
+@pytest.mark.slow
 def test_a_ratio_of_one_is_the_dense_model_and_each_row_compiles_once(folder, tmp_path, caplog):
     config = asked(folder, name="topk", sweep=(1.0, 0.5))
     config.batch_size, config.figures.count = 4, 0  # three batches

@@ -129,6 +129,7 @@ def read_run(path: pathlib.Path) -> dict[tuple[str, str], float]:
     return {(query, image): float(score) for query, _, image, _, score, _ in lines}
 
 
+@pytest.mark.slow
 def test_places_are_judged_by_the_ground_truth_file(folder, tmp_path):
     queries = tmp_path / "queries"
     queries.mkdir()
@@ -168,6 +169,7 @@ def test_the_demo_runs_with_another_model_and_says_that_its_weights_are_random(t
     assert all(text in page for text in (name, tokens, '"random":true'))
 
 
+@pytest.mark.slow
 def test_one_unlabelled_picture_finds_its_like_and_not_itself(folder, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()

@@ -174,7 +174,8 @@ def evaluate(reranker, monkeypatch, capsys):
 
     def called(out: pathlib.Path, *arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        line = ["eval.py", "--config=configs/folder.py", f"--workdir={out}", *SMALL, *arguments]
+        line = ["eval.py", "--config=configs/folder.py", f"--workdir={out}", *SMALL]
+        line += ["--config.model.center=none", *arguments]
         code = program._run(program_under_test.main, configuration.EvalConfig, "", line)
         return code, *capsys.readouterr()
 

@@ -56,6 +56,7 @@ def test_bfloat16_tokens_give_float32_scores():
     np.testing.assert_allclose(score, ot.structural_similarity(x, x, _even(5), _even(5)), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_gradient_with_respect_to_tokens_equals_finite_differences():
     with jax.enable_x64(True):
         x, y = (tokens(i, 2, 4, 6).astype(jnp.float64) for i in (8, 9))

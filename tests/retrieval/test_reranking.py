@@ -212,6 +212,7 @@ def test_partial_transport_of_all_mass_is_balanced_transport():
     np.testing.assert_allclose(almost.score, whole.score, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"mass": 0.6}, {"tau": 0.6}])
 def test_both_solvers_agree(changes):
     queries, gallery = random_descriptors(2, seed=1), random_descriptors(5, seed=2)
@@ -326,6 +327,7 @@ print(json.dumps([found.index.tolist(), found.score.tolist(), index.tolist()]))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     run = subprocess.run(
