@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vitjax import doctor, models, parallel, program, record
+from vitjax.backbone import dense
 from vitjax.checkpoint import Checkpoints, total_bytes
 from vitjax.data.augment import Augment
 from vitjax.data.cifar import CifarSource
@@ -39,7 +40,6 @@ from vitjax.training.config import TrainConfig, to_dict, validate
 from vitjax.training.evaluation import Classification, Retrieval
 from vitjax.training.log import MetricLog
 from vitjax.training.losses import (
-    dense,
     is_dynamic,
     make_distill_loss,
     make_loss,

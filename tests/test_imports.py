@@ -27,6 +27,7 @@ ALLOWED = {
     "checkpoint": {"files"},
     "training": {
         "training",
+        "backbone",
         "models",
         "sparsify",
         "ot",

@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from vitjax import models, parallel
+from vitjax.backbone import dense
 from vitjax.data.feed import TrainBatch
 from vitjax.training import optim
 from vitjax.training.config import DistillConfig, MetricConfig, OptimConfig, SparsifyConfig, TrainConfig
-from vitjax.training.losses import dense, make_distill_loss, make_loss, make_metric_loss, metric_start
+from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss, metric_start
 from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_eval_step, make_train_step

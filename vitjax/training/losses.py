@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from vitjax.backbone import dense
 from vitjax.models.swin import SwinTransformer
 from vitjax.models.swin_dynamic import swin_ratios
 from vitjax.ot import structural_similarity
@@ -39,11 +40,6 @@ Loss = Callable[[dict, Any, Rows, Array], tuple[Array, tuple[dict, dict[str, Arr
 def is_dynamic(model: Any) -> bool:
     """Tells whether a model learns which tokens to drop."""
     return getattr(model, "reduce", "") == "dynamicvit" or bool(_swin_stages(model))
-
-
-def dense(model: Any) -> Any:
-    """The same model without predictors: the teacher of a dynamic one."""
-    return model.clone(**({"pruning_loc": ()} if isinstance(model, SwinTransformer) else {"reduce": ""}))
 
 
 def make_loss(model: Any, config: SparsifyConfig) -> Loss:
