@@ -7,8 +7,8 @@ Or classify pictures, dense and with fewer tokens: configs/classify_*.py.
 
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -26,7 +26,21 @@ from vitjax.data.scenes import SceneSource
 from vitjax.data.sources import FolderSource, ImageSource, align_labels
 from vitjax.indexing import index_pictures
 from vitjax.reranker import Reranker
-from vitjax.retrieval import Descriptors, Explanation, Gallery, Reranked, match_pairs, rerank, runs, search
+from vitjax.retrieval import (
+    Descriptors,
+    Explanation,
+    Gallery,
+    Gate,
+    Reranked,
+    calibrate_gate,
+    judge_gate,
+    match_pairs,
+    plan_sharpness,
+    rerank,
+    runs,
+    search,
+)
+from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import KS, Truth, read_ground_truth
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
 from vitjax.viz.rankings import Rankings
@@ -106,19 +120,23 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     if config.task == "index":
         return finish_index(config, out, reranker, gallery, clock)
     truth = find_truth(config, queries, gallery)
+    depth = ranking_depth(config, truth, len(gallery.rows))
+    queries, truth, gate, learned = find_gate(config, queries, gallery, truth, depth, reranker.mesh, clock)
 
     with clock.stage("search"):
-        depth = ranking_depth(config, truth, len(gallery.rows))
         found, before = find(queries, gallery, depth, truth.own, reranker.mesh)
     with clock.stage("rerank"):
         after = rerank_in_steps(
             queries.descriptors, gallery.descriptors, before, config.rerank, reranker.mesh
         )
+        after, config, opened = open_gate(gate, learned, config, queries, gallery, truth, before, after)
     clock.close()
-    seconds = sum(clock.compile_seconds.values())
-    say(f"compiled {clock.compiled} programs in {seconds:.1f} s ({clock.cached} from the cache)")
+    say(
+        f"compiled {clock.compiled} programs in {sum(clock.compile_seconds.values()):.1f} s "
+        f"({clock.cached} from the cache)"
+    )
 
-    results = summarize(config, reranker, queries, gallery, truth, before, after, clock)
+    results = summarize(config, reranker, queries, gallery, truth, before, after, clock) | opened
     if not parallel.is_main_process():
         return results
     show_table(results)
@@ -259,6 +277,79 @@ def rerank_in_steps(
         for rows in bar((slice(i, i + step) for i in starts), len(starts), f"reranking {len(index)} queries")
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def find_gate(
+    config: EvalConfig,
+    queries: Side,
+    gallery: Side,
+    truth: Truth,
+    depth: int,
+    mesh: Mesh,
+    clock: record.Stopwatch,
+) -> tuple[Side, Truth, Gate | None, Calibration | None]:
+    """When to rerank: as given, or learned from some of the queries by lot; the others it never looks at.
+
+    Returns:
+        Those other queries, or all; what is known of them; the gate, None where all are reranked; and what it
+        did on the queries it was learned from.
+    """
+    rule, count = config.rerank, len(queries.rows)
+    if not rule.held_out:
+        return queries, truth, Gate.read(rule.gate) if rule.gate else None, None
+    if truth.positives is None:
+        raise program.UserError("config.rerank.held_out learns from right answers, and there are none known")
+    held = round(rule.held_out * count)
+    if not 0 < held < count:
+        raise program.UserError(f"config.rerank.held_out is {rule.held_out}: {held} of {count} queries")
+    lot = np.random.default_rng(config.seed).permutation(count)
+    known, rest = np.sort(lot[:held]), np.sort(lot[held:])
+    with clock.stage("gate"):
+        own, answers = part_of(queries, gallery, known), truth.take(known)
+        _, before = find(own, gallery, depth, answers.own, mesh)
+        after = rerank_in_steps(own.descriptors, gallery.descriptors, before, rule, mesh)
+        sharp = sharpness_of(own, gallery, config)
+        judged = before, after, answers.hits(before), rule
+        gate = calibrate_gate(*judged, sharpness=sharp)
+        learned = judge_gate(gate, *judged, sharpness=sharp)
+    return part_of(queries, gallery, rest), truth.take(rest), gate, learned
+
+
+def part_of(queries: Side, gallery: Side, rows: np.ndarray) -> Side:
+    """Some of the queries; what the gallery counts already is not counted again."""
+    part = replace(queries, descriptors=queries.descriptors.take(rows), rows=queries.rows[rows])
+    return replace(part, skipped=[], described=0) if queries is gallery else part
+
+
+def sharpness_of(queries: Side, gallery: Side, config: EvalConfig) -> Callable[[Reranked], np.ndarray]:
+    """How sharp the plans of the first candidates of an order are."""
+    return lambda found: plan_sharpness(queries.descriptors, gallery.descriptors, found, config.rerank)
+
+
+def open_gate(
+    gate: Gate | None,
+    learned: Calibration | None,
+    config: EvalConfig,
+    queries: Side,
+    gallery: Side,
+    truth: Truth,
+    before: np.ndarray,
+    after: Reranked,
+) -> tuple[Reranked, EvalConfig, dict[str, Any]]:
+    """The order that the gate leaves, the config with its weight, and what results.json says of it."""
+    if gate is None:
+        return after, config, {}
+    sharp = sharpness_of(queries, gallery, config)
+    result, opened = gate.open(before, after, config.rerank, sharpness=sharp)
+    found: dict[str, Any] = {**asdict(gate), "reranked": float(opened.mean())}
+    threshold = "" if gate.signal in ("always", "never") else f" of at least {gate.threshold:.4g}"
+    say(
+        f"gate: {gate.signal}{threshold}, weight {gate.weight:g}; {opened.mean():.0%} of the queries reranked"
+    )
+    if learned is not None:
+        judged = judge_gate(gate, before, after, truth.hits(before), config.rerank, sharpness=sharp)
+        found |= {"calibration": learned._asdict(), "rest": judged._asdict()}
+    return result, replace(config, rerank=replace(config.rerank, weight=gate.weight)), {"gate": found}
 
 
 def finish_index(

@@ -56,6 +56,7 @@ def test_every_field_is_read_somewhere(config):
         ("rerank", "weight", float("nan")),
         ("rerank", "marginals", "rolout"),
         ("rerank", "top_k", 0),
+        ("rerank", "held_out", 1.0),
         ("model", "dtype", "float16"),
         ("model", "center", "middle"),
         ("model", "center", "mean"),

@@ -130,6 +130,30 @@ def read_run(path: pathlib.Path) -> dict[tuple[str, str], float]:
 
 
 @pytest.mark.slow
+def test_when_to_rerank_is_learned_from_queries_that_are_not_judged(folder, tmp_path):
+    quick = [f"--config.data.gallery={folder}", "--config.figures.count=0", "--config.figures.report=0"]
+    code, out, err = run("folder", tmp_path / "learn", *quick, "--config.rerank.held_out=0.5")
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    gate = results["gate"]
+    assert gate["calibration"]["queries"] == gate["rest"]["queries"] == results["queries"] == 8
+    assert gate["calibration"]["gated"] >= gate["calibration"]["base"]
+    assert results["metrics"]["pooled"]["precision_at_1"] == gate["rest"]["base"]
+    assert results["metrics"]["reranked"]["precision_at_1"] == gate["rest"]["gated"]
+    assert gate["reranked"] == gate["rest"]["reranked"]
+    assert results["config"]["rerank"]["weight"] == gate["weight"]
+    asked = {line.split()[0] for line in (tmp_path / "learn" / "run.trec").read_text().splitlines()}
+    assert len(asked) == 8
+    given = [*quick, f"--config.rerank.gate={tmp_path / 'learn' / 'results.json'}"]
+    code, out, err = run("folder", tmp_path / "use", *given)
+    assert code == 0, err
+    again = json.loads(out.splitlines()[-1])
+    assert again["queries"] == 16
+    assert {"signal", "threshold", "weight", "reranked"} == set(again["gate"])
+    assert all(again["gate"][name] == gate[name] for name in ("signal", "threshold", "weight"))
+
+
+@pytest.mark.slow
 def test_places_are_judged_by_the_ground_truth_file(folder, tmp_path):
     queries = tmp_path / "queries"
     queries.mkdir()

@@ -88,6 +88,8 @@ class RerankConfig:
     iterations: int = 100  # of Sinkhorn, at most
     tolerance: float = 0.0  # a pair is done at this L1 marginal error; 0 = run all iterations
     solver: str = "fused"  # fused: ours; ott: OTT-JAX
+    held_out: float = 0.0  # share of the queries, [0, 1), on which to learn when to rerank, and the weight
+    gate: str = ""  # results.json of a run that learned when, to do the same; without both, all are reranked
 
 
 @dataclass(slots=True)
@@ -192,6 +194,10 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append(f"config.rerank.tolerance is {config.rerank.tolerance}; it must be 0 or more")
     if not config.rerank.weight >= 0:
         wrong.append(f"config.rerank.weight is {config.rerank.weight}; it must be 0 or more")
+    if not 0 <= config.rerank.held_out < 1:
+        wrong.append(f"config.rerank.held_out is {config.rerank.held_out}; it must be in [0, 1)")
+    elif config.rerank.held_out and config.rerank.gate:
+        wrong.append("config.rerank.gate and config.rerank.held_out: a gate is either given or learned")
     return wrong
 
 

@@ -24,10 +24,15 @@ from vitjax.retrieval.faithfulness import MatchAccuracy as MatchAccuracy
 from vitjax.retrieval.faithfulness import deletion as deletion
 from vitjax.retrieval.faithfulness import match_accuracy as match_accuracy
 from vitjax.retrieval.gallery import Gallery as Gallery
+from vitjax.retrieval.gate import Gate as Gate
+from vitjax.retrieval.gate import calibrate_gate as calibrate_gate
+from vitjax.retrieval.gate import judge_gate as judge_gate
+from vitjax.retrieval.gate import plan_sharpness as plan_sharpness
 from vitjax.retrieval.pricing import match_price as match_price
 from vitjax.retrieval.qdrant_index import QdrantIndex as QdrantIndex
 from vitjax.retrieval.reranking import Reranked as Reranked
 from vitjax.retrieval.reranking import rerank as rerank
+from vitjax.retrieval.reranking import reweighed as reweighed
 from vitjax.retrieval.searcher import ExactSearcher as ExactSearcher
 from vitjax.retrieval.searcher import Searcher as Searcher
 from vitjax.retrieval.storage import GalleryError as GalleryError

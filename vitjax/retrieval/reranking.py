@@ -47,6 +47,13 @@ class Reranked:
     fallback: Any
     mass: Any
 
+    def in_order_of(self, index: Int[np.ndarray, "q k"]) -> "Reranked":
+        """The same candidates in another order of theirs."""
+        place = np.empty(index.shape, np.int64)
+        ours, theirs = (np.argsort(x, axis=1, kind="stable") for x in (self.index, index))
+        np.put_along_axis(place, theirs, ours, axis=1)
+        return jax.tree.map(lambda x: np.take_along_axis(x, place, axis=1), self)
+
 
 def rerank(
     queries: Descriptors,
@@ -119,10 +126,34 @@ def rerank(
         joined[name][padding] = np.nan
     joined["score"][padding] = -np.inf
     joined["fallback"][padding] = False
-    # Within the head by score; head before tail; padding last. lexsort is stable and its last key leads.
-    rank = np.broadcast_to(np.arange(k) >= head, (q, k))
-    order = np.lexsort((np.where(rank, 0.0, -joined["score"]), rank, padding), axis=1)
-    return Reranked(**{name: np.take_along_axis(x, order, axis=1) for name, x in joined.items()})
+    return _by_score(Reranked(**joined), np.broadcast_to(np.arange(k) < head, (q, k)))
+
+
+def reweighed(after: Reranked, before: Int[np.ndarray, "q k"], config: RerankConfig) -> Reranked:
+    """The order that another `config.weight` gives, without matching anything again.
+
+    Args:
+        after: a result of `rerank`.
+        before: the ranking it was made of.
+        config: the one given to `rerank`, but for the weight.
+    """
+    _, numbers = matching.settings(config)
+    found = after.in_order_of(before)
+    score = np.where(
+        np.isfinite(found.structural),
+        found.structural + numbers.weight * found.pooled,
+        matching.unmatched_score(found.pooled, numbers),
+    ).astype(np.float32)
+    head = np.broadcast_to(np.arange(before.shape[1]) < config.top_k, before.shape)
+    return _by_score(found.replace(score=score), head)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _by_score(found: Reranked, head: np.ndarray) -> Reranked:
+    """Within the head by score, equal ones in the order they have; then the rest; padding last."""
+    # lexsort is stable and its last key leads.
+    keys = np.where(head, -found.score, 0.0), ~head, found.index < 0
+    order = np.lexsort(keys, axis=1)
+    return jax.tree.map(lambda x: np.take_along_axis(x, order, axis=1), found)
 
 
 def _checked(index: Any, queries: int, rows: int) -> np.ndarray:

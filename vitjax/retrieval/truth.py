@@ -6,7 +6,7 @@ import pathlib
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from vitjax.retrieval.metrics import relevance_metrics, retrieval_metrics, same_label
 
@@ -35,6 +35,21 @@ class Truth:
     def right(self, query: int, row: int) -> bool | None:
         """Whether a gallery row answers a query; None where nothing is known."""
         return None if self.positives is None else bool(np.isin(row, self.positives[query]))
+
+    def hits(self, index: Int[np.ndarray, "q k"]) -> Bool[np.ndarray, "q k"]:
+        """Which places of a ranking hold a right image; nowhere, where nothing is known."""
+        if self.positives is None:
+            return np.zeros(index.shape, bool)
+        pairs = zip(index, self.positives, strict=True)
+        return np.array([np.isin(row, right) for row, right in pairs], bool).reshape(index.shape) & (
+            index >= 0
+        )
+
+    def take(self, queries: Int[np.ndarray, " m"]) -> "Truth":
+        """The truth about some of the queries."""
+        positives = None if self.positives is None else [self.positives[i] for i in queries]
+        labels = None if self.labels is None else (self.labels[0][queries], self.labels[1])
+        return Truth(positives, labels, self.own[queries])
 
     def metrics(self, index: Int[np.ndarray, "q k"]) -> dict[str, float]:
         """Metrics of a ranking: with classes those of metric learning, else those of place recognition.
