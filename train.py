@@ -5,6 +5,11 @@ python train.py --config configs/smoke.py --workdir runs/smoke
 The same command again goes on where the run stopped, bit for bit on a CPU.
 """
 
+from vitjax import program
+
+if __name__ == "__main__":
+    program.use_large_pages()
+
 import contextlib
 import functools
 import json
@@ -23,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 from rich.markup import escape
 
-from vitjax import doctor, models, parallel, program, record
+from vitjax import doctor, models, parallel, record
 from vitjax.backbone import dense
 from vitjax.checkpoint import Checkpoints, total_bytes
 from vitjax.data.augment import Augment
@@ -200,7 +205,7 @@ def prepare(config: TrainConfig) -> tuple[Run, State]:
     feed = Feed(
         learn, Augment(recipe, config.augment), config.batch_size, config.seed,
         workers=data.workers, processes=data.processes, shard=shard,
-        on_bad_image=data.on_bad_image, bad_limit=data.bad_limit,
+        on_bad_image=data.on_bad_image, bad_limit=data.bad_limit, patience=data.patience,
         per_class=0 if config.task == "classify" else config.metric.per_class,
     )  # fmt: skip
     rest = batches(

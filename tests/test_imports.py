@@ -23,7 +23,7 @@ ALLOWED = {
     "parallel": set(),
     "files": set(),
     "record": {"files"},
-    "program": set(),
+    "program": {"doctor"},
     "checkpoint": {"files"},
     "training": {
         "training",

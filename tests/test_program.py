@@ -1,5 +1,9 @@
 import dataclasses
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -111,3 +115,54 @@ def test_a_value_error_from_a_library_keeps_its_traceback(config_file):
 
     with pytest.raises(ValueError, match="norm"):
         call(main, "--config", config_file, "--workdir", "w")
+
+
+STARTED = """
+import os, pathlib, signal, sys
+print(os.getpid(), flush=True)
+from vitjax import program
+program.use_large_pages(pathlib.Path(sys.argv[1]))
+print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), sys.argv[2:], sys.dont_write_bytecode, flush=True)
+if sys.argv[2] == "wait":
+    signal.pause()
+sys.exit(3)
+"""
+LARGE = "glibc.malloc.hugetlb=1"
+
+
+def started(folder: pathlib.Path, mode: str, word: str, **env: str) -> subprocess.Popen:
+    (folder / "switch").write_text(mode)
+    (folder / "program.py").write_text(STARTED)
+    root = pathlib.Path(program.__file__).parent.parent
+    mine = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-B", folder / "program.py", folder / "switch", word]
+    return subprocess.Popen(
+        command, env=mine | {"PYTHONPATH": str(root)} | env, text=True, stdout=subprocess.PIPE
+    )
+
+
+def test_a_process_gets_large_pages_by_starting_anew_once_and_is_the_same_to_those_who_started_it(tmp_path):
+    with started(tmp_path, "always [madvise] never", "a word") as process:
+        first, again, last = process.communicate()[0].splitlines()
+    assert process.returncode == 3
+    assert first == again == str(process.pid)
+    assert last == f"{process.pid} {LARGE} ['a word'] True"
+    with started(tmp_path, "always [madvise] never", "wait") as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline().split()[0] for _ in range(3)] == [str(process.pid)] * 3
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("mode", "env", "found"),
+    [
+        ("[always] madvise never", {}, None),
+        ("always madvise [never]", {}, None),
+        ("always [madvise] never", {"GLIBC_TUNABLES": ""}, ""),
+    ],
+)
+def test_a_process_does_not_start_anew_where_that_is_of_no_use_or_not_wanted(tmp_path, mode, env, found):
+    with started(tmp_path, mode, "a word", **env) as process:
+        lines = process.communicate()[0].splitlines()
+    assert lines == [str(process.pid), f"{process.pid} {found} ['a word'] True"]

@@ -263,6 +263,41 @@ def test_data_read_by_processes_is_the_same_and_they_do_not_keep_the_folder_afte
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, "no picture came for 20 s")]
+)
+def test_a_data_process_that_dies_or_hangs_stops_the_run_with_a_line(tmp_path, number, said):
+    process = start(tmp_path, "--config.data.processes=1", "--config.data.patience=20", "--config.steps=9999")
+    wait_for_step(tmp_path, 3, process)
+    (reader,) = data_processes(process.pid)
+    os.kill(reader, number)
+    out, err = process.communicate(timeout=120)  # returns when no process holds its ends: the reader is gone
+    assert process.returncode == 1
+    assert out == ""
+    assert "do not come" in err.splitlines()[-1]
+    assert said in err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_of_processes_stops_the_run_saved(undisturbed, tmp_path):
+    process = start(tmp_path, "--config.data.processes=1")
+    wait_for_step(tmp_path, 3, process)
+    (reader,) = data_processes(process.pid)
+    os.kill(reader, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["step"] == last_saved(tmp_path) < STEPS
+
+
+def data_processes(parent: int) -> list[int]:
+    """Processes that read pictures for a run."""
+    command = ["ps", "-o", "pid=", "-o", "args=", "--ppid", str(parent)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("config", SMOKE)
 def test_each_recipes_small_variant_trains(config, tmp_path):
     command = [sys.executable, "train.py", f"--config=configs/{config}.py:smoke", f"--workdir={tmp_path}"]

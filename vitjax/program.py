@@ -19,9 +19,33 @@ from typing import Annotated, Any, get_args, get_origin
 from absl import flags
 from ml_collections import config_flags
 
+from vitjax import doctor
+
+_LARGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
 
 class UserError(Exception):
     """Something the user can mend; its text is the one line that is printed."""
+
+
+def use_large_pages(switch: pathlib.Path = _LARGE_PAGES) -> None:
+    """Starts this process anew, once, so that its memory comes in large pages.
+
+    On a CPU, XLA asks the C library for its temporaries anew in every step, and the kernel zeroes them page
+    by page: with pages of 2 MiB instead of 4 KiB a step takes a third less time. The C library reads the
+    setting only when a process starts: call this before JAX is imported. Nothing happens where there is an
+    accelerator, where the kernel gives large pages to all or to none who ask, or where GLIBC_TUNABLES is set,
+    be it to nothing.
+
+    Args:
+        switch: the kernel's file that says who gets large pages.
+    """
+    asked = switch.is_file() and "[madvise]" in switch.read_text(encoding="ascii")
+    if not asked or "GLIBC_TUNABLES" in os.environ:
+        return
+    if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu" or not doctor.present_accelerator():
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def run(main: Callable[[Any, str], None], config_type: type, description: str) -> None:

@@ -1,9 +1,11 @@
+import threading
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from vitjax.data.augment import Augment
-from vitjax.data.feed import Feed, TooManyBadImages
+from vitjax.data.feed import Feed, StoppedFeed, TooManyBadImages
 from vitjax.data.images import ImageError
 from vitjax.data.transforms import HALF, Preprocess
 from vitjax.training.config import AugmentConfig
@@ -85,6 +87,16 @@ def test_more_bad_pictures_than_allowed_stop_the_run_with_some_names():
 def test_a_bad_picture_stops_the_run_at_once_where_asked():
     with pytest.raises(ImageError, match="picture-5"):
         list(feed(bad=(5,), on_bad_image="error").steps(0, 12))
+
+
+def test_pictures_that_do_not_come_stop_the_run_and_say_at_which_step():
+    gone = threading.Event()
+    one = feed(patience=0.3)
+    read = one.source.read
+    one.source.read = lambda i: gone.wait() and read(i) if i == one.index(2)[0] else read(i)
+    with pytest.raises(StoppedFeed, match=r"step 2 do not come: .* 0 s, config.data.patience"):
+        list(one.steps(0, 12))
+    gone.set()
 
 
 def test_balanced_batches_have_some_pictures_of_some_classes_and_are_functions_of_the_step():

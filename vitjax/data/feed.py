@@ -1,8 +1,13 @@
 """Pictures of each training step: the same for a seed and a step, whoever reads them, wherever it began."""
 
-from collections.abc import Callable, Generator
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -36,6 +41,10 @@ class TooManyBadImages(ValueError):
     """More pictures than allowed cannot be read; the text names some."""
 
 
+class StoppedFeed(ValueError):
+    """No more batches come: a process that reads has ended, or does not go on."""
+
+
 @dataclass
 class Feed:
     """Batches of training, step after step.
@@ -54,6 +63,7 @@ class Feed:
             for decoding and resizing, which release the interpreter lock; RandAugment gains from processes.
         on_bad_image: "skip": the next picture that can be read takes a bad one's place; "error": stop.
         bad_limit: share of the source's pictures that may be bad.
+        patience: seconds that a batch may take before the run stops.
         shard: (process index, number of processes): each reads a contiguous part of every batch's rows.
         per_class: each batch has so many pictures of each of its classes, both drawn anew for every step; an
             epoch is then as many steps as would show every picture once. 0 = as said above.
@@ -68,6 +78,7 @@ class Feed:
     processes: int = 0
     on_bad_image: str = "skip"
     bad_limit: float = 0.01
+    patience: float = 600.0
     shard: tuple[int, int] = (0, 1)
     per_class: int = 0
     bad: dict[int, str] = field(default_factory=dict)
@@ -127,6 +138,7 @@ class Feed:
         Raises:
             ImageError: a bad picture where that is an error.
             TooManyBadImages: more of them than `bad_limit`.
+            StoppedFeed: none comes any more.
         """
         import grain  # takes a second, and nothing else of this module needs it
 
@@ -136,16 +148,43 @@ class Feed:
         if self.processes:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # or grain's processes would not start
-            made = made.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.processes))
-        reader = iter(made)
+            options = grain.MultiprocessingOptions(num_workers=self.processes)
+            made = made.mp_prefetch(options, worker_init_fn=_live_as_long_as_the_run)
+        reader, waiter = iter(made), concurrent.futures.ThreadPoolExecutor(1, "feed")
         try:
-            for _ in range(start, stop):
-                batch, bad = next(reader)
+            for step in range(start, stop):
+                batch, bad = self._next(reader, waiter, step)
                 self._note(bad)
                 yield batch
-        finally:
-            # Also on an early exit of the caller: without it the threads would decode on.
+        except StoppedFeed:
+            raise  # to close would wait for what does not come
+        except BaseException:  # the caller's early exit too: without it the threads would decode on
             reader.close()
+            raise
+        else:
+            reader.close()
+        finally:
+            waiter.shutdown(wait=False)
+
+    def _next(self, reader: Iterator[Any], waiter: concurrent.futures.Executor, step: int) -> Any:
+        """The next batch, or an error where none comes: grain itself would wait for ever."""
+        coming = waiter.submit(next, reader)
+        concurrent.futures.wait([coming], self.patience)
+        reason = f"no picture came for {self.patience:.0f} s, config.data.patience; is their disk there?"
+        try:
+            if coming.done():
+                return coming.result()
+        except RuntimeError as error:
+            if "Worker process" not in str(error):
+                raise
+            reason = f"a process that reads them has ended: {str(error).split('. ')[0]}; is memory short?"
+        for child in multiprocessing.active_children():
+            if child.name.startswith("grain"):
+                child.kill()  # one that is stuck would outlive this process
+        raise StoppedFeed(
+            f"the pictures of step {step} do not come: {reason} The same command goes on from the last "
+            "checkpoint."
+        )
 
     def _order(self, epoch: int) -> Int32[np.ndarray, " n"]:
         """The source's positions in the order of an epoch; the last two are kept."""
@@ -196,3 +235,17 @@ class Feed:
                 f"{len(self.bad)} of {len(self.source)} pictures cannot be read, more than "
                 f"config.data.bad_limit {self.bad_limit}: {some}"
             )
+
+
+def _live_as_long_as_the_run(*_: int) -> None:
+    """In a process that reads: it ends with the run, however that ends, and not by what stops the run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if run is not None:
+            run.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -89,6 +89,7 @@ class TrainDataConfig:
     processes: int = 0  # processes that do, with so many threads each; 0 = the threads of this one
     on_bad_image: str = "skip"  # skip: take another, count and name it; error: stop at the first
     bad_limit: float = 0.01  # share of the pictures that may be bad before the run stops
+    patience: float = 600.0  # seconds that the pictures of a step may take before the run stops
 
 
 @dataclass(slots=True)
@@ -255,6 +256,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "data.workers": (1, None),
     "data.processes": (0, None),
     "data.bad_limit": (0, 1),
+    "data.patience": (1, None),
     "augment.crop": (0, 1),
     "augment.shift": (0, None),
     "augment.rand_augment": (0, None),
