@@ -83,6 +83,44 @@ class FolderSource:
         return read_image(self.root / self._files[i])
 
 
+class ListedSource:
+    """Image files that somebody else's list names, in its order.
+
+    Args:
+        root: folder that the paths are relative to.
+        files: relative POSIX paths; whether the pictures are there is seen when they are read.
+        labels: class of each, an index into `class_names`; None = unknown.
+        class_names: names of the classes.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        files: Sequence[str],
+        labels: np.ndarray | None = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
+        self.root, self._files = Path(root), list(files)
+        self.names = [_printable(file) for file in self._files]
+        self.labels, self.class_names = labels, list(class_names)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def fingerprint(self) -> str:
+        """Hash of names, sizes and times of change: another one means that the pictures may be others."""
+        files = ((name, self.root / file) for name, file in zip(self.names, self._files, strict=True))
+        return _hash(f"{name}\0{_state(file)}" for name, file in files)
+
+    def path(self, i: int) -> Path:
+        """The file of picture i, links resolved."""
+        return (self.root / self._files[i]).resolve()
+
+    def read(self, i: int) -> Image.Image:
+        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        return read_image(self.root / self._files[i])
+
+
 class SourceTail:
     """The pictures of a source from one on.
 
