@@ -108,18 +108,7 @@ def _pairs(args: argparse.Namespace, reranker: Reranker) -> Iterator[Pair]:
     if not args.flat and not args.stereo:
         raise SystemExit("give pairs whose truth is known: --flat DIR or --stereo LEFT RIGHT DISPARITY")
     if args.flat:
-        files = {pathlib.Path(file).stem: args.flat / file for file in list_images(args.flat)}
-        for name, matrix in json.loads((args.flat / "homographies.json").read_text()).items():
-            found = re.fullmatch(r"H(\w+?)to(\w+)", name)
-            if not found or not {f"img{x}" for x in found.groups()} <= set(files):
-                raise SystemExit(f"{args.flat}: {name!r} is not 'HAtoB' with pictures imgA and imgB there")
-            both = [read_image(files[f"img{x}"]) for x in found.groups()]
-            for (query, candidate), move, pair in (
-                (both, np.array(matrix), "{}-{}"),
-                (both[::-1], np.linalg.inv(matrix), "{1}-{0}"),
-            ):
-                truth = homography_correspondence(move, **_geometry(query, candidate, reranker))
-                yield Pair("flat " + pair.format(*found.groups()), query, candidate, truth)
+        yield from flat_pairs(args.flat, reranker)
     if args.stereo:
         query, candidate = (read_image(file) for file in args.stereo[:2])
         disparity = np.load(args.stereo[2])
@@ -129,6 +118,27 @@ def _pairs(args: argparse.Namespace, reranker: Reranker) -> Iterator[Pair]:
             raise SystemExit(f"--stereo: disparity {disparity.shape}, left picture {query.size[::-1]}")
         truth = disparity_correspondence(disparity, **_geometry(query, candidate, reranker))
         yield Pair(f"stereo {args.stereo[0].stem}", query, candidate, truth)
+
+
+def flat_pairs(folder: pathlib.Path, reranker: Reranker) -> Iterator[Pair]:
+    """Pairs of pictures of one flat thing, each both ways, and where their patches truly are.
+
+    Args:
+        folder: pictures, and homographies.json: "HAtoB" takes pixels of imgA to imgB.
+        reranker: its grid and preprocessing count.
+    """
+    files = {pathlib.Path(file).stem: folder / file for file in list_images(folder)}
+    for name, matrix in json.loads((folder / "homographies.json").read_text()).items():
+        found = re.fullmatch(r"H(\w+?)to(\w+)", name)
+        if not found or not {f"img{x}" for x in found.groups()} <= set(files):
+            raise SystemExit(f"{folder}: {name!r} is not 'HAtoB' with pictures imgA and imgB there")
+        both = [read_image(files[f"img{x}"]) for x in found.groups()]
+        for (query, candidate), move, pair in (
+            (both, np.array(matrix), "{}-{}"),
+            (both[::-1], np.linalg.inv(matrix), "{1}-{0}"),
+        ):
+            truth = homography_correspondence(move, **_geometry(query, candidate, reranker))
+            yield Pair("flat " + pair.format(*found.groups()), query, candidate, truth)
 
 
 def _geometry(query: Image.Image, candidate: Image.Image, reranker: Reranker) -> dict:

@@ -1,32 +1,42 @@
-r"""Recall against tokens per image, for every way to have fewer: one table and, with --plot, one picture.
+r"""Recall, index and speed against tokens per image, for every way to have fewer: one table, one picture.
 
     python -m benchmarks.tokens --gallery DIR --query DIR --ground-truth FILE [--config configs/places.py]
-        [--csv FILE] [--plot FILE.png]
+        [--tokens 49 64 98 137 196 --reducers grid tome topk evit random uniform --csv FILE --plot FILE.png]
 
-Rows: all tokens; tokens averaged to coarser grids after the model; tokens merged (ToMe) or dropped (top-k by
-CLS attention, EViT, at random, evenly) inside the model, at several amounts. No row is trained. Everything
-else is as the config says, `model.grid` apart, which is 0 for all rows but those of grids. Columns: tokens of
-one image, recall@1 of pooled search and of its reranking, bytes of one image in a float16 gallery, images/s
-of the model, and reranked pairs/s, the last two without compilation.
+Rows: all tokens; tokens averaged on a coarser grid after the model; tokens merged (ToMe) or dropped (top-k by
+CLS attention, EViT, at random, evenly) inside the model, each as close to the wanted numbers as it comes. Of
+those that rank tokens, once more with what the tokens were worth as marginals. No row is trained. Everything
+else is as the config says.
+
+Columns: tokens of one image; recall@1 of pooled search and of its reranking; bytes of one image in a float16
+gallery, before compression; images/s of the model and reranked pairs/s, both without compilation, and the
+latter in units of all tokens. `--read FILE.csv ...` prints and draws what earlier runs measured; each run
+has a row for all tokens, which its speeds refer to.
 """
 
 import argparse
 import csv
+import math
 import pathlib
 import runpy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from vitjax.backbone import backbone
 from vitjax.config import EvalConfig, ReduceConfig
 from vitjax.data.sources import FolderSource
+from vitjax.models.reduced import reducer_of
 from vitjax.reranker import Reranker
-from vitjax.retrieval import rerank, search
+from vitjax.retrieval import Descriptors, rerank, search
 from vitjax.retrieval.truth import Truth, read_ground_truth
+
+WAYS = ("grid", "tome", "topk", "evit", "random", "uniform")
+RANKING = ("topk", "evit")
 
 
 class Row(NamedTuple):
@@ -34,70 +44,129 @@ class Row(NamedTuple):
 
     model: str
     tokens: int
+    marginals: str
     recall_pooled: float
     recall_reranked: float
     index_bytes: int
     infer_samples_per_sec: float
     pairs_per_sec: float
+    speedup: float  # of reranking, over all tokens
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    config = runpy.run_path(str(args.config))["get_config"]("")
-    config.data.gallery, config.data.query = str(args.gallery), str(args.query)
-    config.data.ground_truth = str(args.ground_truth)
-    rows: list[Row] = []
-    print(
-        f"{'':20}{'tokens':>8}{'pooled R@1':>12}{'reranked R@1':>14}{'bytes/image':>13}{'images/s':>10}"
-        f"{'pairs/s':>10}"
-    )
-    for label, changed in variants(config, args):
-        row = _measure(label, changed)
-        print(
-            f"{row.model:20}{row.tokens:8}{row.recall_pooled:12.3f}{row.recall_reranked:14.3f}"
-            f"{row.index_bytes:13,}{row.infer_samples_per_sec:10.1f}{row.pairs_per_sec:10,.0f}",
-            flush=True,
-        )
-        rows.append(row)
+    if args.read:
+        rows = list(dict.fromkeys(row for file in args.read for row in read(file)))
+    else:
+        rows = list(_measured(args))
     if args.csv:
         with args.csv.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(Row._fields)
-            writer.writerows(rows)
+            csv.writer(file).writerows([Row._fields, *rows])
     if args.plot:
         plot(rows, args.plot)
+    if args.read:
+        print(HEAD, *map(line, rows), sep="\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
-    parser.add_argument("--gallery", type=pathlib.Path, required=True, help="folder of pictures")
-    parser.add_argument("--query", type=pathlib.Path, required=True, help="folder of pictures")
-    parser.add_argument("--ground-truth", type=pathlib.Path, required=True, help="JSON, as for eval.py")
-    parser.add_argument("--grid", type=int, nargs="*", default=[8, 7, 5], help="sides of coarser grids")
-    parser.add_argument("--r", type=int, nargs="*", default=[13, 21, 23], help="merged per block, for ToMe")
-    parser.add_argument("--ratio", type=float, nargs="*", default=[0.7, 0.5, 0.4], help="kept per stage")
-    parser.add_argument("--reducers", nargs="*", default=["topk", "evit", "random", "uniform"])
+    parser.add_argument("--gallery", type=pathlib.Path, help="folder of pictures")
+    parser.add_argument("--query", type=pathlib.Path, help="folder of pictures")
+    parser.add_argument("--ground-truth", type=pathlib.Path, help="JSON, as for eval.py")
+    parser.add_argument("--tokens", type=int, nargs="*", default=[49, 64, 98, 137, 196])
+    parser.add_argument("--reducers", nargs="*", default=list(WAYS), choices=WAYS)
+    parser.add_argument(
+        "--read", type=pathlib.Path, nargs="*", help="tables of earlier runs, to print or draw"
+    )
     parser.add_argument("--csv", type=pathlib.Path, help="write the table here as well")
     parser.add_argument("--plot", type=pathlib.Path, help="picture of the table; needs matplotlib")
     return parser
 
 
-def variants(config: EvalConfig, args: argparse.Namespace) -> Iterator[tuple[str, EvalConfig]]:
+HEAD = (
+    "| | tokens | marginals | pooled R@1 | reranked R@1 | bytes/image | images/s | pairs/s | speed |\n"
+    "|---|---:|---|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def line(row: Row) -> str:
+    """A row in Markdown."""
+    return (
+        f"| {row.model} | {row.tokens} | {row.marginals} | {100 * row.recall_pooled:.1f} "
+        f"| {100 * row.recall_reranked:.1f} | {row.index_bytes:,} | {row.infer_samples_per_sec:.1f} "
+        f"| {row.pairs_per_sec:,.0f} | {row.speedup:.1f} |"
+    )
+
+
+def read(path: pathlib.Path) -> Iterator[Row]:
+    """The rows of a table that `--csv` wrote."""
+    with path.open(newline="") as file:
+        for found in csv.DictReader(file):
+            yield Row(*(kind(found[name]) for name, kind in Row.__annotations__.items()))
+
+
+def _measured(args: argparse.Namespace) -> Iterator[Row]:
+    config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
+    missing = [name for name in ("gallery", "query", "ground_truth") if not getattr(args, name)]
+    if missing:
+        raise SystemExit(f"--{missing[0].replace('_', '-')} is missing; or --read tables of earlier runs")
+    config.data.gallery, config.data.query = str(args.gallery), str(args.query)
+    config.data.ground_truth = str(args.ground_truth)
+    print(HEAD, flush=True)
+    whole = 0.0
+    for label, changed in variants(config, args.tokens, args.reducers):
+        for row in _measure(label, changed, whole):
+            whole = whole or row.pairs_per_sec
+            print(line(row), flush=True)
+            yield row
+
+
+def variants(
+    config: EvalConfig, counts: Sequence[int], ways: Sequence[str]
+) -> Iterator[tuple[str, EvalConfig]]:
     """The configs of the table by label."""
     plain = replace(config, model=replace(config.model, grid=0))
     yield "all tokens", plain
-    for side in args.grid:
-        yield f"grid {side}x{side}", replace(config, model=replace(config.model, grid=side))
-    for r in args.r:
-        yield f"tome r={r}", replace(plain, reduce=ReduceConfig(name="tome", r=r))
-    for name in args.reducers:
-        for ratio in args.ratio:
-            yield f"{name} {ratio:g}", replace(plain, reduce=ReduceConfig(name=name, keep_ratio=ratio))
+    for way in ways:
+        for count in counts:
+            if way == "grid":
+                yield way, replace(config, model=replace(config.model, grid=round(math.sqrt(count))))
+            else:
+                yield way, replace(plain, reduce=nearest(plain, way, count))
 
 
-def _measure(label: str, config: EvalConfig) -> Row:
-    reranker = Reranker.from_config(config)
+def nearest(config: EvalConfig, name: str, count: int) -> ReduceConfig:
+    """How much a reducer must do so that about `count` tokens are left after the config's block."""
+    if name == "tome":
+        choices = [ReduceConfig(name, r=r) for r in range(64)]
+    else:
+        choices = [ReduceConfig(name, keep_ratio=thousandths / 1000) for thousandths in range(50, 1001)]
+
+    def off(reduce: ReduceConfig) -> int:
+        return abs(tokens_left(replace(config, reduce=reduce)) - count)
+
+    return min(choices, key=off)
+
+
+def tokens_left(config: EvalConfig) -> int:
+    """Tokens of one image after the config's block, counted without running the model."""
+    model = backbone(config, config.model.img_size)
+    reducer, total = reducer_of(model), math.prod(model.grid)
+    assert reducer is not None
+    alive = total
+    for block in range(config.model.block % model.depth + 1):
+        stage = reducer.stage(block)
+        if stage is not None:
+            kept = reducer.count(stage, alive=alive, total=total, prefix=model.prefix_count)
+            alive = kept + (reducer.name == "evit" and kept < alive)
+    return alive
+
+
+def _measure(label: str, config: EvalConfig, whole: float) -> Iterator[Row]:
+    ranked = label in RANKING
+    weighed = replace(config, rerank=replace(config.rerank, marginals="keep")) if ranked else config
+    reranker = Reranker.from_config(weighed)
     sources = FolderSource(config.data.gallery), FolderSource(config.data.query)
     reranker.describe([sources[0].read(0)] * 2, batch_size=config.batch_size)  # compiles
     begin = time.perf_counter()
@@ -110,23 +179,41 @@ def _measure(label: str, config: EvalConfig) -> Row:
         [np.flatnonzero(np.isin(rows, listed.get(int(i), []))) for i in asked], None, np.full(len(asked), -1)
     )
     _, before = search(queries, gallery, config.rerank.top_k, mesh=reranker.mesh)
+    for marginals in ("uniform", "keep") if ranked else (config.rerank.marginals,):
+        used = replace(config, rerank=replace(config.rerank, marginals=marginals))
+        after, pairs = _rerank(queries, gallery, before, used, reranker)
+        recall = [truth.metrics(np.asarray(index))["recall_at_1"] for index in (before, after)]
+        yield Row(
+            model=label,
+            tokens=gallery.sizes.tokens,
+            marginals=marginals,
+            recall_pooled=round(recall[0], 4),
+            recall_reranked=round(recall[1], 4),
+            index_bytes=_bytes(gallery),
+            infer_samples_per_sec=round(speed, 1),
+            pairs_per_sec=round(pairs),
+            speedup=round(pairs / (whole or pairs), 2),
+        )
+
+
+def _rerank(
+    queries: Descriptors, gallery: Descriptors, before: np.ndarray, config: EvalConfig, reranker: Reranker
+) -> tuple[np.ndarray, float]:
+    """The new order, and pairs per second, the best of three."""
     times = []
-    for _ in range(2):  # the first compiles
+    for _ in range(4):  # the first compiles
         begin = time.perf_counter()
         after = rerank(queries, gallery, before, config=config.rerank, mesh=reranker.mesh)
         jax.block_until_ready(after.score)
         times.append(time.perf_counter() - begin)
-    recall = [truth.metrics(np.asarray(index))["recall_at_1"] for index in (before, after.index)]
-    tokens, length = gallery.tokens.shape[1:]
-    return Row(
-        model=label,
-        tokens=tokens,
-        recall_pooled=round(recall[0], 4),
-        recall_reranked=round(recall[1], 4),
-        index_bytes=2 * tokens * length + 4 * gallery.pooled.shape[1],
-        infer_samples_per_sec=round(speed, 1),
-        pairs_per_sec=round(before.size / times[-1]),
-    )
+    return np.asarray(after.index), before.size / min(times[1:])
+
+
+def _bytes(gallery: Descriptors) -> int:
+    """Of one image as `Gallery` stores it: float16 tokens, the rest as it is."""
+    sizes, others = gallery.sizes, (gallery.pooled, gallery.weights, gallery.valid, gallery.places)
+    rest = sum(np.asarray(x).nbytes for x in others if x is not None)
+    return 2 * sizes.tokens * sizes.length + rest // len(gallery)
 
 
 def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
@@ -137,14 +224,15 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
     from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    lines: dict[str, list[Any]] = {}
-    for row in rows[1:]:
-        lines.setdefault(row.model.split()[0], [rows[0]]).append(row)
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.model != rows[0].model:
+            weighed = " weighed by worth" if row.marginals == "keep" else ""
+            lines.setdefault(row.model + weighed, [rows[0]]).append(row)
     for (name, found), marker in zip(lines.items(), "osD^vx+*", strict=False):
-        line = sorted(found, key=lambda row: row.tokens)
-        axes.plot([r.tokens for r in line], [r.recall_reranked for r in line], marker=marker, label=name)
-    pooled = rows[0].recall_pooled
-    axes.axhline(pooled, color="gray", linestyle=":", label="pooled search alone")
+        points = sorted(found, key=lambda row: row.tokens)
+        axes.plot([r.tokens for r in points], [r.recall_reranked for r in points], marker=marker, label=name)
+    axes.axhline(rows[0].recall_pooled, color="gray", linestyle=":", label="pooled search alone")
     axes.set_xscale("log", base=2)
     axes.set(xlabel="tokens per image", ylabel="recall@1 after reranking")
     axes.grid(visible=True, alpha=0.3)

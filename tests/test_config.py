@@ -59,6 +59,8 @@ def test_every_field_is_read_somewhere(config):
         ("rerank", "held_out", 1.0),
         ("model", "dtype", "float16"),
         ("model", "center", "middle"),
+        ("model", "facet", "keys"),
+        ("model", "smooth", 2),
         ("model", "center", "mean"),
         ("data", "resize", "stretch"),
         ("figures", "matches", 0),

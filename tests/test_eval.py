@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import picture, write_folder
+from vitjax.retrieval import Gallery
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
@@ -127,6 +128,30 @@ def test_one_device_equals_eight_and_two_processes(folder, searched, tmp_path):
 def read_run(path: pathlib.Path) -> dict[tuple[str, str], float]:
     lines = map(str.split, path.read_text().splitlines())
     return {(query, image): float(score) for query, _, image, _, score, _ in lines}
+
+
+@pytest.mark.slow
+def test_keep_scores_reach_the_gallery_and_the_transport(folder, tmp_path):
+    fewer = [f"--config.data.gallery={folder}", "--config.figures.count=0", "--config.reduce.name=topk"]
+    fewer += ["--config.rerank.marginals=keep", "--config.reduce.keep_ratio=0.5"]
+    code, out, err = run("folder", tmp_path / "memory", *fewer)
+    assert code == 0, err
+    stored = [*fewer, f"--config.index.path={tmp_path / 'index'}"]
+    code, out_stored, err = run("folder", tmp_path / "disk", *stored)
+    assert code == 0, err
+    kept = Gallery.open(tmp_path / "index").take(np.arange(16))
+    np.testing.assert_allclose(kept.weights.sum(axis=1), 1, rtol=1e-5)
+    assert np.ptp(kept.weights, axis=1).min() > 0
+    gaps = [
+        abs(json.loads(text.splitlines()[-1])["transport"]["largest_marginal_error"])
+        for text in (out, out_stored)
+    ]
+    assert max(gaps) < 2e-3
+    alike = [*fewer, "--config.rerank.marginals=uniform", f"--config.index.path={tmp_path / 'index'}"]
+    code, _, err = run("folder", tmp_path / "other", *alike)
+    assert code == 1 and "tokens_weighed" in err
+    code, _, err = run("folder", tmp_path / "merged", *fewer, "--config.reduce.name=tome")
+    assert code == 1 and "ranks no tokens" in err
 
 
 @pytest.mark.slow

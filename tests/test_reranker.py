@@ -138,7 +138,7 @@ def test_a_rerank_config_alone_is_enough(reranker, pictures):
 @pytest.mark.parametrize(
     ("name", "grid", "marginals"),
     [
-        ("topk", 0, "uniform"),
+        ("topk", 0, "keep"),
         pytest.param("tome", 0, "rollout", marks=pytest.mark.slow),
         pytest.param("topk", 2, "uniform", marks=pytest.mark.slow),
     ],
@@ -158,6 +158,24 @@ def test_fewer_tokens_are_matched_where_they_lie(pictures, name, grid, marginals
     places = np.arange(4) if grid else described.places[0]
     found = {match.query_patch for match in hits[0].matches}
     assert found <= set(places.tolist()) and len(found) == len(places)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("field", "value"), [("facet", "value"), ("smooth", 3), ("rollout_start", 9)])
+def test_options_of_the_descriptor_change_it(pictures, field, value):
+    rule = vitjax.RerankConfig(marginals="rollout")
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, block=11), rerank=rule)
+    changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **{field: value}))
+    one, two = (vitjax.Reranker.from_config(c).describe(pictures[:1])[0] for c in (config, changed))
+    part = "weights" if field == "rollout_start" else "tokens"
+    assert np.abs(getattr(one, part) - getattr(two, part)).max() > 1e-4
+    np.testing.assert_allclose(one.pooled, two.pooled, atol=1e-5)
+
+
+def test_a_facet_is_asked_of_models_that_have_one():
+    config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, facet="key"))
+    with pytest.raises(ValueError, match="SwinTransformer cannot give"):
+        vitjax.Reranker(vitjax.build("swin_tiny_patch4_window7_224"), {}, config)
 
 
 @pytest.mark.slow

@@ -10,11 +10,12 @@ from typing import Annotated
 
 TASKS = ("retrieve", "index", "classify")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
-MARGINALS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "softmax")
+MARGINALS = ("uniform", "rollout", "keep", "cross_correlation", "inverse", "complement", "softmax")
 SOLVERS = ("fused", "ott")
 RESIZE = ("crop", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
 DTYPES = ("float32", "bfloat16")
+FACETS = ("token", "query", "key", "value")
 CENTERS = ("none", "mean", "position")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
@@ -32,8 +33,11 @@ class ModelConfig:
     name: str = "vit_small_patch14_dinov2"  # timm's name; see vitjax.list_models()
     img_size: int = 0  # pixels, square; 0 = the size the weights were made for
     block: int = -1  # tokens after this block, from 0; negative counts from the end
+    facet: str = "token"  # or query, key, value of that block's attention, of a plain vision transformer
+    smooth: int = 1  # patch tokens are averaged over windows of this odd side first; 1 = they are not
     grid: int = 0  # patch tokens are averaged to grid x grid after the final norm; 0 = keep all
     center: str = "none"  # taken out of tokens: none, position (what they owe to their place) or mean
+    rollout_start: int = 0  # first block that counts for rerank.marginals=rollout
     num_classes: int = 0  # classify: classes of the classifier; 0 = the model's default, 1000
     patch_size: int = 0  # pixels, square; this and the next three: 0 = as the name says
     embed_dim: int = 0  # width of a token
@@ -83,7 +87,7 @@ class RerankConfig:
     mass: Mass = 1.0  # share of each image matched, in (0, 1]; or per pair: auto (try epsilon 0.02) or mutual
     price: float = 0.0  # mass auto, mutual: cost above which no match is made; 0 = found without labels
     tau: float = 1.0  # transport, in [0, 1]: how firmly patch weights are kept; 1 = exactly, mass decides
-    marginals: str = "uniform"  # uniform, rollout, cross_correlation, inverse, complement or softmax
+    marginals: str = "uniform"  # uniform, rollout, keep (scores of tokens that stayed), or those of MARGINALS
     weight: float = 1.0  # score = structural + weight * pooled cosine
     iterations: int = 100  # of Sinkhorn, at most
     tolerance: float = 0.0  # a pair is done at this L1 marginal error; 0 = run all iterations
@@ -145,6 +149,7 @@ def validate_rerank(config: RerankConfig) -> None:
 def _choices(config: EvalConfig) -> list[str]:
     table = {
         "task": (config.task, TASKS),
+        "model.facet": (config.model.facet, FACETS),
         "model.center": (config.model.center, CENTERS),
         "model.dtype": (config.model.dtype, DTYPES),
         "data.source": (config.data.source, SOURCES),
@@ -170,6 +175,7 @@ def _ranges(config: EvalConfig) -> list[str]:
         "batch_size": (config.batch_size, 1),
         "model.img_size": (config.model.img_size, 0),
         "model.grid": (config.model.grid, 0),
+        "model.smooth": (config.model.smooth, 1),
         "model.num_classes": (config.model.num_classes, 0),
         "model.patch_size": (config.model.patch_size, 0),
         "model.embed_dim": (config.model.embed_dim, 0),
@@ -189,6 +195,9 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append("config.task is 'index', but config.index.path is empty; say where to keep the gallery")
     if not config.rerank.epsilon > 0:
         wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
+    if config.model.smooth % 2 == 0:
+        wrong.append(f"config.model.smooth is {config.model.smooth}; it must be odd")
+    wrong += _of_reduced(config)
     wrong += [*_shares(config.rerank), *_amounts(config.reduce)]
     if not config.rerank.tolerance >= 0:
         wrong.append(f"config.rerank.tolerance is {config.rerank.tolerance}; it must be 0 or more")
@@ -198,6 +207,16 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append(f"config.rerank.held_out is {config.rerank.held_out}; it must be in [0, 1)")
     elif config.rerank.held_out and config.rerank.gate:
         wrong.append("config.rerank.gate and config.rerank.held_out: a gate is either given or learned")
+    return wrong
+
+
+def _of_reduced(config: EvalConfig) -> list[str]:
+    """What cannot be had of tokens that are fewer than patches."""
+    name, wrong = config.reduce.name, []
+    if config.rerank.marginals == "keep" and name in ("tome", "random", "uniform"):
+        wrong.append(f"config.rerank.marginals is 'keep', but config.reduce.name {name!r} ranks no tokens")
+    if name and (config.model.facet, config.model.smooth) != ("token", 1):
+        wrong.append(f"config.reduce.name is {name!r}; model.facet and model.smooth need all tokens")
     return wrong
 
 

@@ -89,11 +89,15 @@ def recipe(reranker: Reranker, source: ImageSource) -> dict[str, Any]:
     config = reranker.config
     chosen, photos = config.model, config.data.center
     kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
+    kept |= {"facet": chosen.facet, "smooth": chosen.smooth}
+    weighed = config.rerank.marginals if config.rerank.marginals in ("rollout", "keep") else "alike"
+    if weighed == "rollout":
+        weighed = f"rollout from block {chosen.rollout_start}"
     return {
         "model": {"class": type(reranker.model).__name__, **_built_with(reranker.model), **kept},
         "weights": weights_fingerprint(parallel.fetch(reranker.variables)),
         "input": dataclasses.asdict(reranker.preprocess),
-        "rollout": config.rerank.marginals == "rollout",
+        "tokens_weighed": weighed,
         "center": fingerprint(FolderSource(photos)) if photos else "",
         "pictures": {"count": len(source), "names_sizes_and_times": fingerprint(source)},
     }

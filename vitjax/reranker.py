@@ -1,6 +1,7 @@
 """From pictures to a new order: the front that puts models, weights, data, search and transport together."""
 
 import functools
+import inspect
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +99,11 @@ class Reranker:
         self.mesh = parallel.make_mesh() if mesh is None else mesh
         self.variables = parallel.replicate(variables, self.mesh)
         self.load_report: LoadReport | None = None
+        facet = self.config.model.facet
+        if facet != "token" and "facet" not in inspect.signature(type(model).__call__).parameters:
+            raise ValueError(
+                f"config.model.facet is {facet!r}, which {type(model).__name__} cannot give; use 'token'"
+            )
         side = self.preprocess.image_size
         blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         grid = self.config.model.grid
@@ -107,8 +113,10 @@ class Reranker:
         self.token_grid: tuple[int, int] = (grid, grid) if grid else native
 
     def _forward(self, variables: dict, images: jax.Array) -> Any:
+        wanted = self.config.model
         rollout = self.config.rerank.marginals == "rollout"
-        return self.model.apply(variables, images, block=self.config.model.block, return_attention=rollout)
+        facet: dict[str, Any] = {} if wanted.facet == "token" else {"facet": wanted.facet}
+        return self.model.apply(variables, images, block=wanted.block, return_attention=rollout, **facet)
 
     @functools.cached_property
     def center(self) -> np.ndarray | None:
@@ -121,7 +129,7 @@ class Reranker:
         if kind == "none":
             return None
         source = FolderSource(folder) if folder else MadeSource("leaves", MADE_PICTURES)
-        plain = make_describe(self._forward, grid=self.config.model.grid, normalise=False, mesh=self.mesh)
+        plain = make_describe(self._forward, **self._layout, normalise=False, mesh=self.mesh)
         loader = self._batches(source, min(32, len(source)), self.config.data.on_bad_image)
         raw, _ = describe_batches(plain, self.variables, loader, mesh=self.mesh)
         return token_center(raw.tokens, kind, photos=bool(folder), valid=raw.valid)
@@ -147,11 +155,18 @@ class Reranker:
     def _describe(self) -> Callable[[Any, Any, Any], Descriptors]:
         return make_describe(
             self._forward,
-            grid=self.config.model.grid,
+            **self._layout,
             rollout=self.config.rerank.marginals == "rollout",
+            start=self.config.model.rollout_start,
+            keep=self.config.rerank.marginals == "keep",
             center=self.center,
             mesh=self.mesh,
         )
+
+    @property
+    def _layout(self) -> dict[str, Any]:
+        """How tokens of the model become those that are kept."""
+        return {"grid": self.config.model.grid, "smooth": self.config.model.smooth}
 
     def _batches(self, source: ImageSource, batch_size: int, on_bad_image: str) -> Batches:
         return batches(

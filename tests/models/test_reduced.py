@@ -73,6 +73,41 @@ def test_tokens_that_are_gone_and_tokens_that_are_masked_give_the_same(name, ima
     np.testing.assert_allclose(out.logits, masked.logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["topk", "evit"])
+def test_worth_is_the_attention_of_cls_when_a_token_was_kept(name, images):
+    model, variables = _made("vit_small_patch14_reg4_dinov2", reduce=name, pruning_loc=(1, 3), keep_ratio=0.5)
+    out = _apply(model, variables, images, return_attention=True)
+    seen = np.asarray(out.attention[3].weights)[:, :, 0, 5:].mean(axis=1)  # 32 tokens, and the fused one
+    owner = np.asarray(out.owner[0])
+    kept = np.asarray(out.keep_index[1])
+    for image, (worth, places) in enumerate(zip(np.asarray(out.worth), kept, strict=True)):
+        own = places < 64
+        rows = owner[image][places[own]]
+        np.testing.assert_allclose(worth[own], seen[image][rows], rtol=1e-5)
+        rest = np.setdiff1d(np.arange(seen.shape[1]), rows)
+        if name == "evit":
+            np.testing.assert_allclose(worth[~own], seen[image][rest].sum(), rtol=1e-5)
+        assert worth[own].min() >= seen[image][rest].max()
+
+
+@pytest.mark.parametrize("budget", ["fixed", "own"])
+def test_worth_is_the_last_predictors_probability_and_padding_is_worth_nothing(budget, images):
+    model, variables = _made("dynamicvit_deit_small_patch16_224", budget=budget)
+    out = _apply(model, variables, images)
+    first, last = (np.asarray(index) for index in out.keep_index[1:])
+    for image in range(3):
+        probability = {
+            place: np.exp(score)
+            for place, score in zip(first[image], np.asarray(out.scores[-1])[image, :, 0], strict=True)
+        }
+        for place, worth in zip(last[image], np.asarray(out.worth)[image], strict=True):
+            np.testing.assert_allclose(worth, probability[place] if place < 64 else 0.0, rtol=1e-5)
+
+
+def test_merging_and_lots_rank_nothing():
+    assert all(_evaluated("deit_small_patch16_224", name).worth is None for name in ("tome", "random"))
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_keeping_all_is_the_dense_model(name, images):
     model, variables = _made(name, **DYNAMIC[name])

@@ -65,6 +65,53 @@ def test_stopping_after_a_block_equals_a_model_that_ends_there(block):
     assert (early.logits is None) == (shorter.depth < model.depth)
 
 
+def test_facets_are_what_a_block_makes_of_its_tokens_and_change_nothing_else():
+    model, variables, images = _made("vit_small_patch14_reg4_dinov2", img_size=32, patch_size=8)
+    plain = _run(model, variables, images, block=1, return_attention=True)
+    found = {f: _run(model, variables, images, block=1, facet=f) for f in ("query", "key", "value")}
+    for out in found.values():
+        np.testing.assert_allclose(out.pooled, plain.pooled, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(out.prefix, plain.prefix, rtol=1e-5, atol=1e-5)
+    # Queries and keys of patches give the attention between them, up to what the prefix took.
+    query, key = (found[f].tokens.reshape(2, 16, 3, 8) for f in ("query", "key"))
+    want = jax.nn.softmax(jnp.einsum("bnhw,bmhw->bhnm", query, key) / np.sqrt(8), axis=-1)
+    seen = plain.attention[1][:, :, 5:, 5:]
+    np.testing.assert_allclose(want, seen / seen.sum(-1, keepdims=True), rtol=1e-4, atol=1e-5)
+    before, block = _before_block_1(model, variables, images), variables["params"]["blocks_1"]
+    scale, bias, kernel, shift = (
+        np.asarray(block[part][layer] if part == "norm1" else block["attn"]["qkv"][layer])
+        for part, layer in (("norm1", "scale"), ("norm1", "bias"), ("qkv", "kernel"), ("qkv", "bias"))
+    )
+    spread = np.sqrt(before.var(axis=-1, keepdims=True) + 1e-6)
+    normal = (before - before.mean(axis=-1, keepdims=True)) / spread * scale + bias
+    value = (normal @ kernel + shift)[:, 5:, 48:]
+    np.testing.assert_allclose(found["value"].tokens, value, rtol=1e-4, atol=1e-4)
+
+
+def _before_block_1(model, variables, images):
+    """Tokens that block 1 gets: those after block 0, without the final norm."""
+    norm = {"fc_norm": variables["params"]["norm"]}
+    bare = model.clone(fc_norm=True, global_pool="avg")
+    out = _run(bare, {"params": variables["params"] | norm}, images, block=0)
+    return np.concatenate([out.prefix, out.tokens], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "facet", "words"),
+    [
+        ({}, "keys", "one of"),
+        ({"reduce": "topk"}, "key", "all its"),
+        ({"scan_layers": True}, "key", "all its"),
+    ],
+)
+def test_facets_that_cannot_be_had_are_refused(fields, facet, words):
+    model = build("deit_small_patch16_224", **SMALL | fields)
+    with pytest.raises(ValueError, match=words):
+        jax.eval_shape(
+            lambda x: model.init_with_output(jax.random.key(0), x, facet=facet), jnp.zeros((1, 32, 32, 3))
+        )
+
+
 def test_later_blocks_are_not_computed():
     model, variables, images = _made()
 

@@ -7,7 +7,7 @@ import pytest
 
 from vitjax import parallel
 from vitjax.retrieval import Descriptors, describe_batches, make_describe, token_center
-from vitjax.retrieval.descriptors import pool_grid, pool_weights
+from vitjax.retrieval.descriptors import pool_grid, pool_weights, smooth_grid
 
 
 def pooled_by_loops(x, size):
@@ -37,6 +37,60 @@ def test_pooled_weights_keep_their_total(grid, size):
     got = pool_weights(x, grid, size)
     assert (got >= 0).all()
     np.testing.assert_allclose(got.sum(1), x.sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("grid", "size"), [((4, 5), 3), ((4, 5), 5), ((2, 3), 7), ((3, 3), 1)])
+def test_smoothing_is_the_mean_of_the_neighbours_that_are_there(grid, size):
+    x = np.random.default_rng(0).normal(size=(2, *grid, 3)).astype(np.float32)
+    want = np.zeros_like(x)
+    reach = size // 2
+    for i, j in np.ndindex(grid):
+        near = x[:, max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1]
+        want[:, i, j] = near.mean(axis=(1, 2))
+    got = smooth_grid(x.reshape(2, -1, 3), grid, size)
+    np.testing.assert_allclose(got, want.reshape(2, -1, 3), rtol=1e-5, atol=1e-6)
+
+
+def ranked(variables, images):
+    """Six of the 16 tokens of `forward` are left; the last stands for two cells, the fifth for none."""
+    out = forward(variables, images)
+    places = np.tile([1, 3, 4, 9, 16, 15], (len(images), 1))
+    owner = np.full((len(images), 16), -1)
+    owner[:, [1, 3, 4, 9, 15, 14]] = [0, 1, 2, 3, 5, 5]
+    return Ranked(
+        pooled=out.pooled,
+        tokens=out.tokens[:, [1, 3, 4, 9, 0, 15]],
+        grid=(4, 4),
+        owner=(jnp.asarray(owner),),
+        keep_index=(jnp.asarray(places),),
+        sizes=jnp.asarray(np.tile([1.0, 1, 1, 1, 0, 2], (len(images), 1))),
+        worth=jnp.asarray(np.tile([0.1, 0.2, 0.3, 0.4, 0.0, 1.0], (len(images), 1))),
+    )
+
+
+class Ranked(types.SimpleNamespace):
+    """What a model that drops and merges tokens returns."""
+
+
+def test_kept_tokens_weigh_what_they_were_worth(images, variables):
+    found, _ = describe_batches(make_describe(ranked, keep=True), variables, batches_of(images, 7))
+    np.testing.assert_allclose(found.weights[3], [0.05, 0.1, 0.15, 0.2, 0.0, 0.5], rtol=1e-6)
+    np.testing.assert_array_equal(found.valid[3], [True, True, True, True, False, True])
+
+
+def test_dropped_patches_have_exactly_no_weight_on_the_grid(images, variables):
+    found, _ = describe_batches(make_describe(ranked, keep=True, grid=4), variables, batches_of(images, 7))
+    want = np.zeros(16)
+    want[[1, 3, 4, 9, 14, 15]] = [0.05, 0.1, 0.15, 0.2, 0.25, 0.25]
+    np.testing.assert_allclose(found.weights[0], want, rtol=1e-6)
+    assert (found.weights[:, want == 0] == 0).all() and not found.valid[:, want == 0].any()
+
+
+def test_what_a_model_cannot_give_is_named(images, variables):
+    with pytest.raises(ValueError, match="ranks its tokens"):
+        describe_batches(make_describe(forward, keep=True), variables, batches_of(images, 7))
+    with pytest.raises(ValueError, match="neighbours are gone"):
+        describe_batches(make_describe(ranked, smooth=3), variables, batches_of(images, 7))
 
 
 def test_pooling_pruned_tokens_is_refused():

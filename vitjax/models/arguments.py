@@ -1,6 +1,10 @@
 """What every backbone's call accepts, checked in one way."""
 
+from typing import Any
+
 from jaxtyping import Array
+
+FACETS = ("token", "query", "key", "value")
 
 
 def last_block(block: int | None, depth: int) -> int:
@@ -25,6 +29,17 @@ def refuse_pruning(keep_ratio: object, decisions: object) -> None:
         raise ValueError(
             "keep_ratio and decisions are for models that drop tokens; this one has no predictor: leave both "
             "None, or build a dynamicvit_* model."
+        )
+
+
+def refuse_facet(model: Any, facet: str) -> None:
+    """Raises where a model is asked for a facet that does not exist, or that its stack cannot hand out."""
+    if facet not in FACETS:
+        raise ValueError(f"facet is {facet!r}; it must be one of {', '.join(map(repr, FACETS))}.")
+    if facet != "token" and (model.reduce or model.scan_layers):
+        raise ValueError(
+            f"facet {facet!r} needs a model with all its tokens and separate blocks: build it without reduce "
+            "and scan_layers, or use 'token'."
         )
 
 

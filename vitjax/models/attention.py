@@ -1,6 +1,6 @@
 """Multi-head self-attention, with or without its maps."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -9,6 +9,14 @@ from jaxtyping import Array, Float
 
 from vitjax.models.layers import linear_init
 from vitjax.sparsify.masked import masked_attention
+
+
+class Facets(NamedTuple):
+    """What a block's attention makes of its tokens before they look at each other."""
+
+    query: Float[Array, "b n heads w"]
+    key: Float[Array, "b n heads w"]
+    value: Float[Array, "b n heads w"]
 
 
 class Attention(nn.Module):
@@ -30,8 +38,8 @@ class Attention(nn.Module):
         sizes: Float[Array, "b n"] | None = None,
         *,
         return_attention: bool = False,
-    ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"] | None, Float[Array, "b n heads w"]]:
-        """Returns the update of every token; the attention after softmax (float32), if asked for; the keys.
+    ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"] | None, Facets]:
+        """Returns the update of every token; the attention after softmax (float32), if asked for; the facets.
 
         Without maps a faster order of the same operations is used; both compute the softmax in float32
         and give the same tokens up to rounding.
@@ -62,7 +70,7 @@ class Attention(nn.Module):
         else:
             mixed = attend(query, key, value, bias=bias, implementation=self.implementation)
         proj = nn.Dense(dim, dtype=self.dtype, kernel_init=linear_init, name="proj")
-        return proj(mixed.reshape(batch, count, dim)), weights, key
+        return proj(mixed.reshape(batch, count, dim)), weights, Facets(query, key, value)
 
 
 def explicit_attention(

@@ -23,6 +23,8 @@ class BackboneOutput(flax.struct.PyTreeNode):
             those of the last stage, and `vitjax.sparsify.restore` puts them back on the grid.
         sizes: how many patches each token stands for, 0 for one that only pads; None in a model that reduces
             none.
+        worth: of each token to the step that kept it: its probability of being kept, or CLS's attention, see
+            `vitjax.sparsify.reducers.Alive`; None where no step ranks tokens.
         overflow: tokens that an image wanted to keep and had no room for, over all stages; None where every
             image keeps the same number.
         grid: rows and columns of patches of the image; static under jit.
@@ -39,5 +41,6 @@ class BackboneOutput(flax.struct.PyTreeNode):
     keep_index: tuple[Int[Array, "b _"], ...] = ()
     owner: tuple[Int[Array, "b cells"], ...] = ()
     sizes: Float[Array, "b n"] | None = None
+    worth: Float[Array, "b n"] | None = None
     overflow: Int[Array, " b"] | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))

@@ -184,7 +184,7 @@ def _gathered(
             owner.append(alive.owner)
     parts = {
         "scores": tuple(scores), "keep_index": tuple(index), "owner": tuple(owner), "sizes": alive.size,
-        "overflow": sum(overflow) if overflow else None,
+        "overflow": sum(overflow) if overflow else None, "worth": alive.worth if reducer.ranks else None,
     }  # fmt: skip
     if owner and reducer.name not in ("tome", "evit"):
         parts["decisions"] = jnp.stack([(o >= 0).astype(jnp.float32) for o in owner], axis=1)

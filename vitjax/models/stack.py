@@ -15,7 +15,7 @@ def run_blocks(
     tokens: Float[Array, "b n d"],
     *shared: Any,
     last: int,
-) -> tuple[Float[Array, "b n d"], tuple[Array | None, ...]]:
+) -> tuple[Float[Array, "b n d"], tuple[Any, ...]]:
     """Runs blocks 0 to `last` inside the compact method of `model`, in the way its fields say.
 
     As a loop, block i has the parameters `blocks_<i>`: the layout of checkpoints. With `scan_layers`, one

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.arguments import last_block, patch_grid
+from vitjax.models.arguments import last_block, patch_grid, refuse_facet
 from vitjax.models.attention import Attention
 from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, linear_init
 from vitjax.models.outputs import BackboneOutput
@@ -34,6 +34,7 @@ class Block(nn.Module):
     skip_lam: float | int = 1.0  # LV-ViT's divisor of both branches
     attention: str = "xla"
     return_attention: bool = False  # a field, not an argument: rematerialisation traces arguments
+    facet: str = "token"  # "query", "key" or "value": also returns these
     reducer: Reducer | None = None  # what to do between attention and MLP, and which of its steps this is
     stage: int = 0
     prefix: int = 0
@@ -52,6 +53,7 @@ class Block(nn.Module):
             keep: see `Attention`.
             alive: what the patch tokens stand for; they get attention by their size. With a `reducer`, the
                 second result is (attention, what they stand for now), and sizes count for merged tokens only.
+                With a `facet`, it is (attention, that facet of all tokens, heads side by side).
         """
         attn = Attention(self.num_heads, self.qkv_bias, self.dtype, self.attention, name="attn")
         normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
@@ -60,18 +62,20 @@ class Block(nn.Module):
         if alive is not None and not looks:
             front = jnp.ones((len(tokens), tokens.shape[1] - alive.size.shape[1]), jnp.float32)
             sizes = jnp.concatenate([front, alive.size], axis=1)
-        update, weights, keys = attn(normal, keep, sizes, return_attention=self.return_attention or looks)
+        update, weights, facets = attn(normal, keep, sizes, return_attention=self.return_attention or looks)
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls1")(update)
         tokens = tokens + self._scaled(update)
         if self.reducer is not None and alive is not None:
-            tokens, alive = self._reduce(self.reducer, tokens, alive, weights, keys)
+            tokens, alive = self._reduce(self.reducer, tokens, alive, weights, facets.key)
             weights = weights if self.return_attention else None
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
         update = mlp(LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype))
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls2")(update)
         tokens = tokens + self._scaled(update)
+        if self.facet != "token":
+            return tokens, (weights, getattr(facets, self.facet).reshape(normal.shape))
         return tokens, weights if self.reducer is None else (weights, alive)
 
     def _reduce(
@@ -191,6 +195,7 @@ class VisionTransformer(nn.Module):
         block: int | None = None,
         keep_ratio: float | int | Sequence[float] | None = None,
         decisions: Float[Array, "b stages _"] | None = None,
+        facet: str = "token",
     ) -> BackboneOutput:
         """Runs the network.
 
@@ -204,6 +209,9 @@ class VisionTransformer(nn.Module):
             keep_ratio: as the field, instead of it; static under jit. For models with `reduce`.
             decisions: 1 = keep, instead of sampled ones, per stage on the full grid, before stages are made
                 cumulative; they mask in evaluation too. For "dynamicvit".
+            facet: "query", "key" or "value": the patch tokens of the result are what the last block that runs
+                makes of its input for its attention, heads side by side and without a norm; all else stays.
+                For models that reduce no tokens.
 
         Returns:
             Tokens, prefix and pooled in float32. With `fc_norm`, tokens and prefix are not normalised and
@@ -220,8 +228,9 @@ class VisionTransformer(nn.Module):
         fields = {
             "num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio, "qkv_bias": self.qkv_bias,
             "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
-            "attention": self.attention, "return_attention": return_attention,
+            "attention": self.attention, "return_attention": return_attention, "facet": facet,
         }  # fmt: skip
+        refuse_facet(self, facet)
         tokens, maps, parts, keep = run_reduced(
             self, Block, fields, tokens,
             last=last, prefix=self.prefix_count, train=train, keep_ratio=keep_ratio, decisions=decisions,
@@ -233,6 +242,9 @@ class VisionTransformer(nn.Module):
         if norm_after_pool:
             pooled = LayerNorm(self.eps, name="fc_norm")(pooled)
         heads = self._classify(pooled, prefix) if last == self.depth - 1 else {}
+        if facet != "token":
+            patches = maps[-1][1][:, self.prefix_count :].astype(jnp.float32)
+            maps = tuple(weights for weights, _ in maps)
         return BackboneOutput(
             tokens=patches,
             pooled=pooled,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from vitjax.ot import released
 from vitjax.ot.outputs import PairMarginals, Values
 
-KINDS = ("uniform", "rollout", "cross_correlation", "inverse", "complement", "softmax")
+KINDS = ("uniform", "rollout", "keep", "cross_correlation", "inverse", "complement", "softmax")
 
 
 def uniform(valid: Bool[Values, "*batch n"]) -> Float[Array, "*batch n"]:
@@ -111,13 +111,13 @@ def pair_marginals(
     """Weights of both images of a pair, each by the tokens of one and the pooled vector of the other.
 
     Args:
-        kind: "uniform", "rollout" (the given weights), "cross_correlation", "inverse", "complement" or
-            "softmax".
+        kind: "uniform", "rollout" or "keep" (the given weights), "cross_correlation", "inverse",
+            "complement" or "softmax".
         query_tokens: L2-normalised.
         candidate_tokens: L2-normalised.
         query_pooled: L2-normalised.
         candidate_pooled: L2-normalised.
-        query_weights: of the query's tokens, non-negative; used by "rollout".
+        query_weights: of the query's tokens, non-negative; used by "rollout" and "keep".
         candidate_weights: likewise.
         query_valid: False = padding, weight 0.
         candidate_valid: likewise.
@@ -129,7 +129,7 @@ def pair_marginals(
     query_valid, candidate_valid = jnp.asarray(query_valid), jnp.asarray(candidate_valid)
     if kind == "uniform":
         a_raw, b_raw = _even(query_valid), _even(candidate_valid)
-    elif kind == "rollout":
+    elif kind in ("rollout", "keep"):
         a_raw, b_raw = jax.nn.relu(query_weights), jax.nn.relu(candidate_weights)
     else:
         a_raw = _raw(kind, query_tokens, candidate_pooled, query_valid)

@@ -146,6 +146,29 @@ def pool_grid(
     return x.reshape(x.shape[0], size * size, x.shape[3])
 
 
+def smooth_grid(
+    tokens: Float[Array | np.ndarray, "b n d"], grid: tuple[int, int], size: int
+) -> Float[Array, "b n d"]:
+    """Average of each token and its neighbours, those of a size x size window that lie on the grid; float32.
+
+    Args:
+        tokens: patch tokens in raster order, n = h * w.
+        grid: (h, w) of the tokens.
+        size: side of the window, odd; 1 changes nothing.
+    """
+    x = _on_grid(tokens, grid, 1).astype(jnp.float32)
+    rows, columns = (_near(length, size) for length in grid)
+    x = jnp.einsum("sh,bhwd,tw->bstd", rows, x, columns, precision="highest")
+    return x.reshape(tokens.shape)
+
+
+def _near(length: int, size: int) -> np.ndarray:
+    """Weights of the positions around each one; rows sum to 1."""
+    place = np.arange(length)
+    near = np.abs(place[:, None] - place[None, :]) <= size // 2
+    return (near / near.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
 def pool_weights(
     weights: Float[Array | np.ndarray, "b n"], grid: tuple[int, int], size: int
 ) -> Float[Array, "b s"]:
@@ -222,7 +245,10 @@ def make_describe(
     forward: Callable[[Any, Array], Any],
     *,
     grid: int = 0,
+    smooth: int = 1,
     rollout: bool = False,
+    start: int = 0,
+    keep: bool = False,
     center: Float[np.ndarray, "t d"] | None = None,
     normalise: bool = True,
     mesh: Mesh | None = None,
@@ -240,7 +266,12 @@ def make_describe(
         forward: `(variables, images) -> output` with `pooled` (b, d), `tokens` (b, n, d), `grid` (h, w) and,
             for rollout, `attention`, as `vitjax.models` returns them.
         grid: side of the token grid that is kept; 0 keeps all tokens.
+        smooth: tokens are averaged over windows of this odd side first (`smooth_grid`); 1: they are not.
+            For models that give a token for every patch.
         rollout: weigh tokens by attention rollout instead of alike.
+        start: first block that counts for rollout.
+        keep: weigh tokens by what they were worth to the step that kept them (`BackboneOutput.worth`)
+            instead of alike. For models that rank tokens.
         center: subtracted from the tokens that are kept, see `token_center`; None: nothing is.
         normalise: False leaves tokens and pooled vectors at their length, every token on its place, for
             `token_center`.
@@ -254,7 +285,11 @@ def make_describe(
 
     def describe(variables: Any, images: Array, valid: Array) -> Descriptors:
         output = forward(variables, images)
-        weights = attention_rollout(output.attention, grid=output.grid) if rollout else None
+        if smooth > 1:
+            output = _smoothed(output, smooth)
+        weights = _worth(output) if keep else None
+        if rollout:
+            weights = attention_rollout(output.attention, start=start, grid=output.grid)
         if grid or not normalise:
             tokens, weights, there = _on_places(output, weights, grid)
             places, middle = None, center
@@ -273,6 +308,27 @@ def make_describe(
         return jax.jit(describe)
     whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, parallel.ROWS)
     return jax.jit(describe, in_shardings=(whole, rows, rows), out_shardings=rows)
+
+
+def _smoothed(output: Any, size: int) -> Any:
+    if _owner(output) is not None:
+        raise ValueError(
+            f"config.model.smooth is {size}, but the model reduces its tokens: neighbours are gone; use 1"
+        )
+    return output.replace(tokens=smooth_grid(output.tokens, output.grid, size))
+
+
+def _worth(output: Any) -> Array:
+    """What the tokens are worth, on the cells of the grid they stand for; 0 where a token was dropped."""
+    worth, owner = getattr(output, "worth", None), _owner(output)
+    if worth is None:
+        raise ValueError(
+            "config.rerank.marginals 'keep' needs a model that ranks its tokens: a dynamicvit_* one, or "
+            "config.reduce.name 'topk' or 'evit'"
+        )
+    if owner is None:  # no step was reached
+        return worth
+    return restore((worth / jnp.maximum(output.sizes, 1.0))[..., None], owner)[..., 0]
 
 
 def _on_places(output: Any, weights: Array | None, size: int) -> tuple[Array, Array, Array]:

@@ -39,31 +39,35 @@ class Alive(flax.struct.PyTreeNode):
             own (EViT's fused token).
         owner: row of the token that stands for each cell of the grid; -1 where its token was dropped.
         size: how many cells each token stands for.
+        worth: of each token to the step that kept it last: the probability of being kept, or CLS's attention;
+            for EViT's fused token that of all it stands for; 1 before the first step.
     """
 
     index: Int[Array, "b n"]
     owner: Int[Array, "b cells"]
     size: Float[Array, "b n"]
+    worth: Float[Array, "b n"]
 
     @classmethod
     def all(cls, batch: int, cells: int) -> "Alive":
         """Every token stands for its own cell."""
         places = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32)[None], (batch, cells))
-        return cls(places, places, jnp.ones((batch, cells), jnp.float32))
+        ones = jnp.ones((batch, cells), jnp.float32)
+        return cls(places, places, ones, ones)
 
-    def moved(self, row: Int[Array, "b n"], index: Int[Array, "b m"]) -> "Alive":
-        """After a step: the new row of every old one, -1 where dropped, and the new rows' positions."""
+    def moved(self, row: Int[Array, "b n"], index: Int[Array, "b m"], worth: Float[Array, "b m"]) -> "Alive":
+        """After a step: the new row of every old one, -1 where dropped; positions and worth of the new."""
         gone = jnp.take_along_axis(row, jnp.maximum(self.owner, 0), axis=1)
         size = jnp.zeros(index.shape, jnp.float32)
         size = size.at[jnp.arange(len(row))[:, None], row].add(
             self.size, mode="drop", wrap_negative_indices=False
         )
-        return Alive(index, jnp.where(self.owner < 0, -1, gone), size)
+        return Alive(index, jnp.where(self.owner < 0, -1, gone), size, worth)
 
     def without(self, valid: Float[Array, "b n"]) -> "Alive":
         """The same rows, of which those that are not valid stand for nothing."""
         there = restore(valid[..., None], self.owner)[..., 0] > 0
-        return Alive(self.index, jnp.where(there, self.owner, -1), self.size * valid)
+        return Alive(self.index, jnp.where(there, self.owner, -1), self.size * valid, self.worth * valid)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,11 @@ class Reducer:
     def needs_attention(self) -> bool:
         """Whether the step looks at the block's attention."""
         return self.name in ("topk", "evit")
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the step says what each token is worth."""
+        return self.name in ("dynamicvit", "topk", "evit")
 
     def stage(self, block: int) -> int | None:
         """Which step happens at a block, from 0; None = none."""
@@ -164,11 +173,15 @@ def reduce(
         tokens: patch tokens.
         alive: what they stand for.
         prefix: number of tokens beside them.
-        scores: which are worth keeping: the predictor's ("dynamicvit") or CLS's attention ("topk", "evit").
+        scores: which are worth keeping: log-probabilities of the predictor ("dynamicvit") or CLS's attention
+            ("topk", "evit").
         keys: the block's keys, mean over heads; "tome" calls tokens alike whose keys are.
     """
     count, cells = tokens.shape[1], alive.owner.shape[1]
     kept = reducer.count(stage, alive=count, total=cells, prefix=prefix)
+    if reducer.ranks and scores is not None:
+        worth = jnp.exp(scores) if reducer.name == "dynamicvit" else scores
+        alive = alive.replace(worth=worth.astype(jnp.float32))  # pyright: ignore[reportAttributeAccessIssue]
     if kept >= count:
         return tokens, alive
     if reducer.name == "tome":
@@ -178,14 +191,15 @@ def reduce(
     index = _chosen(reducer.name, stage, scores, tokens.shape[0], count, kept)
     row = _rows_after_keeping(index, count)
     if reducer.name != "evit" or scores is None:
-        return take(tokens, index), alive.moved(row, take(alive.index, index))
+        return take(tokens, index), alive.moved(row, take(alive.index, index), take(alive.worth, index))
     # The weight is the attention itself, not its share among the rest, as in the paper.
     rest = jnp.where(row < 0, scores, 0.0)
     fused = jnp.einsum("bn,bnd->bd", rest, tokens.astype(jnp.float32))[:, None].astype(tokens.dtype)
     place = jnp.full((len(tokens), 1), cells, jnp.int32)
     index_after = jnp.concatenate([take(alive.index, index), place], axis=1)
     tokens = jnp.concatenate([take(tokens, index), fused], axis=1)
-    return tokens, alive.moved(jnp.where(row < 0, kept, row), index_after)
+    worth = jnp.concatenate([take(alive.worth, index), rest.sum(axis=1, keepdims=True)], axis=1)
+    return tokens, alive.moved(jnp.where(row < 0, kept, row), index_after, worth)
 
 
 def wanted(
@@ -237,7 +251,7 @@ def merge(
     row = row.at[each, leaving].set(target)
     weighed = tokens.astype(jnp.float32) * alive.size[..., None]
     total = take(weighed, stay).at[each, target].add(take(weighed, leaving))
-    after = alive.moved(row, take(alive.index, stay))
+    after = alive.moved(row, take(alive.index, stay), take(alive.worth, stay))
     return (total / after.size[..., None]).astype(tokens.dtype), after
 
 

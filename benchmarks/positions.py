@@ -1,0 +1,296 @@
+r"""How much place a token carries, what takes it out, and what else helps.
+
+    python -m benchmarks.positions --places DIR --classes DIR --flat DIR --cache DIR
+
+--places holds query/, ref/ and ground_truth.json (recall@1). --classes is a folder of classes, of which those
+at even places are searched in themselves (precision@1, every other photo), while photos of those at odd
+places serve as unrelated photos. --flat holds pictures of one flat thing and homographies.json, as for
+`benchmarks.explanations` (share of visible patches sent to their true cell). Tokens of all blocks, and
+queries, keys and values, come from one forward pass per photo and are kept in --cache, so that every row
+after that is a matter of seconds. All else is as --config says.
+
+Three tables, in Markdown: what the centre of the tokens needs; the cosine of tokens of unrelated photos at
+the same place and at different places, block by block; and options of the descriptor, with and without the
+centre.
+"""
+
+import argparse
+import pathlib
+import runpy
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.explanations import flat_pairs
+from vitjax.config import EvalConfig
+from vitjax.data.made import MadeSource
+from vitjax.data.pipeline import batches
+from vitjax.data.sources import FolderSource, ImageSource, ListSource, fingerprint
+from vitjax.ot import attention_rollout
+from vitjax.reranker import MADE_PICTURES, Reranker
+from vitjax.retrieval import Descriptors, match_accuracy, match_pairs, rerank, search, token_center
+from vitjax.retrieval.descriptors import pool_grid, pool_weights, smooth_grid
+from vitjax.retrieval.truth import Truth, read_ground_truth
+
+COUNTS = 1, 4, 16, 64, 256
+DRAWS = 3  # of photos, averaged, where there are more than asked for
+FACETS = "query", "key", "value"
+STARTS = 0, 4, 6  # of rollout
+
+
+class View(NamedTuple):
+    """Which vectors of a forward pass stand for the patches."""
+
+    block: int
+    facet: str = "token"
+    smooth: int = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything one pass over some photos gives: tokens (n, t, d) by view, not normalised, and what more.
+
+    Attributes:
+        tokens: by view.
+        pooled: (n, d) by block.
+        rollout: weights (n, t) by first block.
+    """
+
+    tokens: dict[View, np.ndarray]
+    pooled: dict[int, np.ndarray]
+    rollout: dict[int, np.ndarray]
+
+    def describe(self, view: View, center: np.ndarray | None, start: int | None) -> Descriptors:
+        """Descriptors of the photos, the centre taken out."""
+        tokens = self.tokens[view].astype(np.float32)
+        tokens = tokens if center is None else tokens - center
+        weights = None if start is None else self.rollout[start]
+        return Descriptors.from_arrays(self.pooled[view.block], tokens, weights)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
+    reranker = Reranker.from_config(config)
+    config.model.block %= reranker.model.depth
+    look = Look(reranker, args.cache)
+    photos = look(FolderSource(args.classes), _share(FolderSource(args.classes), 1, max(COUNTS)))
+    made = look(MadeSource("leaves", MADE_PICTURES))
+    grey = look(ListSource([np.full((224, 224, 3), 128, np.uint8)]))
+    judges = dict(_judges(args, reranker, look))
+    print(_title("centre", judges), *_centres(config, photos, made, grey, judges), sep="\n", end="\n\n")
+    print(*_similarities(photos, made), sep="\n", end="\n\n", flush=True)
+    print(_title("descriptor", judges), *_options(config, made, judges), sep="\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
+    parser.add_argument("--places", type=pathlib.Path, required=True, help="query/, ref/, ground_truth.json")
+    parser.add_argument("--classes", type=pathlib.Path, required=True, help="sub-folders are classes")
+    parser.add_argument("--flat", type=pathlib.Path, required=True, help="pictures and homographies.json")
+    parser.add_argument("--cache", type=pathlib.Path, required=True, help="folder for what the model gives")
+    return parser
+
+
+def _share(source: FolderSource, odd: int, most: int) -> np.ndarray:
+    """Every other photo of the classes at odd or at even places, at most so many, by lot."""
+    assert source.labels is not None
+    rows = np.flatnonzero(np.asarray(source.labels) % 2 == odd)[:: 1 if odd else 2]
+    return np.sort(np.random.default_rng(0).permutation(rows)[:most])
+
+
+class Look:
+    """Passes photos through the model once, and remembers on a disk."""
+
+    def __init__(self, reranker: Reranker, cache: pathlib.Path) -> None:
+        self.reranker, self.cache = reranker, cache
+        depth = self.reranker.model.depth
+        block = self.reranker.config.model.block
+        self.views = [View(block) for block in range(depth)]
+        self.views += [View(block, smooth=size) for size in (3, 5)]
+        self.views += [View(block + d, facet) for facet in FACETS for d in (0, 1)]
+        self.forward = jax.jit(self._forward)
+
+    def __call__(self, source: ImageSource, rows: np.ndarray | None = None) -> Seen:
+        """What the model gives for some photos of a source."""
+        asked = None if rows is None else rows.tolist()
+        key = repr((fingerprint(source), asked, self.views, self.reranker.preprocess, self.reranker.config))
+        file = self.cache / f"{zlib.crc32(key.encode()):08x}.npz"
+        if not file.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            chosen = source if rows is None else ListSource([source.read(int(i)) for i in rows])
+            flat = jax.tree.leaves(self._pass(chosen))
+            np.savez(file, *flat)
+        with np.load(file) as kept:
+            leaves = [kept[name] for name in kept.files]
+        tokens, pooled, rollout = jax.tree.unflatten(self._layout(), leaves)
+        return Seen(tokens, pooled, rollout)
+
+    def _layout(self) -> Any:
+        blocks, starts = dict.fromkeys(range(self.reranker.model.depth), 0), dict.fromkeys(STARTS, 0)
+        return jax.tree.structure((dict.fromkeys(self.views, 0), blocks, starts))
+
+    def _pass(self, source: ImageSource) -> Any:
+        loader = batches(source, self.reranker.preprocess, 16, workers=2)
+        parts = []
+        for batch in loader:
+            found = self.forward(self.reranker.variables, np.asarray(batch.images))
+            parts.append(jax.tree.map(lambda x, keep=batch.valid: np.asarray(x)[keep], found))
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+    def _forward(self, variables: Any, images: jax.Array) -> Any:
+        """One call per view; what they share is computed once, as the compiler finds it equal."""
+        grid, tokens, pooled, rollout = self.reranker.config.model.grid, {}, {}, {}
+        for view in self.views:
+            more: dict[str, Any] = {} if view.facet == "token" else {"facet": view.facet}
+            out: Any = self.reranker.model.apply(
+                variables, images, block=view.block, return_attention=True, **more
+            )
+            smooth = smooth_grid(out.tokens, out.grid, view.smooth) if view.smooth > 1 else out.tokens
+            tokens[view] = pool_grid(smooth, out.grid, grid).astype(jnp.float16)
+            pooled[view.block] = out.pooled
+            if view == View(self.reranker.config.model.block):
+                for start in STARTS:
+                    weights = attention_rollout(out.attention, start=start, grid=out.grid)
+                    rollout[start] = pool_weights(weights, out.grid, grid)
+        return tokens, pooled, rollout
+
+
+Judge = Callable[[EvalConfig, View, np.ndarray | None, int | None], float]
+
+
+def _judges(args: argparse.Namespace, reranker: Reranker, look: Look) -> Iterator[tuple[str, Judge]]:
+    """What is measured on each set: (config, view, centre, start of rollout) -> a share."""
+    yield "places, R@1", _ranked(*place_set(args.places, look))
+    yield "classes, P@1", _ranked(*class_set(args.classes, look))
+    yield "flat, right cell", _corresponding(args.flat, reranker, look)
+
+
+def place_set(folder: pathlib.Path, look: Look) -> tuple[Seen, Seen, Truth]:
+    """Queries, gallery and right answers of a folder with query/, ref/ and ground_truth.json."""
+    sides = [FolderSource(folder / side) for side in ("query", "ref")]
+    listed = read_ground_truth(folder / "ground_truth.json", *map(len, sides))
+    right = [np.array(listed.get(i, []), int) for i in range(len(sides[0]))]
+    return look(sides[0]), look(sides[1]), Truth(right, None, np.full(len(right), -1))
+
+
+def class_set(folder: pathlib.Path, look: Look) -> tuple[Seen, Seen, Truth]:
+    """Every other photo of the classes at even places of a folder, searched in themselves."""
+    source = FolderSource(folder)
+    rows = _share(source, 0, len(source))
+    labels, seen = np.asarray(source.labels)[rows], look(source, rows)
+    return seen, seen, Truth.from_labels(labels, labels, np.arange(len(rows)))
+
+
+def _ranked(queries: Seen, gallery: Seen, truth: Truth) -> Judge:
+    def judge(config: EvalConfig, view: View, center: np.ndarray | None, start: int | None) -> float:
+        ours, theirs = (side.describe(view, center, start) for side in (queries, gallery))
+        _, before = search(ours, theirs, 20, exclude=truth.own)
+        after = rerank(ours, theirs, before, config=config.rerank)
+        return truth.metrics(np.asarray(after.index))["recall_at_1"]
+
+    return judge
+
+
+def _corresponding(folder: pathlib.Path, reranker: Reranker, look: Look) -> Judge:
+    pairs = list(flat_pairs(folder, reranker))
+    seen = look(ListSource([np.asarray(x) for pair in pairs for x in (pair.query, pair.candidate)]))
+
+    def judge(config: EvalConfig, view: View, center: np.ndarray | None, start: int | None) -> float:
+        found = seen.describe(view, center, start)
+        one, two = np.arange(0, 2 * len(pairs), 2), np.arange(1, 2 * len(pairs), 2)
+        n = found.sizes.tokens
+        match = match_pairs(found, found, one, two, config=config.rerank, top=n * n)
+        hits = []
+        for i, pair in enumerate(pairs):
+            plan = np.zeros((n, n))
+            plan[match.query_patch[i], match.candidate_patch[i]] = match.mass[i]
+            hits.append(match_accuracy(plan, pair.truth).hit_0)
+        return float(np.nanmean(hits))
+
+    return judge
+
+
+def _title(name: str, judges: dict[str, Judge]) -> str:
+    return f"| {name} | " + " | ".join(judges) + " |\n|---|" + "---:|" * len(judges)
+
+
+def _line(label: str, found: Sequence[float]) -> str:
+    return f"| {label} | " + " | ".join(f"{100 * x:.1f}" for x in found) + " |"
+
+
+def _centres(
+    config: EvalConfig, photos: Seen, made: Seen, grey: Seen, judges: dict[str, Judge]
+) -> Iterator[str]:
+    """What the centre is measured on."""
+    view = View(config.model.block)
+    tokens = photos.tokens[view].astype(np.float32)
+
+    def line(label: str, centers: Sequence[np.ndarray | None]) -> str:
+        values = [[judge(config, view, center, None) for judge in judges.values()] for center in centers]
+        return _line(label, np.mean(values, axis=0))
+
+    def center(of: np.ndarray, *, photos: bool = True) -> np.ndarray:
+        return token_center(of, "position", photos=photos)
+
+    yield line("none", [None])
+    yield line("256 photos, one mean for all places", [token_center(tokens, "mean")])
+    yield line("one grey picture, no photo", [center(grey.tokens[view], photos=False)])
+    yield line(f"{MADE_PICTURES} made pictures, no photo", [center(made.tokens[view], photos=False)])
+    for count in COUNTS:
+        draws = [np.random.default_rng(i).permutation(len(tokens))[:count] for i in range(DRAWS)]
+        draws = draws[: 1 if count == len(tokens) else DRAWS]
+        label = f"{count} photo" + "s" * (count > 1)
+        yield line(label, [center(tokens[rows]) for rows in draws])
+        yield line(f"{label}, differences only", [center(tokens[rows], photos=False) for rows in draws])
+
+
+def _similarities(photos: Seen, made: Seen) -> Iterator[str]:
+    """Cosines of tokens of two unrelated photos, at the same place and at two places, by view."""
+    yield "| cosine of unrelated photos | same place | other place | same, centred | other, centred |"
+    yield "|---|---:|---:|---:|---:|"
+    for view, tokens in photos.tokens.items():
+        if view.smooth > 1:
+            continue
+        centred = tokens - token_center(made.tokens[view], "position", photos=False)
+        cosines = [*_cosines(tokens), *_cosines(centred)]
+        yield f"| {view.facet}, block {view.block} | " + " | ".join(f"{x:.3f}" for x in cosines) + " |"
+
+
+def _cosines(tokens: np.ndarray) -> tuple[float, float]:
+    """Means over all pairs of different photos: of tokens at one place, and at two places."""
+    unit = tokens.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    n, t, _ = unit.shape
+    place, whole = unit.sum(axis=0), unit.sum(axis=(0, 1))
+    image = unit.sum(axis=1)
+    pairs = n * (n - 1)
+    same = ((place**2).sum() - n * t) / (pairs * t)
+    every = ((whole**2).sum() - (image**2).sum()) / (pairs * t * t)
+    return same, (every * t - same) / (t - 1) if t > 1 else same
+
+
+def _options(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterator[str]:
+    """Options of the descriptor, with the centre of made pictures and without one."""
+    base = config.model.block
+    views = list(made.tokens)
+    rows: list[tuple[str, View, int | None]] = [("the config's", View(base), None)]
+    rows += [(f"block {v.block}", v, None) for v in views if v.block != base and v == View(v.block)]
+    rows += [(f"mean of {v.smooth} x {v.smooth} neighbours", v, None) for v in views if v.smooth > 1]
+    rows += [(f"{v.facet} of block {v.block}", v, None) for v in views if v.facet != "token"]
+    rows += [(f"marginals: rollout from block {start}", View(base), start) for start in STARTS]
+    for label, view, start in rows:
+        rule = config.rerank if start is None else replace(config.rerank, marginals="rollout")
+        used, center = replace(config, rerank=rule), token_center(made.tokens[view], "position", photos=False)
+        for name, middle in (("", center), (", no centre", None)):
+            yield _line(label + name, [judge(used, view, middle, start) for judge in judges.values()])
+
+
+if __name__ == "__main__":
+    main()
