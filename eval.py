@@ -33,8 +33,10 @@ from vitjax.retrieval import (
     Gate,
     Reranked,
     calibrate_gate,
+    deletion,
     judge_gate,
     match_pairs,
+    pair_plans,
     plan_sharpness,
     rerank,
     runs,
@@ -43,11 +45,14 @@ from vitjax.retrieval import (
 from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import KS, Truth, read_ground_truth
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
+from vitjax.viz.plans import Patches, PlanView, entries_within, patches_of, sparse_plan
 from vitjax.viz.rankings import Rankings
-from vitjax.viz.report import QueryView, Report, SkippedView, write_report
+from vitjax.viz.report import PLAN_BYTES, write_report
+from vitjax.viz.views import QueryView, Report, SkippedView
 from vitjax.weights import cache_dir
 
 WHOLE_RANKING = 2000  # galleries up to this size are ranked to the end
+DELETIONS = 32  # first hits of which patches are taken away, to see whether the score hangs on them
 console = Console(stderr=True, highlight=False)
 
 
@@ -149,7 +154,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     runs.write_run(out / "run.trec", *names, after.index, after.score, tag="reranked")
     if truth.positives is not None:
         runs.write_qrels(out / "qrels.trec", *names, truth.positives)
-    draw(config, out, reranker, queries, gallery, rankings, results)
+    results["explanations"] = draw(config, out, reranker, queries, gallery, rankings, results)
     record.append_row(out / "results.csv", csv_row(config, results))
     record.write_json(out / "results.json", results)
     say(f"wrote {out / 'results.json'}" + (f" and {out / 'report.html'}" if config.figures.report else ""))
@@ -492,14 +497,19 @@ def draw(
     gallery: Side,
     rankings: Rankings,
     results: dict[str, Any],
-) -> None:
-    """Writes report.html, and PNG files of the queries whose first hit changed before the others."""
+) -> dict[str, Any]:
+    """Writes report.html, and PNG files of the queries whose first hit changed before the others.
+
+    Returns:
+        How true the explanations are; see `judge_explanations`.
+    """
     figures, count = config.figures, len(queries.rows)
     in_report = range(min(figures.report, count))
     as_png = sorted(range(count), key=lambda q: not rankings.first_hit_changed(q))[: figures.count]
     views = view_queries(
         config, reranker, queries, gallery, rankings, list(dict.fromkeys([*in_report, *as_png]))
     )
+    judged = judge_explanations(config, queries, gallery, rankings, views)
     images = view_images(reranker, queries, gallery, list(views.values()))
     for q in as_png:
         (out / "figures").mkdir(exist_ok=True)
@@ -511,7 +521,12 @@ def draw(
     if in_report:
         shown = [views[q] for q in in_report]
         used = {key: images[key] for view in shown for key in keys_of(view)}
-        write_report(out / "report.html", make_report(config, shown, used, results, reranker.token_grid))
+        patches = view_patches(reranker, queries, gallery, list(used))
+        told = results | {"explanations": judged}
+        write_report(
+            out / "report.html", make_report(config, shown, used, patches, told, reranker.token_grid)
+        )
+    return judged
 
 
 def view_queries(
@@ -524,19 +539,82 @@ def view_queries(
 ) -> dict[int, QueryView]:
     """What the page says of each query: its first candidates in both orders, and why they match."""
     pairs = [(q, row) for q in shown for row in rankings.matched(q)]
-    found = match_pairs(
-        queries.descriptors,
-        gallery.descriptors,
-        np.array([q for q, _ in pairs], np.int32),
-        np.array([row for _, row in pairs], np.int32),
-        config=config.rerank,
-        top=config.figures.matches,
-    )
+    rows = (np.array([pair[side] for pair in pairs], np.int32) for side in (0, 1))
+    asked = (queries.descriptors, gallery.descriptors, *rows)
+    top, tokens = config.figures.matches, (asked[0].sizes.tokens, asked[1].sizes.tokens)
+    found = match_pairs(*asked, config=config.rerank, top=top)
+    room = entries_within(PLAN_BYTES, tokens, len(pairs))
     explained: dict[int, dict[int, Explanation]] = {q: {} for q in shown}
-    for i, (q, row) in enumerate(pairs):
+    plans: dict[int, dict[int, PlanView]] = {q: {} for q in shown}
+    for i, plan in enumerate(pair_plans(*asked, config=config.rerank)):
+        q, row = pairs[i]
         explained[q][row] = found.explanation(i, reranker.token_grid)
-    patches = queries.descriptors.sizes.tokens * gallery.descriptors.sizes.tokens
-    return {q: rankings.view(q, explained[q], patches) for q in shown}
+        plans[q][row] = sparse_plan(plan, entries=room, strongest=top)
+    return {q: rankings.view(q, explained[q], plans[q], tokens[0] * tokens[1]) for q in shown}
+
+
+def judge_explanations(
+    config: EvalConfig, queries: Side, gallery: Side, rankings: Rankings, views: dict[int, QueryView]
+) -> dict[str, Any]:
+    """Whether the parts of a plan make the score that ordered the candidates, and whether it hangs on them.
+
+    Returns:
+        Number of pairs, the largest gap between a score and its parts; and of up to `DELETIONS` first hits
+        the mean structural score as it is, without the query patches that add most, and without as many
+        random ones (an eighth to a half of them; see `vitjax.retrieval.deletion`).
+    """
+    gaps, found = [], []
+    for q, view in views.items():
+        for candidate in view.candidates:
+            if candidate.plan is None or candidate.rank_after is None:
+                continue
+            score = rankings.after.structural[q, candidate.rank_after - 1]
+            gaps.append(abs(candidate.plan.structural - float(score)))
+            if candidate.rank_after == 1 and len(found) < DELETIONS and config.rerank.method != "pooled":
+                pair = queries.descriptors.take([q]), gallery.descriptors.take([int(candidate.image[1:])])
+                if np.asarray(pair[0].valid).sum() > 1:
+                    found.append(
+                        deletion(*pair, candidate.plan.adds[0][None], config=config.rerank, draws=30)
+                    )
+    judged: dict[str, Any] = {"pairs": len(gaps), "largest_additivity_error": max(gaps, default=None)}
+    if found:
+        gain = np.array([each.gain[0] for each in found])
+        judged["deletion"] = {
+            "pairs": len(found),
+            "structural": float(np.mean([each.whole for each in found])),
+            "without_first": float(np.mean([each.chosen for each in found])),
+            "without_random": float(np.mean([each.random for each in found])),
+            "gain": float(gain.mean()),
+            "gain_standard_error": float(gain.std() / np.sqrt(len(gain))),
+        }
+    return judged
+
+
+def say_judged(judged: dict[str, Any]) -> str:
+    """The same in one sentence; empty where nothing was explained."""
+    if not judged["pairs"]:
+        return ""
+    gap = f"{judged['largest_additivity_error']:.0e}"
+    text = f"What the patches add makes up each of {judged['pairs']} scores, to {gap}"
+    if fell := judged.get("deletion"):
+        text += (
+            f"; without the query patches that add most, the structural score of {fell['pairs']} first hits "
+            f"falls from {fell['structural']:.3f} to {fell['without_first']:.3f}, without as many random "
+            f"ones to {fell['without_random']:.3f} (an eighth to a half taken away; difference "
+            f"{fell['gain']:.3f}, standard error {fell['gain_standard_error']:.3f})"
+        )
+    return text + "."
+
+
+def view_patches(reranker: Reranker, queries: Side, gallery: Side, keys: list[str]) -> dict[str, Patches]:
+    """What became of the patches of each picture on the page."""
+    found = {}
+    for side, letter in ((queries, "q"), (gallery, "g")):
+        own = [key for key in keys if key[0] == letter]
+        images = side.descriptors.take(np.array([int(key[1:]) for key in own], np.int32)) if own else None
+        for i, key in enumerate(own):
+            found[key] = patches_of(images, i, reranker.token_grid, reranker.patch_grid)
+    return found
 
 
 def view_images(
@@ -557,6 +635,7 @@ def make_report(
     config: EvalConfig,
     views: Sequence[QueryView],
     images: dict[str, np.ndarray],
+    patches: dict[str, Patches],
     results: dict[str, Any],
     grid: tuple[int, int],
 ) -> Report:
@@ -568,11 +647,13 @@ def make_report(
         "candidates of each were matched patch by patch and put in a new order",
         images=images,
         queries=views,
+        patches=patches,
         ranks=config.figures.candidates,
         weight=rule.weight,
         metrics_before=shares(results["metrics"]["pooled"]),
         metrics_after=shares(results["metrics"]["reranked"]),
         milliseconds=results["milliseconds_per_query"],
+        explained=say_judged(results["explanations"]),
         settings={
             "model": model.name,
             "weights": results["weights"]["source"].partition("#")[0],

@@ -110,6 +110,7 @@ class Reranker:
         native = jax.eval_shape(
             lambda *inputs: jnp.zeros(self._forward(*inputs).grid), self.variables, blank
         ).shape
+        self.patch_grid: tuple[int, int] = native  # of the model, before any token is dropped or pooled
         self.token_grid: tuple[int, int] = (grid, grid) if grid else native
 
     def _forward(self, variables: dict, images: jax.Array) -> Any:

@@ -30,15 +30,19 @@ def find() -> str | None:
 
 
 class Page:
-    """One tab: `evaluate` runs an expression in it, `problems` holds what its console complained about."""
+    """One tab: `evaluate` runs an expression in it.
+
+    `problems` holds what its console complained about, `requests` every address it asked for but data: ones.
+    """
 
     def __init__(self, write: int, read: int):
         self._write, self._read, self._buffer, self._last = write, read, b"", 0
         self._session: str | None = None
         self.problems: list[str] = []
+        self.requests: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params) -> dict:
@@ -70,6 +74,9 @@ class Page:
             self.problems.append(
                 str(params["exceptionDetails"].get("exception", {}).get("description", params))
             )
+        elif message.get("method") == "Network.requestWillBeSent":
+            url = params["request"]["url"]
+            self.requests += [url] * (not url.startswith("data:"))
         elif message.get("method") == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.problems.append(params["entry"]["text"])
         elif message.get("method") == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
@@ -84,6 +91,7 @@ class Page:
             deviceScaleFactor=1,
             mobile=width < 700,
         )
+        self.call("Emulation.setTouchEmulationEnabled", enabled=width < 700)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=path.resolve().as_uri())
@@ -102,14 +110,18 @@ class Page:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def point(self, selector: str, kind: str = "mouseMoved") -> None:
-        """Moves the mouse to the middle of the first element that matches, or clicks there."""
+    def point(self, selector: str, kind: str = "mouseMoved", at: tuple[float, float] = (0.5, 0.5)) -> None:
+        """Moves the mouse onto the first match, clicks or taps there; `at`: where, as shares of its sides."""
         element = f"document.querySelector({json.dumps(selector)})"
         self.evaluate(f"{element}.scrollIntoView({{block: 'center'}})")
         left, top, width, height = self.evaluate(
             f"(({{x, y, width, height}}) => [x, y, width, height])({element}.getBoundingClientRect())"
         )
-        x, y = left + width / 2, top + height / 2
+        x, y = left + width * at[0], top + height * at[1]
+        if kind == "tap":
+            self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+            self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+            return
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         if kind == "click":
             for step in ("mousePressed", "mouseReleased"):

@@ -4,7 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from vitjax.viz.report import CandidateView, MatchView, QueryView, Report, SkippedView
+from vitjax.retrieval import PairPlan
+from vitjax.viz.plans import Patches, PlanView, sparse_plan
+from vitjax.viz.views import CandidateView, MatchView, QueryView, Report, SkippedView
 
 GRID = 4
 
@@ -16,6 +18,26 @@ def cell(row: int, column: int) -> tuple[float, float, float, float]:
 def photos(count: int, side: int = 32, seed: int = 0) -> dict[str, np.ndarray]:
     noise = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return {f"photo{i}": image for i, image in enumerate(noise)}
+
+
+def whole_plan(structural: float, seed: int = 0, tokens: tuple[int, int] = (GRID**2, GRID**2)) -> PairPlan:
+    """Mass .8 of noise, thin and thick, that adds up to a score; the last patch of either side moves none."""
+    rng = np.random.default_rng(seed)
+    mass = rng.random(tokens) ** 8
+    mass[-1], mass[:, -1] = 0, 0
+    mass *= 0.8 / mass.sum()
+    adds = mass * rng.uniform(-0.2, 1, tokens)
+    adds *= structural / adds.sum()
+    weights = [np.full(count, 1 / count, np.float32) for count in tokens]
+    return PairPlan(mass.astype(np.float32), adds.astype(np.float32), *weights, 0.0)
+
+
+def plan_view(structural: float, seed: int = 0, entries: int = 120) -> PlanView:
+    return sparse_plan(whole_plan(structural, seed), entries=entries)
+
+
+def each_for_itself() -> Patches:
+    return Patches(np.arange(GRID**2).reshape(GRID, GRID), np.zeros((GRID, GRID), bool))
 
 
 def candidate(number: int, before: int, after: int, right: bool | None = None, **changes) -> CandidateView:
@@ -37,7 +59,10 @@ def candidate(number: int, before: int, after: int, right: bool | None = None, *
         "matches": matches,
         "remaining_pairs": GRID**4 - 3,
         "remaining_contribution": structural - drawn,
+        "plan": plan_view(structural, number),
     }
+    if changes.keys() & {"structural", "matches"} and "plan" not in changes:
+        fields["plan"] = None
     return CandidateView(**(fields | changes))
 
 
@@ -54,6 +79,8 @@ def report(*, right: bool | None = True, **changes) -> Report:
         title="Noise",
         subtitle="2 queries against 3 gallery images",
         images=photos(5),
+        patches={key: each_for_itself() for key in photos(5)},
+        explained="The parts add up.",
         queries=[first, second],
         metrics_before={"precision_at_1": 0.5},
         metrics_after={"precision_at_1": 1.0},

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.viz.example import candidate, cell, photos, report
 from vitjax.viz.figures import RIGHT, WRONG, matches_figure, ranking_figure, save_figure
-from vitjax.viz.report import MatchView, QueryView
+from vitjax.viz.views import MatchView, QueryView
 
 
 def share(picture: Image.Image, colour: tuple[int, int, int]) -> float:

@@ -41,6 +41,9 @@ class Descriptors:
         valid: (n, t) bool, False for tokens that only pad.
         places: (n, t) int32, which patch of the grid each token lies on, -1 for one that lies on none; None:
             token i on patch i. Only explanations look at it.
+        owner: (n, cells) int32, which token stands for each patch of the model's grid, -1 where it was
+            dropped; None: the model drops and merges none, or nobody kept it. Only pictures look at it, and a
+            gallery on a disk does not hold it.
     """
 
     pooled: Any
@@ -48,6 +51,7 @@ class Descriptors:
     weights: Any
     valid: Any
     places: Any = None
+    owner: Any = None
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -302,7 +306,8 @@ def make_describe(
         if normalise:
             tokens, pooled = _unit(tokens), _unit(pooled)
         real = valid[:, None] & there
-        return Descriptors(pooled, tokens, _share(jnp.where(real, weights, 0.0)), real, places)
+        weights = _share(jnp.where(real, weights, 0.0))
+        return Descriptors(pooled, tokens, weights, real, places, _owner(output))
 
     if mesh is None:
         return jax.jit(describe)

@@ -16,11 +16,10 @@ from jaxtyping import Array, Float, Int
 
 from vitjax import parallel
 from vitjax.config import RerankConfig
-from vitjax.retrieval import matching
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery import Gallery
 from vitjax.retrieval.matching import Numbers, Plan
-from vitjax.retrieval.pricing import with_price
+from vitjax.retrieval.plans import in_blocks, match_each
 
 Box = tuple[float, float, float, float]
 
@@ -203,34 +202,18 @@ def match_pairs(
     Raises:
         ValueError: rows out of range, descriptors that do not fit together, config out of range.
     """
-    config = with_price(config or RerankConfig(), gallery)
-    plan, numbers = matching.settings(config)
-    matching.check_pair(queries, gallery, config.marginals, "match_pairs")
-    pairs = np.stack([np.asarray(query_rows), np.asarray(gallery_rows)], axis=1).reshape(-1, 2)
-    sizes = np.array([len(queries), len(gallery)])
-    if top < 1 or ((pairs < 0) | (pairs >= sizes[None, :])).any():
-        raise ValueError(
-            f"match_pairs: rows must be in 0..{sizes[0] - 1} (queries) and 0..{sizes[1] - 1} (gallery), and "
-            f"top, {top}, at least 1"
-        )
-    most = min(matching.pairs_per_block(queries.sizes.tokens, *gallery.sizes[2:]), 32)
-    done, pending = [], None
-    for start in range(0, max(len(pairs), 1), most):
-        part = parallel.pad_rows(pairs[start : start + most], most)
-        block = queries.take(part[:, 0]), gallery.take(part[:, 1])
-        pending, before = _match_strongest(*block, numbers, plan=plan, top=top), pending
-        if before is not None:
-            done.append(parallel.fetch(before))
-    done.append(parallel.fetch(pending))
-    return jax.tree.map(lambda *x: np.concatenate(x)[: len(pairs)], *done)
+    if top < 1:
+        raise ValueError(f"match_pairs: top is {top}; it must be at least 1")
+    strongest = functools.partial(_match_strongest, top=top)
+    done = list(in_blocks(strongest, queries, gallery, query_rows, gallery_rows, config, "match_pairs"))
+    return jax.tree.map(lambda *x: np.concatenate(x), *done)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "top"))
 def _match_strongest(
     queries: Descriptors, candidates: Descriptors, numbers: Numbers, *, plan: Plan, top: int
 ) -> Matches:
-    alone = jax.tree.map(lambda x: x[:, None], candidates)  # one candidate for each query
-    match = jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, plan, numbers))
+    match = match_each(queries, candidates, numbers, plan)
     found = _strongest(match.plan, match.similarity, match.contribution, match.structural, match.error, top)
     return dataclasses.replace(
         found,

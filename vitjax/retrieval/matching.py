@@ -68,6 +68,8 @@ class PairMatch:
         similarity: (b, k, n, m).
         contribution: (b, k, n, m), what each patch pair adds to the structural score.
         left_out: (b, k), what unmatched mass adds to it; 0 without a price.
+        query_weights: (b, k, n), what each token of the query weighed in this pair.
+        candidate_weights: (b, k, m), likewise.
     """
 
     score: Any
@@ -80,6 +82,8 @@ class PairMatch:
     similarity: Any
     contribution: Any
     left_out: Any
+    query_weights: Any
+    candidate_weights: Any
 
 
 def settings(config: RerankConfig) -> tuple[Plan, Numbers]:
@@ -157,6 +161,8 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
         similarity=similarity,
         contribution=match.transport.plan * (1.0 if plan.method == "mutual" else similarity),
         left_out=left_out(match.transport.mass, numbers.price) * (plan.method in _PRICED),
+        query_weights=marginals.a,
+        candidate_weights=marginals.b,
     )
 
 

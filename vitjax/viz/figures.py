@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vitjax.files import replacing
-from vitjax.viz.report import Box, CandidateView, MatchView, QueryView
+from vitjax.viz.views import Box, CandidateView, MatchView, QueryView
 
 RIGHT, WRONG, NEUTRAL = (23, 121, 74), (189, 48, 39), (176, 178, 184)
-# The same twelve as in report.js: bright enough for photos, neighbours far apart.
+# The same twelve as in page_base.js: bright enough for photos, neighbours far apart.
 COLOURS = (
     *("#ffd400", "#4cc9ff", "#ff7a59", "#7ee081", "#d8a0ff", "#ff9ecf"),
     *("#00d5c0", "#ffb13d", "#a8c0ff", "#c6e84a", "#ff6f91", "#9be7ff"),

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from vitjax.viz.report import CandidateView, MatchView, QueryView
+from vitjax.viz.plans import PlanView
+from vitjax.viz.views import CandidateView, MatchView, QueryView
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +51,15 @@ class Rankings:
         place = self._places(query)[1]
         return [row for row in self.shown(query) if np.isfinite(self.after.structural[query, place[row]])]
 
-    def view(self, query: int, explained: Mapping[int, Any], pairs: int) -> QueryView:
+    def view(
+        self, query: int, explained: Mapping[int, Any], plans: Mapping[int, PlanView], pairs: int
+    ) -> QueryView:
         """Returns one query as the page shows it.
 
         Args:
             query: its row.
             explained: gallery row -> `vitjax.retrieval.Explanation`, for the rows of `matched`.
+            plans: gallery row -> the whole plan, of the same or of some of them.
             pairs: number of patch pairs of two images.
         """
         was, now = self._places(query)
@@ -75,6 +79,7 @@ class Rankings:
                     right=self.right(query, row),
                     label=self.gallery_labels[row] if self.gallery_labels else "",
                     matches=_matches(why) if why else (),
+                    plan=plans.get(row),
                     remaining_pairs=pairs - len(why.matches) if why else 0,
                     remaining_contribution=why.remainder if why else 0.0,
                     note=self._note(query, place),

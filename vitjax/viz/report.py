@@ -1,8 +1,8 @@
 """The report page: one self-contained HTML file that shows what reranking changed, and why.
 
 The page loads nothing (its content security policy forbids it) and works from disk. Python writes numbers and
-text as one JSON block; report.js builds every element from it with `textContent`, so a file name is never
-read as HTML.
+text as one JSON block; page_*.js build every element from it with text nodes, so a file name is never read as
+HTML.
 """
 
 import base64
@@ -13,133 +13,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from vitjax.files import replacing
 from vitjax.viz.embed import embed_images
+from vitjax.viz.views import CandidateView, QueryView, Report
 
-Box = tuple[float, float, float, float]
+_SCRIPTS = ("base", "head", "ranking", "patches", "matches", "browse")
 _ADDS_UP = 2e-3  # float32 sums over 256 x 256 pairs, kernel-domain transport included
-_PAGE_BYTES = 7_500_000  # of the whole page; photos get smaller before it gets larger
-
-
-@dataclass(frozen=True, slots=True)
-class MatchView:
-    """One matched pair of patches.
-
-    Attributes:
-        query_box: x0, y0, x1, y1 in the query picture, shares of its sides in [0, 1], origin top left.
-        candidate_box: the same in the candidate's picture.
-        similarity: cosine of the two patch tokens, in [-1, 1].
-        mass: transported between them, a share of the whole image's mass 1, in [0, 1].
-        contribution: what the pair adds to the structural score (similarity times mass).
-    """
-
-    query_box: Box
-    candidate_box: Box
-    similarity: float
-    mass: float
-    contribution: float
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateView:
-    """One gallery image in a query's ranking.
-
-    Attributes:
-        image: key in `Report.images`.
-        name: file name or id as the user knows it; any text.
-        rank_before: place in the pooled search, from 1; None = not in that ranking.
-        rank_after: place after reranking, from 1; None = not in that ranking.
-        pooled: pooled cosine, in [-1, 1].
-        structural: structural score; None = this candidate was not reranked.
-        score: final score = structural + Report.weight * pooled; None = not reranked.
-        right: whether it answers the query; None = unknown (no labels), nothing is marked.
-        label: its class name, if any.
-        matches: pairs to draw, largest contribution first; may be empty.
-        remaining_pairs: number of patch pairs not in `matches`.
-        remaining_contribution: what these add; matches + remaining = structural.
-        note: one line about this candidate, e.g. that its marginal fell back to uniform.
-    """
-
-    image: str
-    name: str
-    rank_before: int | None
-    rank_after: int | None
-    pooled: float
-    structural: float | None = None
-    score: float | None = None
-    right: bool | None = None
-    label: str = ""
-    matches: Sequence[MatchView] = ()
-    remaining_pairs: int = 0
-    remaining_contribution: float = 0.0
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class QueryView:
-    """One query and the candidates the page shows for it.
-
-    Attributes:
-        image: key in `Report.images`.
-        name: file name or id; any text.
-        candidates: each gallery image once, any order: the union of the first ranks before and after.
-        label: class name, if any.
-    """
-
-    image: str
-    name: str
-    candidates: Sequence[CandidateView]
-    label: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SkippedView:
-    """A file that was left out, and why (one line)."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Report:
-    """All that the page shows.
-
-    Attributes:
-        title: heading and window title.
-        subtitle: one line: what was compared.
-        images: key -> uint8 (h, w, 3) RGB picture as the model saw it; each is embedded once.
-        queries: in the order of the page.
-        ranks: thumbnails in each row: candidates with a rank up to this.
-        weight: of the pooled cosine in the final score.
-        metrics_before: pooled search, names of `retrieval_metrics` -> share in [0, 1]; empty = no labels.
-        metrics_after: reranked, same names.
-        milliseconds: stage ("extract", "search", "rerank") -> milliseconds per query.
-        settings: name -> value, in the order of the page: weights, model, block, grid, epsilon, mass...
-        environment: name -> text: device and versions.
-        random_weights: True puts a warning on top: the scores mean nothing.
-        notes: further warnings, one line each.
-        skipped: files left out.
-    """
-
-    title: str
-    subtitle: str
-    images: Mapping[str, np.ndarray]
-    queries: Sequence[QueryView]
-    ranks: int = 5
-    weight: float = 1.0
-    metrics_before: Mapping[str, float] = field(default_factory=dict)
-    metrics_after: Mapping[str, float] = field(default_factory=dict)
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-    settings: Mapping[str, object] = field(default_factory=dict)
-    environment: Mapping[str, object] = field(default_factory=dict)
-    random_weights: bool = False
-    notes: Sequence[str] = ()
-    skipped: Sequence[SkippedView] = ()
+_PAGE_BYTES = 6_000_000  # of the whole page; photos get smaller before it gets larger
+PLAN_BYTES = 2_000_000  # of all its plans; weak entries are summed up before they get larger
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
@@ -158,7 +42,10 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
 
 def render(report: Report) -> bytes:
     """Returns the page's bytes, UTF-8; the report must have been checked."""
-    style, script = _asset("report.css"), _asset("report.js")
+    style = _asset("report.css")
+    script = (
+        '"use strict";\n(() => {\n' + "\n".join(_asset(f"page_{name}.js") for name in _SCRIPTS) + "})();\n"
+    )
     data = _page(report)
     room = max(1_000_000, _PAGE_BYTES - len(_json(data)))
     data["images"] = embed_images(report.images, thumbnails=set(report.images) - _large(report), budget=room)
@@ -208,6 +95,8 @@ def _page(report: Report) -> dict:
         "random": report.random_weights,
         "notes": list(report.notes),
         "skipped": [[item.name, item.reason] for item in report.skipped],
+        "explained": report.explained,
+        "patches": {key: patches.encode() for key, patches in report.patches.items()},
         "sizes": {key: [image.shape[1], image.shape[0]] for key, image in report.images.items()},
         "queries": [
             {
@@ -247,6 +136,7 @@ def _candidate(item: CandidateView) -> dict:
             ]
             for match in item.matches
         ],
+        "plan": item.plan.encode() if item.plan else None,
         "pairs": item.remaining_pairs,
         "remaining": _number(item.remaining_contribution),
         "note": item.note,
@@ -294,10 +184,9 @@ def _check(report: Report) -> None:
             if item.image not in report.images
         ]
         for candidate in query.candidates:
-            wrong += [
-                f"{query.name!r} and {candidate.name!r}: {line}"
-                for line in _explains(candidate, report.weight)
-            ]
+            pair = f"{query.name!r} and {candidate.name!r}: "
+            wrong += [pair + line for line in _explains(candidate, report.weight)]
+            wrong += [pair + line for line in _plan_fits(query, candidate, report)]
     if wrong:
         raise ValueError(
             f"report: {'; '.join(wrong[:5])}" + (f"; and {len(wrong) - 5} more" if wrong[5:] else "")
@@ -319,4 +208,20 @@ def _explains(item: CandidateView, weight: float) -> list[str]:
     final = item.structural + weight * item.pooled
     if item.score is not None and not abs(final - item.score) <= _ADDS_UP:
         wrong.append(f"structural + {weight:g} x pooled = {final:.6f}, score is {item.score:.6f}")
+    return wrong
+
+
+def _plan_fits(query: QueryView, item: CandidateView, report: Report) -> list[str]:
+    if item.plan is None:
+        return []
+    missing = [key for key in (query.image, item.image) if key not in report.patches]
+    if missing:
+        return [f"there is a plan, but patches has no {missing[0]!r}"]
+    wrong = []
+    for key, mass in zip((query.image, item.image), item.plan.mass, strict=True):
+        if report.patches[key].owner.max(initial=-1) >= len(mass):
+            wrong.append(f"patches[{key!r}] names token {report.patches[key].owner.max()} of {len(mass)}")
+    total, score = item.plan.structural, item.structural
+    if score is not None and math.isfinite(score) and not abs(total - score) <= _ADDS_UP:
+        wrong.append(f"the plan adds up to {total:.6f}, structural score is {score:.6f}")
     return wrong
