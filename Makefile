@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo pictures test lint bench clean help
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
 demo: $(VENV)/.demo      ## rerank real photos with a real ViT: a table, runs/demo/report.html
 	$(PY) eval.py --config configs/demo.py --workdir runs/demo
+
+pictures: demo   ## the README's pictures, from the demo's
+	cp runs/demo/figures/0014_ranking.png docs/before_after.png
+	cp runs/demo/figures/0014_matches.png docs/matches.png
 
 test: $(VENV)/.dev       ## run the tests (what .ci/run calls)
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile

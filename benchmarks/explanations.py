@@ -1,11 +1,12 @@
 r"""Are explanations true? Matches held against pictures whose correspondences are known.
 
-    python -m benchmarks.explanations --flat DIR [--stereo LEFT RIGHT DISPARITY.npz]
+    python -m benchmarks.explanations --flat DIR [--stereo LEFT RIGHT DISPARITY.npz] [--cub DIR --pairs 500]
         [--config configs/places.py --grid 8 --csv FILE]
 
 DIR holds pictures of one flat thing, and homographies.json: "HAtoB" takes pixels of imgA to imgB; each
 pair is asked both ways. DISPARITY is an array of the left picture's shape, pixels, not finite where unknown;
-scikit-image ships such a pair, as data/motorcycle_{left,right}.png and data/motorcycle_disp.npz.
+scikit-image ships such a pair, as data/motorcycle_{left,right}.png and data/motorcycle_disp.npz. --cub takes
+the unpacked CUB-200-2011 and asks whether parts of birds go to the same parts: see `benchmarks.parts`.
 
 Rows: the config's own way of matching, balanced transport, best matches both ways (Chamfer), each patch's
 nearest neighbour, mutual nearest neighbours, and what needs no picture: the uniform plan and the same cell;
@@ -84,6 +85,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.rerank.method == "pooled":
         raise SystemExit("--config: method 'pooled' matches no patches, so there is nothing to explain")
     reranker = Reranker.from_config(config)
+    if args.cub:
+        from benchmarks import parts  # it imports from here
+
+        parts.show(args.cub, reranker, pairs=args.pairs)
+        if not args.flat and not args.stereo:
+            return
     rows = [row for pair in _pairs(args, reranker) for row in _judge(pair, reranker)]
     for group in dict.fromkeys(row.pair.split(" ")[0] for row in rows):
         _show(group, [row for row in rows if row.pair.startswith(group)], reranker)
@@ -98,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--flat", type=pathlib.Path, help="folder of pictures with homographies.json")
     parser.add_argument("--stereo", type=pathlib.Path, nargs=3, metavar=("LEFT", "RIGHT", "DISPARITY"))
+    parser.add_argument("--cub", type=pathlib.Path, help="folder CUB_200_2011, or the one it lies in")
+    parser.add_argument("--pairs", type=int, default=500, help="of --cub, drawn at random (default: 500)")
     parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
     parser.add_argument("--grid", type=int, help="config.model.grid, if another than the config's")
     parser.add_argument("--csv", type=pathlib.Path, help="write every pair's rows here")
@@ -106,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _pairs(args: argparse.Namespace, reranker: Reranker) -> Iterator[Pair]:
     if not args.flat and not args.stereo:
-        raise SystemExit("give pairs whose truth is known: --flat DIR or --stereo LEFT RIGHT DISPARITY")
+        raise SystemExit(
+            "give pairs whose truth is known: --flat DIR, --stereo LEFT RIGHT DISPARITY, --cub DIR"
+        )
     if args.flat:
         yield from flat_pairs(args.flat, reranker)
     if args.stereo:
@@ -162,7 +173,10 @@ def _judge(pair: Pair, reranker: Reranker) -> list[Row]:
     query, candidate = (
         reranker.describe([picture], batch_size=1)[0] for picture in (pair.query, pair.candidate)
     )
-    explained = _explanations(query, candidate, pair.truth, reranker)
+    explained = explanations(query, candidate, reranker)
+    ceiling = true_plan(pair.truth)
+    similarity = explained["uniform plan"].contribution * ceiling.size  # of every patch pair
+    explained["ceiling of the grid"] = Explained(ceiling, ceiling * similarity, float("nan"))
     patch = np.arange(query.sizes.tokens)[None, :] if query.places is None else np.asarray(query.places)
     # A token that lies on no patch is the last one to be pointed at.
     worth = np.stack([np.append(e.contribution.sum(axis=1), -np.inf)[patch[0]] for e in explained.values()])
@@ -173,9 +187,8 @@ def _judge(pair: Pair, reranker: Reranker) -> list[Row]:
     ]
 
 
-def _explanations(
-    query: Descriptors, candidate: Descriptors, truth: Correspondence, reranker: Reranker
-) -> dict[str, Explained]:
+def explanations(query: Descriptors, candidate: Descriptors, reranker: Reranker) -> dict[str, Explained]:
+    """Every way of matching that the tables compare, by name."""
     rule, grid = reranker.rule, reranker.token_grid
     n = grid[0] * grid[1]
     similarity = np.zeros((n, n))
@@ -194,7 +207,7 @@ def _explanations(
         similarity[at] = found.similarity[0][placed]
         # Every pair is in it, so the remainder is what unmatched mass adds.
         left = float(found.remainder[0])
-        error = additivity_error(found.contribution[0], float(found.structural[0]), left_out=left)
+        error = additivity_error(found.contribution[:1], float(found.structural[0]), left_out=left)
         return Explained(plan, contribution, error)
 
     def given(plan: np.ndarray) -> Explained:
@@ -213,7 +226,6 @@ def _explanations(
         "nearest neighbour": given(nearest),
         "same cell": given(same_cell_plan(grid)),
         "uniform plan": given(np.full((n, n), 1 / n**2)),
-        "ceiling of the grid": given(true_plan(truth)),
     }
 
 

@@ -23,6 +23,7 @@ HEAT = (
     "[...document.querySelectorAll('.heat rect[data-token]')]"
     ".map((e) => [Number(e.dataset.token), Number(e.dataset.mass)])"
 )
+THIN = 5e-3  # share of a patch's mass in entries too thin to be kept one by one, in these plans
 READOUT = "document.querySelector('.readout').textContent"
 
 
@@ -246,7 +247,7 @@ def test_pointing_at_a_patch_shows_where_its_mass_went_and_what_it_added(show, s
     )
     heat = dict(tab.evaluate(HEAT))
     np.testing.assert_allclose(list(heat.values()), mass[list(heat)], atol=exact)
-    assert mass.sum() - sum(heat.values()) < 5e-3 * mass.sum()
+    assert mass.sum() - sum(heat.values()) < THIN * mass.sum()
     value = "Number(document.querySelector('.readout [data-{}]').dataset.{})"
     np.testing.assert_allclose(tab.evaluate(value.format("mass", "mass")), mass.sum(), atol=exact)
     np.testing.assert_allclose(tab.evaluate(value.format("adds", "adds")), adds.sum(), atol=2e-5)
@@ -286,7 +287,7 @@ def test_arrow_keys_move_over_the_patches_and_escape_lets_go(show):
     for key in ["ArrowUp"] * GRID + ["ArrowLeft"] * GRID + ["ArrowDown", "ArrowRight"]:
         tab.press(key)
     assert tab.evaluate("Number(document.querySelector('.readout').dataset.token)") == GRID + 1
-    assert sum(mass for _, mass in tab.evaluate(HEAT)) == pytest.approx(plan.mass[GRID + 1].sum(), abs=1e-4)
+    assert sum(mass for _, mass in tab.evaluate(HEAT)) == pytest.approx(plan.mass[GRID + 1].sum(), rel=THIN)
     tab.press("Escape")
     assert tab.evaluate(HEAT) == []
     assert tab.evaluate(SHOWN) == "q1"
@@ -296,7 +297,7 @@ def test_a_tap_keeps_its_patch_on_a_phone(show):
     tab, plan = drawn(show, width=375, height=800)
     tab.point(".patches[data-side='1']", "tap", at=CELL[5])
     tab.wait("document.querySelector('.readout').dataset.token === '5'")
-    assert sum(mass for _, mass in tab.evaluate(HEAT)) == pytest.approx(plan.mass[:, 5].sum(), abs=1e-4)
+    assert sum(mass for _, mass in tab.evaluate(HEAT)) == pytest.approx(plan.mass[:, 5].sum(), rel=THIN)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 375
 
 

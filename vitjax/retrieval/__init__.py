@@ -28,6 +28,8 @@ from vitjax.retrieval.gate import Gate as Gate
 from vitjax.retrieval.gate import calibrate_gate as calibrate_gate
 from vitjax.retrieval.gate import judge_gate as judge_gate
 from vitjax.retrieval.gate import plan_sharpness as plan_sharpness
+from vitjax.retrieval.part_transfer import PartTransfer as PartTransfer
+from vitjax.retrieval.part_transfer import part_transfer as part_transfer
 from vitjax.retrieval.plans import PairPlan as PairPlan
 from vitjax.retrieval.plans import pair_plans as pair_plans
 from vitjax.retrieval.pricing import match_price as match_price
