@@ -88,7 +88,7 @@ def part_transfer(
 def _cells(points: np.ndarray, placement: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """The patch in which each point lies, in raster order, and whether the model sees it."""
     shares = _moved(np.asarray(points, np.float64), placement)
-    seen = ((shares >= 0) & (shares < 1)).all(axis=1)
+    seen = np.asarray(((shares >= 0) & (shares < 1)).all(axis=1))
     x, y = np.floor(np.where(seen[:, None], shares, 0) * grid[::-1]).astype(int).T
     return y * grid[1] + x, seen
 
