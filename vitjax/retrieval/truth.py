@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
+from vitjax.retrieval.confidence import LEVEL, RESAMPLES, bootstrap_intervals
 from vitjax.retrieval.metrics import relevance_metrics, retrieval_metrics, same_label
 
 KS = (1, 5, 10)
@@ -21,11 +23,20 @@ class Truth:
         positives: per query, the gallery rows that are right; None = nothing is known.
         labels: classes of queries and gallery, where the truth comes from classes.
         own: per query, the gallery row that is the query itself and must not be found; -1 = none.
+        ks: of recall.
+        released: with classes, also R-precision and MAP@R as the papers' released code counts them (see
+            `retrieval_metrics`, "diml"), under names that end in _released.
+        groups: group of each query and of each gallery row, where a query is searched for in its group alone.
+        group_names: what the groups are called.
     """
 
     positives: list[Int[np.ndarray, " _"]] | None
     labels: tuple[np.ndarray, np.ndarray] | None
     own: Int[np.ndarray, " q"]
+    ks: tuple[int, ...] = KS
+    released: bool = False
+    groups: tuple[Int[np.ndarray, " q"], Int[np.ndarray, " n"]] | None = None
+    group_names: tuple[str, ...] = ()
 
     @classmethod
     def from_labels(cls, queries: np.ndarray, gallery: np.ndarray, own: Int[np.ndarray, " q"]) -> "Truth":
@@ -49,7 +60,15 @@ class Truth:
         """The truth about some of the queries."""
         positives = None if self.positives is None else [self.positives[i] for i in queries]
         labels = None if self.labels is None else (self.labels[0][queries], self.labels[1])
-        return Truth(positives, labels, self.own[queries])
+        groups = None if self.groups is None else (self.groups[0][queries], self.groups[1])
+        return replace(self, positives=positives, labels=labels, own=self.own[queries], groups=groups)
+
+    def by_group(self) -> dict[str, Int[np.ndarray, " _"]]:
+        """The queries of each group that has any."""
+        if self.groups is None:
+            return {}
+        rows = {name: np.flatnonzero(self.groups[0] == i) for i, name in enumerate(self.group_names)}
+        return {name: queries for name, queries in rows.items() if len(queries)}
 
     def metrics(self, index: Int[np.ndarray, "q k"]) -> dict[str, float]:
         """Metrics of a ranking: with classes those of metric learning, else those of place recognition.
@@ -57,12 +76,55 @@ class Truth:
         Returns:
             What `retrieval_metrics` or `relevance_metrics` return; empty where nothing is known.
         """
-        if self.labels is not None:
-            in_itself = bool((self.own >= 0).all())
-            return retrieval_metrics(
-                index, *self.labels, ref_includes_query=in_itself, ks=KS, on_short="omit"
-            )
-        return {} if self.positives is None else relevance_metrics(index, self.positives, ks=KS)
+        return self._judge(index, per_query=False)
+
+    def per_query(self, index: Int[np.ndarray, "q k"]) -> dict[str, Float[np.ndarray, " q"]]:
+        """What `metrics` is the mean of, for each query; NaN where a query is not counted."""
+        found = self._judge(index, per_query=True)
+        return {name: values for name, values in found.items() if isinstance(values, np.ndarray)}
+
+    def _judge(self, index: Int[np.ndarray, "q k"], *, per_query: bool) -> dict[str, Any]:
+        options: dict[str, Any] = {"ks": self.ks, "per_query": per_query}
+        if self.labels is None:
+            return {} if self.positives is None else relevance_metrics(index, self.positives, **options)
+        options |= {"ref_includes_query": bool((self.own >= 0).all()), "on_short": "omit"}
+        found = retrieval_metrics(index, *self.labels, **options)
+        if self.released:
+            theirs = retrieval_metrics(index, *self.labels, **options, definition="diml")
+            names = ("r_precision", "mean_average_precision_at_r")
+            found |= {f"{name}_released": theirs[name] for name in names if name in theirs}
+        return found
+
+
+def judge(
+    truth: Truth, before: Int[np.ndarray, "q k"], after: Int[np.ndarray, "q k"], *, seed: int = 0
+) -> dict[str, Any]:
+    """Metrics of two orders of the same queries, and how sure they and their differences are.
+
+    Args:
+        truth: what is right.
+        before: gallery rows of each query, best first.
+        after: the same in a new order.
+        seed: of the resampling.
+
+    Returns:
+        "metrics": {"pooled", "reranked"}, each as `Truth.metrics` has them; "intervals": {"pooled",
+        "reranked", "difference"}, each metric -> [lower, upper] end, see `bootstrap_intervals`, with their
+        "level", "resamples" and "seed". Metrics that are no mean over queries have no interval.
+    """
+    orders = {"pooled": before, "reranked": after}
+    metrics = {name: truth.metrics(index) for name, index in orders.items()}
+    intervals: dict[str, Any] = {name: {} for name in (*orders, "difference")}
+    if metrics["pooled"]:
+        each = [truth.per_query(index) for index in orders.values()]
+        old, new = (np.stack(list(values.values()), axis=1) for values in each)
+        ends = bootstrap_intervals(np.concatenate([old, new, new - old], axis=1), seed=seed)
+        for name, part in zip(intervals, np.split(ends, 3), strict=True):
+            intervals[name] = dict(zip(each[0], part.tolist(), strict=True))
+    return {
+        "metrics": metrics,
+        "intervals": intervals | {"level": LEVEL, "resamples": RESAMPLES, "seed": seed},
+    }
 
 
 def read_ground_truth(path: str | os.PathLike[str], queries: int, gallery: int) -> dict[int, list[int]]:

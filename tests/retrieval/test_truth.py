@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from vitjax.retrieval.truth import Truth, judge
+
+LABELS = np.array([0, 0, 0, 1, 1, 1, 2])
+
+
+def orders() -> tuple[np.ndarray, np.ndarray]:
+    """Two rankings of seven images, each searched for among the others."""
+    draw = np.random.default_rng(0)
+    found = []
+    for _ in range(2):
+        found.append(np.array([[*draw.permutation([j for j in range(7) if j != i])] for i in range(7)]))
+    return found[0], found[1]
+
+
+def by_class(**options) -> Truth:
+    truth = Truth.from_labels(LABELS, LABELS, np.arange(7))
+    return Truth(truth.positives, truth.labels, truth.own, **options)
+
+
+def by_place(**options) -> Truth:
+    positives = [np.array([1]), np.array([0, 2]), np.array([], int), *[np.array([4])] * 4]
+    return Truth(positives, None, np.full(7, -1), ks=(1, 2), **options)
+
+
+@pytest.mark.parametrize("truth", [by_class(released=True), by_class(ks=(1, 2)), by_place()])
+def test_metrics_are_the_means_of_what_each_query_got(truth):
+    index = orders()[0]
+    means, each = truth.metrics(index), truth.per_query(index)
+    assert {name for name in means if "over_all" not in name and "queries" not in name} == each.keys()
+    for name, values in each.items():
+        assert means[name] == pytest.approx(np.nanmean(values))
+
+
+def test_released_metrics_count_the_query_among_the_right_answers():
+    own_class_first = np.array([[1, 2, 3, 4, 5, 6], [0, 2, 3, 4, 5, 6], [0, 1, 3, 4, 5, 6]])
+    truth = by_class(released=True).take(np.arange(3))
+    found = truth.metrics(own_class_first)
+    assert found["r_precision"] == found["mean_average_precision_at_r"] == 1
+    assert found["r_precision_released"] == pytest.approx(2 / 3)
+
+
+def test_intervals_hold_the_metrics_and_pair_the_difference():
+    before, after = orders()
+    found = judge(by_class(ks=(1, 2)), before, after, seed=4)
+    for order in ("pooled", "reranked"):
+        assert found["metrics"][order]["queries_counted"] == 6
+        for name, (low, high) in found["intervals"][order].items():
+            assert low <= found["metrics"][order][name] <= high
+    same = judge(by_class(), before, before)["intervals"]["difference"]
+    assert all(ends == [0.0, 0.0] for ends in same.values())
+    assert (found["intervals"]["level"], found["intervals"]["seed"]) == (0.95, 4)
+
+
+def test_nothing_known_gives_nothing():
+    found = judge(Truth(None, None, np.full(7, -1)), *orders())
+    assert found["metrics"] == {"pooled": {}, "reranked": {}}
+    assert found["intervals"]["difference"] == {}
+
+
+def test_groups_part_the_queries_and_survive_taking_some():
+    groups = np.array([0, 0, 2, 2, 2, 0, 2]), np.zeros(7, int)
+    truth = by_place(groups=groups, group_names=("oslo", "rome", "bern"))
+    parts = truth.by_group()
+    assert {name: rows.tolist() for name, rows in parts.items()} == {"oslo": [0, 1, 5], "bern": [2, 3, 4, 6]}
+    part = truth.take(np.array([1, 2]))
+    assert (part.ks, part.groups[0].tolist(), len(part.groups[1])) == ((1, 2), [0, 2], 7)
+    assert by_class().by_group() == {}

@@ -1,0 +1,35 @@
+import pytest
+
+from vitjax.config import RerankConfig
+from vitjax.sweep import parse_sweep
+
+
+def test_all_combinations_come_in_order_and_keep_the_rest():
+    base = RerankConfig(weight=0.25)
+    found = parse_sweep("rerank.mass=0.5,auto  rerank.top_k=5,10 rerank.method=transport", base)
+    assert [tuple(chosen.values()) for chosen, _ in found] == [
+        (0.5, 5, "transport"), (0.5, 10, "transport"), ("auto", 5, "transport"), ("auto", 10, "transport"),
+    ]  # fmt: skip
+    assert found[1][1] == RerankConfig(weight=0.25, mass=0.5, top_k=10)
+    assert parse_sweep(" ", base) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mass=0.5", "'mass=0.5' is not FIELD=VALUE,VALUE"),
+        ("rerank.mass", "'rerank.mass' is not"),
+        ("rerank.gate=x", "'rerank.gate=x' is not"),
+        ("model.grid=7", "'model.grid=7' is not"),
+        ("rerank.mass=0.5 rerank.mass=0.6", "is not FIELD=VALUE,VALUE with a field of its own"),
+        ("rerank.epsilon=low", "rerank.epsilon is 'low'; expected a number"),
+        ("rerank.top_k=2.5", "rerank.top_k is '2.5'; expected a number"),
+        ("rerank.mass=0.5,1.5", r"{'rerank.mass': 1.5}: config.rerank.mass is 1.5"),
+        ("rerank.mass=0.5,", "rerank.mass is ''"),
+        ("rerank.mass=0.5 rerank.tau=0.8", "set one of them to 1"),
+        ("rerank.marginals=uniform,rollout", "also set --config.rerank.marginals=rollout"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_one_line(text, words):
+    with pytest.raises(ValueError, match=words):
+        parse_sweep(text, RerankConfig())

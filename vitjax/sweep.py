@@ -1,0 +1,65 @@
+"""Several ways to rerank from one line: `rerank.mass=0.5,0.7 rerank.epsilon=0.02,0.05`, all combinations."""
+
+import dataclasses
+import itertools
+from typing import Any
+
+from vitjax.config import RerankConfig, validate_rerank
+
+_KEPT = ("held_out", "gate")  # not of a single reranking
+
+
+def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], RerankConfig]]:
+    """All combinations of the values that a line names, the last field changing fastest.
+
+    >>> [chosen for chosen, _ in parse_sweep("rerank.top_k=5 rerank.mass=.5,auto", RerankConfig())]
+    [{'rerank.top_k': 5, 'rerank.mass': 0.5}, {'rerank.top_k': 5, 'rerank.mass': 'auto'}]
+
+    Args:
+        text: fields with their values after =, commas between values, spaces between fields; empty = nothing.
+        base: what holds for all other fields.
+
+    Returns:
+        what was chosen, and the rule it gives, for each combination.
+
+    Raises:
+        ValueError: no such field, a value of another kind, or a combination that is out of range.
+    """
+    if not text.strip():
+        return []
+    kinds = {f"rerank.{f.name}": f.type for f in dataclasses.fields(base) if f.name not in _KEPT}
+    choices: dict[str, list[Any]] = {}
+    for part in text.split():
+        name, equals, values = part.partition("=")
+        if name not in kinds or not equals or name in choices:
+            raise ValueError(
+                f"config.sweep: {part!r} is not FIELD=VALUE,VALUE with a field of its own among "
+                f"{', '.join(kinds)}"
+            )
+        choices[name] = [_value(name, kinds[name], word) for word in values.split(",")]
+    found = []
+    for values in itertools.product(*choices.values()):
+        chosen = dict(zip(choices, values, strict=True))
+        rule = dataclasses.replace(base, **{name.partition(".")[2]: value for name, value in chosen.items()})
+        try:
+            validate_rerank(rule)
+        except ValueError as error:
+            raise ValueError(f"config.sweep, {chosen}: {error}") from None
+        if rule.marginals == "rollout" != base.marginals:
+            raise ValueError(
+                "config.sweep: rollout is measured while pictures are described; "
+                "also set --config.rerank.marginals=rollout"
+            )
+        found.append((chosen, rule))
+    return found
+
+
+def _value(name: str, kind: Any, word: str) -> Any:
+    if kind is str:
+        return word
+    try:
+        return int(word) if kind is int else float(word)
+    except ValueError:
+        if kind is int or kind is float:
+            raise ValueError(f"config.sweep: {name} is {word!r}; expected a number") from None
+        return word  # a number or a word
