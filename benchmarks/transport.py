@@ -162,6 +162,8 @@ def _with_jax(args: argparse.Namespace, query: np.ndarray, candidates: np.ndarra
         return run
 
     functions = {"floor": floor, "chamfer": chamfer, "fused": solver("fused"), "ott": solver("ott")}
+    if jax.default_backend() in ("gpu", "tpu"):
+        functions["pallas"] = solver("pallas")  # interpreted elsewhere, which says nothing
     mesh, rows = parallel.make_mesh(), parallel.ROWS
     a, b = (np.full(x.shape[:2], 1 / x.shape[1], np.float32) for x in (query, candidates))
     # Whole shares: the last device's padding is pairs of zeros without mass, done at once.

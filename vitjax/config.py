@@ -11,7 +11,7 @@ from typing import Annotated
 TASKS = ("retrieve", "index", "classify")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
 MARGINALS = ("uniform", "rollout", "keep", "cross_correlation", "inverse", "complement", "softmax")
-SOLVERS = ("fused", "ott")
+SOLVERS = ("fused", "pallas", "ott")
 RESIZE = ("crop", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
 DTYPES = ("float32", "bfloat16")
@@ -101,7 +101,7 @@ class RerankConfig:
     weight: float = 1.0  # score = structural + weight * pooled cosine
     iterations: int = 100  # of Sinkhorn, at most
     tolerance: float = 0.0  # a pair is done at this L1 marginal error; 0 = run all iterations
-    solver: str = "fused"  # fused: ours; ott: OTT-JAX
+    solver: str = "fused"  # fused: ours; pallas: ours, one kernel that stays on a GPU or TPU; ott: OTT-JAX
     held_out: float = 0.0  # share of the queries, [0, 1), on which to learn when to rerank, and the weight
     gate: str = ""  # results.json of a run that learned when, to do the same; without both, all are reranked
 

@@ -60,6 +60,7 @@ def transport(
     tolerance: Float[Array, " p"] | None,
     *,
     iterations: int,
+    on_chip: bool = False,
 ) -> tuple[Transport, Float[Array, " p"] | None]:
     """Entropic transport of p independent problems.
 
@@ -69,14 +70,17 @@ def transport(
         tolerance: marginal error at which a problem is left alone, with the gradient of
             `vitjax.ot.implicit`; None = all iterations, differentiated one by one.
         iterations: at most.
+        on_chip: by the kernel of `vitjax.ot.on_chip`, with the gradient of `vitjax.ot.implicit`.
 
     Returns:
         Plans whose columns are exact to rounding (what is left of the error is in the rows), and the value,
         sum(plan * worth), for which no plan is formed: under jit one that is not used costs nothing.
     """
+    if on_chip and tolerance is None:
+        tolerance = jnp.zeros_like(problem.price)
     if tolerance is None:
         return result(solve(problem, None, iterations), worth)
-    return implicit.transport(problem, worth, tolerance, iterations)
+    return implicit.transport(problem, worth, tolerance, iterations, on_chip)
 
 
 def result(
@@ -118,7 +122,7 @@ def solve(problem: Problem, tolerance: Float[Array, " p"] | None, iterations: in
 def _start(problem: Problem) -> _State:
     potentials = scaling.first_potentials(problem)
     kernel, scale = scaling.make_kernel(problem, potentials), scaling.ones(problem)
-    sums = scale._replace(**scaling.row_sums(kernel, scale))
+    sums = scale._replace(**scaling.row_sums(problem, kernel, scale))
     most = jnp.full(problem.a.shape[0], scaling.FASTEST, jnp.int32)
     if problem.tau_a is not None:
         most = jnp.where(problem.tau_a * problem.tau_b >= _RELAXED_ENOUGH, most, 0)
@@ -143,9 +147,9 @@ def _plain(problem: Problem, state: _State) -> _State:
 def _half_steps(problem: Problem, state: _State, scale: Sides, sums: Sides, pace) -> tuple[Sides, Sides]:
     """Rows, then columns; leaves the sums of both sides with the scalings that it leaves."""
     scale = scale._replace(**scaling.new_rows(problem, state.potentials, scale, sums, pace))
-    sums = sums._replace(**scaling.col_sums(state.kernel, scale))
+    sums = sums._replace(**scaling.col_sums(problem, state.kernel, scale))
     scale = scale._replace(**scaling.new_cols(problem, state.potentials, scale, sums, pace))
-    return scale, sums._replace(**scaling.row_sums(state.kernel, scale))
+    return scale, sums._replace(**scaling.row_sums(problem, state.kernel, scale))
 
 
 def _look(problem: Problem, state: _State) -> _State:
@@ -167,11 +171,11 @@ def _absorb(problem: Problem, state: _State) -> _State:
     def absorb(state: _State) -> _State:
         potentials = scaling.absorb(problem, state.potentials, state.scale)
         kernel, scale = scaling.make_kernel(problem, potentials), scaling.ones(problem)
-        sums = scale._replace(**scaling.row_sums(kernel, scale))
+        sums = scale._replace(**scaling.row_sums(problem, kernel, scale))
         new = state._replace(potentials=potentials, kernel=kernel, scale=scale, sums=sums)
         return _where(large, new, state)
 
-    return jax.lax.cond(large.any(), absorb, lambda state: state, state)
+    return jax.lax.cond(scaling.any_of(large), absorb, lambda state: state, state)
 
 
 def _where(which: Bool[Array, " p"], new, old):
@@ -186,7 +190,7 @@ def _until(problem: Problem, state: _State, tolerance: Float[Array, " p"], round
 
     def unfinished(carry):
         count, _, active = carry
-        return (count < rounds) & active.any()
+        return (count < rounds) & scaling.any_of(active)
 
     # Two loops: the inner one does not carry kernels, which XLA would copy in every round.
     def absorbed(carry):
@@ -194,7 +198,8 @@ def _until(problem: Problem, state: _State, tolerance: Float[Array, " p"], round
 
         def goes_on(carry):
             count, moving, active = carry
-            return (count < rounds) & active.any() & ~scaling.too_large(problem, moving["scale"]).any()
+            large = scaling.any_of(scaling.too_large(problem, moving["scale"]))
+            return (count < rounds) & scaling.any_of(active) & ~large
 
         def round_(carry):
             count, moving, active = carry

@@ -29,22 +29,36 @@ from vitjax.ot.outputs import Transport
 from vitjax.ot.scaling import Problem, Sides, einsum
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def transport(
-    problem: Problem, worth: Float[Array, "p n m"] | None, tolerance: Float[Array, " p"], iterations: int
+    problem: Problem,
+    worth: Float[Array, "p n m"] | None,
+    tolerance: Float[Array, " p"],
+    iterations: int,
+    on_chip: bool = False,
 ) -> tuple[Transport, Float[Array, " p"] | None]:
     """Plan and value as `fused.transport` gives them; row_error and col_error have no gradient."""
-    return fused.result(fused.solve(problem, tolerance, iterations), worth)
+    return fused.result(_solve(problem, tolerance, iterations, on_chip), worth)
 
 
-def _forward(problem: Problem, worth: Any, tolerance: Array, iterations: int) -> tuple[Any, Any]:
-    found = fused.solve(problem, tolerance, iterations)
+def _solve(problem: Problem, tolerance: Array, iterations: int, on_chip: bool) -> Any:
+    if not on_chip:
+        return fused.solve(problem, tolerance, iterations)
+    from vitjax.ot import on_chip as kernel  # Pallas takes a while to import: only who asks for it waits
+
+    return kernel.solve(problem, tolerance, iterations)
+
+
+def _forward(
+    problem: Problem, worth: Any, tolerance: Array, iterations: int, on_chip: bool
+) -> tuple[Any, Any]:
+    found = _solve(problem, tolerance, iterations, on_chip)
     out = fused.result(found, worth)
     return out, (problem, worth, scaling.absorb(problem, found.potentials, found.scale), out[0].plan)
 
 
-def _backward(iterations: int, saved: Any, cotangents: Any) -> tuple[Any, Array | None, None]:
-    del iterations
+def _backward(iterations: int, on_chip: bool, saved: Any, cotangents: Any) -> tuple[Any, Array | None, None]:
+    del iterations, on_chip
     problem, worth, potentials, plan = saved
     by_plan, by_value = cotangents[0].plan + cotangents[0].mass[:, None, None], cotangents[1]
     if worth is not None:

@@ -51,6 +51,7 @@ class Problem:
         price: (p,), cost of meeting the dummy point.
         tau_a: (p,), how much the row sums count; None: fully, like 1.
         tau_b: (p,), the same for column sums.
+        on_chip: whether this is traced inside a kernel of `vitjax.ot.on_chip`; static.
     """
 
     cost: Any
@@ -62,6 +63,7 @@ class Problem:
     price: Any
     tau_a: Any
     tau_b: Any
+    on_chip: bool = struct.field(pytree_node=False, default=False)
 
 
 class Sides(NamedTuple):
@@ -93,7 +95,7 @@ def prepare(
     tiny = jnp.finfo(cost.dtype).tiny
     rows, cols = ~(a <= tiny), ~(b <= tiny)  # NaN counts as mass, so that it shows in the result
     # A side without any mass leaves the other side nowhere to go: an empty plan, and an error that says so.
-    rows, cols = rows & cols.any(-1, keepdims=True), cols & rows.any(-1, keepdims=True)
+    rows, cols = rows & any_of(cols, keepdims=True), cols & any_of(rows, keepdims=True)
     scaled = jnp.where(rows[:, :, None] & cols[:, None, :], cost, 0.0) / epsilon[:, None, None]
     # Any constant price gives the same plan, the dummies' own scalings absorb it; 1 = the cost of zero
     # similarity.
@@ -174,31 +176,42 @@ def absorb(problem: Problem, potentials: Sides, scale: Sides) -> Sides:
     return Sides(rows, cols, row_slack, add(potentials.col_slack, scale.col_slack, live))
 
 
+def any_of(x: Bool[Array, "*batch k"], *, keepdims: bool = False) -> Bool[Array, "..."]:
+    """Whether any is true along the last axis; by a maximum, which every compiler of kernels knows."""
+    return jnp.max(x.astype(jnp.float32), axis=-1, keepdims=keepdims) > 0
+
+
 def too_large(problem: Problem, scale: Sides) -> Bool[Array, " p"]:
     """Problems whose scalings should be absorbed."""
 
     def large(scaling, live):
         return (scaling > _LARGE) | (jnp.where(live, scaling, 1.0) < 1 / _LARGE)
 
-    found = large(scale.rows, problem.rows).any(-1) | large(scale.cols, problem.cols).any(-1)
+    found = any_of(large(scale.rows, problem.rows)) | any_of(large(scale.cols, problem.cols))
     if problem.slack is None:
         return found
     live = problem.slack > 0
     return found | large(scale.row_slack, live) | large(scale.col_slack, live)
 
 
-def row_sums(kernel: Kernel, scale: Sides) -> dict[str, Array]:
+def row_sums(problem: Problem, kernel: Kernel, scale: Sides) -> dict[str, Array]:
     """Kernel times column scalings: what a row's scaling is multiplied with."""
-    rows = einsum("pnm,pm->pn", kernel.real, scale.cols)
+    if problem.on_chip:  # a product of one vector is no work for matrix units
+        rows = jnp.sum(kernel.real * scale.cols[:, None, :], axis=2)
+    else:
+        rows = einsum("pnm,pm->pn", kernel.real, scale.cols)
     if kernel.to_slack is None:
         return {"rows": rows}
     dropped = kernel.to_slack * scale.col_slack[:, None]
     return {"rows": rows + dropped, "row_slack": jnp.sum(kernel.from_slack * scale.cols, axis=-1)}
 
 
-def col_sums(kernel: Kernel, scale: Sides) -> dict[str, Array]:
+def col_sums(problem: Problem, kernel: Kernel, scale: Sides) -> dict[str, Array]:
     """Row scalings times kernel: what a column's scaling is multiplied with."""
-    cols = einsum("pnm,pn->pm", kernel.real, scale.rows)
+    if problem.on_chip:
+        cols = jnp.sum(kernel.real * scale.rows[:, :, None], axis=1)
+    else:
+        cols = einsum("pnm,pn->pm", kernel.real, scale.rows)
     if kernel.to_slack is None:
         return {"cols": cols}
     added = kernel.from_slack * scale.row_slack[:, None]

@@ -41,7 +41,8 @@ def sinkhorn(
             iterations; 0 = run them all. May be traced. Gradients: 0 unrolls the iterations, exact for the
             plan they gave; above 0 they come from the optimality conditions (`vitjax.ot.implicit`), with
             less memory and an error of about the tolerance.
-        solver: "fused", ours, or "ott", OTT-JAX.
+        solver: "fused", ours; "pallas", the same iterations in one kernel that keeps a problem on chip (see
+            `vitjax.ot.on_chip`; gradients as with a tolerance above 0), or "ott", OTT-JAX.
         compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and
             solver are then not looked at.
 
@@ -190,26 +191,26 @@ def _solve(
         None if mass is None or balanced else jnp.maximum(1.0 - per_problem(mass), 0.0),
         None if endless else per_problem(tolerance),
     )
-    if solver == "fused":
+    if solver in ("fused", "pallas"):
         taus = None if taus is None else (per_problem(taus[0]), per_problem(taus[1]))
         worth = None if worth is None else worth.astype(dtype).reshape(size, *cost.shape[-2:])
-        result = _fused(flat, taus, worth, iterations)
+        result = _fused(flat, taus, worth, iterations, solver == "pallas")
     elif solver == "ott":
         from vitjax.ot import ott  # OTT takes seconds to import: only who asks for it waits
 
         result = ott.transport(*flat, taus=taus, iterations=iterations), None
     else:
-        raise ValueError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'ott'")
+        raise ValueError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'pallas', 'ott'")
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result)
 
 
-@functools.partial(jax.jit, static_argnums=3)  # called without jit, it still compiles once per shape
+@functools.partial(jax.jit, static_argnums=(3, 4))  # called without jit, it still compiles once per shape
 def _fused(
-    flat: tuple, taus: tuple | None, worth: Array | None, iterations: int
+    flat: tuple, taus: tuple | None, worth: Array | None, iterations: int, on_chip: bool
 ) -> tuple[Transport, Array | None]:
     def block(cost, a, b, epsilon, slack, tolerance, taus, worth):
         problem = scaling.prepare(cost, a, b, epsilon, slack, taus)
-        return fused.transport(problem, worth, tolerance, iterations=iterations)
+        return fused.transport(problem, worth, tolerance, iterations=iterations, on_chip=on_chip)
 
     return map_blocks(block, (*flat, taus, worth), entries=flat[0].shape[-2] * flat[0].shape[-1])
 
