@@ -74,6 +74,38 @@ def test_results_have_the_promised_fields(searched):
     assert results["config"]["model"]["img_size"] == 48
 
 
+def test_explanations_come_with_numbers_and_the_page_says_them(searched):
+    workdir, results = searched
+    told = results["explanations"]
+    assert told["pairs"] >= 16 * 5 and told["largest_additivity_error"] < 2e-6
+    fell = told["deletion"]
+    assert fell["pairs"] == 16
+    gain = fell["without_random"] - fell["without_first"]
+    assert fell["gain"] == pytest.approx(gain, abs=1e-9) and fell["gain"] > 0
+    data = page_data(workdir)
+    assert f"{fell['structural']:.3f} to {fell['without_first']:.3f}" in data["explained"]
+    assert data["patches"]["q0"] == {"grid": [3, 3], "owner": None, "fine": [3, 3], "dropped": None}
+    plans = [c["plan"] for query in data["queries"] for c in query["candidates"]]
+    assert all(plan["size"] == [9, 9] for plan in plans) and len(plans) == told["pairs"]
+
+
+def page_data(workdir: pathlib.Path) -> dict:
+    text = (workdir / "report.html").read_text()
+    return json.loads(text.split('id="data">')[1].split("</script>")[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("reducer", "dropped"), [("topk", True), ("tome", False)])
+def test_the_page_knows_which_patches_were_dropped_or_merged(folder, tmp_path, reducer, dropped):
+    arguments = [f"--config.data.gallery={folder}", f"--config.reduce.name={reducer}", "--config.reduce.r=1"]
+    code, out, err = run("folder", tmp_path, *arguments)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["explanations"]["largest_additivity_error"] < 2e-6
+    for patches in page_data(tmp_path)["patches"].values():
+        assert patches["grid"] == [3, 3] and patches["owner"]
+        assert bool(patches["dropped"]) == dropped
+
+
 def test_a_searched_folder_leaves_a_page_pictures_and_trec_files(searched):
     workdir, _ = searched
     page = (workdir / "report.html").read_text()
