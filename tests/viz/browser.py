@@ -127,6 +127,14 @@ class Page:
             for step in ("mousePressed", "mouseReleased"):
                 self.call("Input.dispatchMouseEvent", type=step, x=x, y=y, button="left", clickCount=1)
 
+    def swipe(self, selector: str, by: float) -> None:
+        """Moves a finger sideways, from the middle of the first match; `by`: pixels, to the right."""
+        box = f"document.querySelector({selector!r}).getBoundingClientRect()"
+        x, y = self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
+        for kind, points in (("touchStart", [x]), ("touchMove", [x + by / 2]), ("touchMove", [x + by])):
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": at, "y": y} for at in points])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def press(self, key: str) -> None:
         text = {"Enter": "\r"}.get(key)
         self.call(

@@ -160,6 +160,13 @@ def test_arrow_keys_buttons_and_the_list_go_through_the_queries_of_the_filter(sh
     assert tab.evaluate("document.querySelector('.place').textContent") == "2 / 2"
 
 
+def test_a_swipe_goes_to_the_next_query_on_a_phone(show):
+    tab = show(report(queries=several()), width=375, height=1400)
+    for by, shown in ((-120, "q2"), (-30, "q2"), (120, "q1")):
+        tab.swipe(".query > header", by)
+        assert tab.evaluate(SHOWN) == shown
+
+
 def test_arrow_keys_inside_a_row_of_thumbnails_stay_there(show):
     tab = show(report(queries=several()))
     tab.evaluate("document.querySelector('#q1 .row.after .thumb').focus()")

@@ -75,6 +75,18 @@ function browser() {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (by && step(by)) event.preventDefault();
   });
+  // A swipe that begins where nothing else scrolls or is tapped.
+  let swipe = null;
+  stage.addEventListener("touchstart", (event) => {
+    const [finger, second] = event.touches;
+    swipe = second || event.target.closest(".ladder, .stage, .matches") ? null : finger;
+  }, { passive: true });
+  stage.addEventListener("touchend", (event) => {
+    if (!swipe) return;
+    const [finger] = event.changedTouches, x = finger.clientX - swipe.clientX, y = finger.clientY - swipe.clientY;
+    swipe = null;
+    if (Math.abs(x) > 60 && Math.abs(x) > 2 * Math.abs(y)) step(x < 0 ? 1 : -1);
+  }, { passive: true });
   // On paper every query of the list is shown.
   addEventListener("beforeprint", () => stage.replaceChildren(...listed.map((item) => (item.card = item.card || makeCard(item.query, item.index)).node)));
   addEventListener("afterprint", () => { if (current) show(current); });
