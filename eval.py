@@ -51,7 +51,7 @@ from vitjax.sweep import parse_sweep
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
 from vitjax.viz.plans import Patches, PlanView, entries_within, patches_of, sparse_plan
 from vitjax.viz.rankings import Rankings
-from vitjax.viz.report import PLAN_BYTES, write_report
+from vitjax.viz.report import PLAN_BYTES, metric_name, write_report
 from vitjax.viz.views import QueryView, Report, SkippedView
 from vitjax.weights import cache_dir
 
@@ -534,7 +534,7 @@ def show_metrics(title: str, judged: dict[str, Any]) -> None:
         cells = f"{100 * old:.1f}", f"{100 * after[name]:.1f}", f"{100 * (after[name] - old):+.1f}"
         ends = [judged["intervals"][order].get(name) for order in ("pooled", "reranked", "difference")]
         row = (cell + interval(end) for cell, end in zip(cells, ends, strict=True))
-        table.add_row(name.replace("_", " "), *row)
+        table.add_row(metric_name(name), *row)
     console.print(table)
 
 
@@ -550,7 +550,7 @@ def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
         return
     fields, names = list(rows[0]["fields"]), list(pooled)[:5]
     table = Table(*(name.partition(".")[2] for name in fields), title="sweep, %")
-    titles = [name.replace("_", " ") for name in names]
+    titles = [metric_name(name) for name in names]
     for column in (*titles, f"gain in {titles[0]}", "ms"):
         table.add_column(column, justify="right")
     table.add_row("pooled", *[""] * (len(fields) - 1), *(f"{100 * pooled[name]:.1f}" for name in names))
@@ -746,6 +746,7 @@ def make_report(
         weight=rule.weight,
         metrics_before=shares(results["metrics"]["pooled"]),
         metrics_after=shares(results["metrics"]["reranked"]),
+        intervals={order: results["intervals"][order] for order in ("pooled", "reranked", "difference")},
         milliseconds=results["milliseconds_per_query"],
         explained=say_judged(results["explanations"]),
         settings={

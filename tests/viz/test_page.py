@@ -65,6 +65,19 @@ def test_page_draws_metrics_rankings_and_the_sum(show):
     assert structural + pooled == pytest.approx(final, abs=2e-4)
 
 
+def test_intervals_stand_below_their_figures(show):
+    ends = {"pooled": [0.25, 0.75], "reranked": [1.0, 1.0], "difference": [-0.004, 0.5]}
+    tab = show(report(intervals={order: {"precision_at_1": pair} for order, pair in ends.items()}))
+    assert tab.evaluate("[...document.querySelectorAll('.metrics .ends')].map((e) => e.innerText)") == [
+        "25.0 to 75.0", "100.0 to 100.0", "−0.4 to 50.0",
+    ]  # fmt: skip
+    assert "95 %" in tab.evaluate("document.querySelector('p.ends').innerText")
+    narrow = show(
+        report(intervals={order: {"precision_at_1": pair} for order, pair in ends.items()}), width=360
+    )
+    assert narrow.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_right_and_wrong_carry_signs_and_words(show):
     tab = show(report())
     marks = "[...document.querySelectorAll('#q1 .row.after .mark')].map((e) => e.textContent).join('')"

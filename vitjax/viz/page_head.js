@@ -6,10 +6,12 @@ function metrics() {
   }
   const row = (m) => {
     const gain = m.before === null || m.after === null ? null : m.after - m.before;
+    const [before, after, change] = m.ends.map((pair) => pair && pair[0] !== null && h("small", { class: "ends" },
+      number(100 * pair[0], 1), " to ", number(100 * pair[1], 1)));
     const tone = gain === null || Math.abs(gain) < 5e-4 ? "soft" : gain > 0 ? "right" : "wrong";
     return h("tr", {},
-      h("td", {}, m.name), h("td", {}, percent(m.before)), h("td", {}, percent(m.after)),
-      h("td", { class: tone }, gain === null ? "\u2013" : [signed(100 * gain, 1), h("small", {}, " pts")]),
+      h("td", {}, m.name), h("td", {}, percent(m.before), before), h("td", {}, percent(m.after), after),
+      h("td", { class: tone }, gain === null ? "\u2013" : [signed(100 * gain, 1), h("small", {}, " pts")], change),
       h("td", { class: "range " + tone }, gain === null ? null : dumbbell(m.before, m.after)));
   };
   return [
@@ -18,6 +20,8 @@ function metrics() {
       h("thead", {}, h("tr", {}, ["", "pooled", "reranked", "change"].map((text) => h("th", { scope: "col" }, text)),
         h("th", { class: "range", scope: "col" }, "0 to 100 %"))),
       h("tbody", {}, data.metrics.map(row))),
+    data.metrics.some((m) => m.ends.some(Boolean)) && h("p", { class: "soft ends" },
+      "Below each figure: its 95 % interval, from resampling the queries."),
   ];
 }
 

@@ -86,6 +86,7 @@ def _page(report: Report) -> dict:
                 "name": metric_name(name),
                 "before": _number(value),
                 "after": _number(report.metrics_after[name]),
+                "ends": [_ends(report, order, name) for order in ("pooled", "reranked", "difference")],
             }
             for name, value in report.metrics_before.items()
         ],
@@ -146,6 +147,12 @@ def _candidate(item: CandidateView) -> dict:
 def _number(value: float | None, decimals: int = 7) -> float | None:
     """None for what JSON has no number for."""
     return None if value is None or not math.isfinite(value) else round(float(value), decimals)
+
+
+def _ends(report: Report, order: str, name: str) -> list[float | None] | None:
+    """Interval of a metric, None where there is none."""
+    found = report.intervals.get(order, {}).get(name)
+    return None if found is None else [_number(end) for end in found]
 
 
 def _text(value: object) -> str:

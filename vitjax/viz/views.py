@@ -105,6 +105,7 @@ class Report:
         weight: of the pooled cosine in the final score.
         metrics_before: pooled search, names of `retrieval_metrics` -> share in [0, 1]; empty = no labels.
         metrics_after: reranked, same names.
+        intervals: "pooled", "reranked", "difference" -> some of these names -> lower and upper end, at 95 %.
         milliseconds: stage ("extract", "search", "rerank") -> milliseconds per query.
         explained: how true the explanations were found to be, one sentence.
         settings: name -> value, in the order of the page: weights, model, block, grid, epsilon, mass...
@@ -123,6 +124,7 @@ class Report:
     weight: float = 1.0
     metrics_before: Mapping[str, float] = field(default_factory=dict)
     metrics_after: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     explained: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
