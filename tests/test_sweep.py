@@ -28,6 +28,7 @@ def test_all_combinations_come_in_order_and_keep_the_rest():
         ("rerank.mass=0.5,", "rerank.mass is ''"),
         ("rerank.mass=0.5 rerank.tau=0.8", "set one of them to 1"),
         ("rerank.marginals=uniform,rollout", "also set --config.rerank.marginals=rollout"),
+        ("rerank.marginals=keep", "also set --config.rerank.marginals=keep"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_one_line(text, words):

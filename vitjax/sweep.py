@@ -7,6 +7,7 @@ from typing import Any
 from vitjax.config import RerankConfig, validate_rerank
 
 _KEPT = ("held_out", "gate")  # not of a single reranking
+_MEASURED = ("rollout", "keep")  # marginals that come with the descriptors
 
 
 def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], RerankConfig]]:
@@ -45,10 +46,10 @@ def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], Rer
             validate_rerank(rule)
         except ValueError as error:
             raise ValueError(f"config.sweep, {chosen}: {error}") from None
-        if rule.marginals == "rollout" != base.marginals:
+        if rule.marginals in _MEASURED and rule.marginals != base.marginals:
             raise ValueError(
-                "config.sweep: rollout is measured while pictures are described; "
-                "also set --config.rerank.marginals=rollout"
+                f"config.sweep: {rule.marginals!r} is measured while pictures are described; "
+                f"also set --config.rerank.marginals={rule.marginals}"
             )
         found.append((chosen, rule))
     return found
