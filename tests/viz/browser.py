@@ -58,7 +58,7 @@ class Page:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def _receive(self, patience: float = 60) -> dict:
+    def _receive(self, patience: float = 120) -> dict:
         end = time.monotonic() + patience
         while b"\0" not in self._buffer:
             if not select.select([self._read], [], [], max(0, end - time.monotonic()))[0]:
@@ -97,7 +97,7 @@ class Page:
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait("location.protocol === 'file:' && document.readyState === 'complete'")
 
-    def wait(self, expression: str, patience: float = 20) -> None:
+    def wait(self, expression: str, patience: float = 60) -> None:
         end = time.monotonic() + patience
         while not self.evaluate(f"Boolean({expression})"):
             if time.monotonic() > end:

@@ -266,7 +266,8 @@ def test_pointing_at_a_patch_shows_where_its_mass_went_and_what_it_added(show, s
         "JSON.parse(document.getElementById('data').textContent).queries[0].candidates[0].plan.unit"
     )
     heat = dict(tab.evaluate(HEAT))
-    np.testing.assert_allclose(list(heat.values()), mass[list(heat)], atol=exact)
+    most = (plan.mass.max(axis=1)[list(heat)], mass.max())[1 - side]  # of the row that an entry is stored in
+    np.testing.assert_allclose(list(heat.values()), mass[list(heat)], rtol=0, atol=0.004 * np.max(most))
     assert mass.sum() - sum(heat.values()) < THIN * mass.sum()
     value = "Number(document.querySelector('.readout [data-{}]').dataset.{})"
     np.testing.assert_allclose(tab.evaluate(value.format("mass", "mass")), mass.sum(), atol=exact)

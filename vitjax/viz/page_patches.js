@@ -1,9 +1,9 @@
 /* ---------- every patch: where its mass went, and what it added ---------- */
 
+const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 function words(text) {
-  const raw = atob(text), out = new Uint16Array(raw.length / 2);
-  for (let i = 0; i < out.length; i++) out[i] = raw.charCodeAt(2 * i) | (raw.charCodeAt(2 * i + 1) << 8);
-  return out;
+  const raw = bytes(text);
+  return Uint16Array.from({ length: raw.length / 2 }, (_, i) => raw[2 * i] | (raw[2 * i + 1] << 8));
 }
 
 // The inverse of PlanView.encode in plans.py.
@@ -15,15 +15,21 @@ function decode(plan) {
   const gains = (count) => Array.from(take(count), (x) => (x > 32767 ? x - 65536 : x) * plan.gain);
   const weights = plan.size.map((count, side) => (plan.weights[side] === null ? masses(count) : Array(count).fill(plan.weights[side])));
   const sides = plan.size.map((count, side) => ({ weight: weights[side], mass: masses(count), adds: gains(count) }));
-  const rows = [];
-  take(plan.size[0]).forEach((count, row) => { for (let i = 0; i < count; i++) rows.push(row); });
-  const tokens = [rows, Array.from(take(rows.length))], mass = masses(rows.length), adds = gains(rows.length);
-  const flows = (side, token) => rows
-    .flatMap((_, i) => (tokens[side][i] === token ? [{ token: tokens[1 - side][i], mass: mass[i], adds: adds[i] }] : []))
+  const counts = take(plan.size[0]), largest = masses(plan.size[0]);
+  const raw = bytes(plan.entries), length = raw.length / 3, entries = [];
+  let i = 0;
+  counts.forEach((count, row) => {
+    for (let column = -1, last = i + count; i < last; i++) {
+      column += raw[i] === 255 ? 255 : raw[i] + 1;
+      const mass = (raw[length + i] / 255) ** 2 * largest[row], worth = ((raw[2 * length + i] << 24) >> 24) * plan.worth;
+      if (raw[i] !== 255) entries.push({ tokens: [row, column], mass, adds: mass * worth });
+    }
+  });
+  const flows = (side, token) => entries
+    .flatMap(({ tokens, mass, adds }) => (tokens[side] === token ? [{ token: tokens[1 - side], mass, adds }] : []))
     .sort((a, b) => b.mass - a.mass);
-  const sum = (list) => list.reduce((total, x) => total + x, 0);
-  const moved = sum(sides[0].mass);
-  return { sides, flows, moved, kept: moved > 0 ? Math.min(1, sum(mass) / moved) : 1 };
+  const moved = sides[0].mass.reduce((sum, x) => sum + x, 0), kept = entries.reduce((sum, entry) => sum + entry.mass, 0);
+  return { sides, flows, kept: moved > 0 ? Math.min(1, kept / moved) : 1 };
 }
 
 const grids = new Map();
@@ -162,7 +168,7 @@ function patchLayers(query, c, frames) {
     return parts.some(Boolean) && `${SIDES[side]}: ${parts.filter(Boolean).join("; ")}.`;
   }).filter(Boolean);
   const darkened = still.some(([, rest]) => rest.length) && "Darkened: a patch that moves less than its weight.";
-  const exact = `Masses are stored to \u00b1${(50 * c.plan.unit).toPrecision(1)} %, what they add to \u00b1${(c.plan.gain / 2).toPrecision(1)}; ${number(100 * plan.kept, 1)} % of the mass is held entry by entry, the rest only in the patches\u2019 totals.`;
+  const exact = `Totals of a patch are stored to \u00b1${(50 * c.plan.unit).toPrecision(1)} % of mass and \u00b1${(c.plan.gain / 2).toPrecision(1)} of score; where the mass went, to 0.4 % of the patch\u2019s largest, ${number(100 * plan.kept, 1)} % of it entry by entry.`;
   show(null);
   return {
     below: s("g", {}, still, heat), above: (controls) => [picked, hits(controls)], readout, show,

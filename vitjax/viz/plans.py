@@ -1,7 +1,9 @@
 """A pair's whole transport plan, small enough for a page: every patch's totals, and the strongest entries.
 
-Numbers are stored as 16-bit whole numbers, in units of a 65,535th (signed: a 32,767th) of the largest of
-their kind, so each is off by at most half such a unit. The entries that are left out are still in the totals.
+Totals are stored as 16-bit whole numbers, in units of a 65,535th (signed: a 32,767th) of the largest of their
+kind, so each is off by at most half such a unit. Entries take three bytes: the gap to the last column, the
+square root of the mass in 255ths of the row's largest (so off by at most .4 % of that), and what a unit of
+mass adds, in 127ths of the largest. Entries that are left out are still in the totals.
 """
 
 import base64
@@ -12,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 _WORDS = 2**16
+_FAR = 255
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,23 +101,34 @@ class PlanView:
         return float(self.entry_mass.sum(dtype=np.float64) / total) if total > 0 else 1.0
 
     def encode(self) -> dict[str, Any]:
-        """Returns plain data for the page: units as numbers, everything else as base64 of 16-bit words."""
+        """Returns plain data for the page: units as numbers, everything else as base64."""
         unit = max(float(x.max(initial=0.0)) for x in (*self.mass, *self.weights)) / (_WORDS - 1) or 1.0
-        largest = max(float(np.abs(x).max(initial=0.0)) for x in (*self.adds, self.entry_adds))
-        gain = largest / (_WORDS // 2 - 1) or 1.0
+        gain = max(float(np.abs(x).max(initial=0.0)) for x in self.adds) / (_WORDS // 2 - 1) or 1.0
         flat = [_only(x) for x in self.weights]
         words = [np.rint(w / unit) for w, one in zip(self.weights, flat, strict=True) if one is None]
         for mass, adds in zip(self.mass, self.adds, strict=True):
             words += [np.rint(mass / unit), np.rint(adds / gain)]
-        counts = np.bincount(self.rows, minlength=len(self.mass[0]))
-        words += [counts, self.columns, np.rint(self.entry_mass / unit), np.rint(self.entry_adds / gain)]
+        largest = np.zeros(len(self.mass[0]))
+        np.maximum.at(largest, self.rows, self.entry_mass)
+        largest = np.ceil(largest / unit)
+        gaps, place = _gaps(self.rows, self.columns)
+        counts = np.bincount(self.rows[place], minlength=len(largest))
+        roots = np.rint(255 * np.sqrt(self.entry_mass / np.maximum(largest[self.rows] * unit, 1e-30)))
+        worth = self.entry_adds / np.maximum(self.entry_mass, 1e-30)
+        step = float(np.abs(worth).max(initial=0.0)) / 127 or 1.0
+        real = gaps < _FAR
+        entries = np.stack(
+            [gaps, np.where(real, roots[place], 0), np.where(real, np.rint(worth / step)[place], 0)]
+        )
         return {
             "size": [len(x) for x in self.mass],
             "unit": unit,
             "gain": gain,
+            "worth": step,
             "weights": flat,
             "out": self.left_out,
-            "words": _packed(np.concatenate(words)),
+            "words": _packed(np.concatenate([*words, counts, largest])),
+            "entries": _packed(entries.ravel(), "u1"),
         }
 
 
@@ -158,8 +172,8 @@ def entries_within(size: int, tokens: tuple[int, int], pairs: int) -> int:
         tokens: of a query and of a candidate.
         pairs: number of plans.
     """
-    words = int(size / max(pairs, 1) * 3 / 4 / 2) - 4 * sum(tokens)
-    return int(np.clip(words // 3, _FEWEST * max(tokens), _MOST * max(tokens)))
+    left = size / max(pairs, 1) * 3 / 4 - 4 * sum(tokens) - 4 * tokens[0]
+    return int(np.clip(left / 3, _FEWEST * max(tokens), _MOST * max(tokens)))
 
 
 _FEWEST, _MOST = 2, 32  # entries for each token
@@ -174,6 +188,21 @@ def _only(values: Float[np.ndarray, " n"]) -> float | None:
     return float(positive[0])
 
 
-def _packed(numbers: np.ndarray) -> str:
-    """Base64 of little-endian 16-bit words; negative numbers as two's complement."""
-    return base64.b64encode((numbers.astype(np.int64) % _WORDS).astype("<u2").tobytes()).decode("ascii")
+def _gaps(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Columns as bytes: those skipped since the last entry of the row, `_FAR` to skip so many and read on.
+
+    Returns:
+        the bytes, and the entry that each belongs to.
+    """
+    first = np.append(True, rows[1:] != rows[:-1])[: len(rows)]
+    skipped = columns - np.where(first, -1, np.roll(columns, 1)) - 1
+    times = skipped // _FAR + 1
+    gaps = np.full(times.sum(), _FAR)
+    gaps[np.cumsum(times) - 1] = skipped % _FAR
+    return gaps, np.repeat(np.arange(len(rows)), times)
+
+
+def _packed(numbers: np.ndarray, kind: str = "<u2") -> str:
+    """Base64 of little-endian words, or of bytes; negative numbers as two's complement."""
+    size = 256 ** np.dtype(kind).itemsize
+    return base64.b64encode((numbers.astype(np.int64) % size).astype(kind).tobytes()).decode("ascii")

@@ -23,7 +23,7 @@ from vitjax.viz.views import CandidateView, QueryView, Report
 _SCRIPTS = ("base", "head", "ranking", "patches", "matches", "browse")
 _ADDS_UP = 2e-3  # float32 sums over 256 x 256 pairs, kernel-domain transport included
 _PAGE_BYTES = 6_000_000  # of the whole page; photos get smaller before it gets larger
-PLAN_BYTES = 2_000_000  # of all its plans; weak entries are summed up before they get larger
+PLAN_BYTES = 2_500_000  # of all its plans; weak entries are summed up before they get larger
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
