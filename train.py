@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -116,7 +117,8 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     run, state = prepare(config)
     state, notes = resume(saves, state)
     start = int(state.step)
-    log = MetricLog(out, step=start, config=to_dict(config), wandb=config.wandb) if writes else None
+    kept = -1 if saves.latest() is None else start
+    log = MetricLog(out, step=kept, config=to_dict(config), wandb=config.wandb) if writes else None
     pace = Pace(config.batch_size)
     if start < run.steps or notes.get("evaluated") != start:
         run = stop.unless(lambda: compiled(run, state)) or run
@@ -163,8 +165,9 @@ def loop(
             notes.update(note_evaluation(out, run, state, notes, step, found, log))
 
     start, metrics = int(state.step), {}
-    if start and due(start, run.eval_every) and notes.get("evaluated") != start:
-        measure(start)  # the run before was told to stop in the midst of it
+    wanted = due(start, run.eval_every) if start else config.eval_start
+    if wanted and notes.get("evaluated") != start:
+        measure(start)  # at step 0, or the run before was told to stop in the midst of it
     for step in range(start, run.steps):
         if stop.asked(step):
             return state, notes | (look(metrics, run, saves, out) if metrics else {})
@@ -269,10 +272,9 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
     if config.data.source == "tfds":
         split: Any = functools.partial(TfdsSource, config.data.name, data_dir=config.data.dir)
         return split(config.data.train), split(config.data.test)
-    if config.data.source == "idx":
-        return IdxSource(config.data.dir, "train"), IdxSource(config.data.dir, "test")
-    if config.data.source == "cifar":
-        return CifarSource(config.data.dir, "train"), CifarSource(config.data.dir, "test")
+    if config.data.source in ("idx", "cifar"):
+        kind = IdxSource if config.data.source == "idx" else CifarSource
+        return kind(config.data.dir, "train"), kind(config.data.dir, "test")
     learn = FolderSource(config.data.train)
     if config.data.test:
         return learn, FolderSource(config.data.test)
@@ -302,6 +304,8 @@ def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
         for name in ("patch_size", "embed_dim", "depth", "num_heads", "keep_ratio", "remat")
         if (value := getattr(wanted, name))
     }
+    if wanted.drop_path:
+        sizes["drop_path_rate"] = wanted.drop_path
     return models.build(
         wanted.name, img_size=recipe.image_size, num_classes=classes, dtype=wanted.dtype, **sizes
     )
@@ -314,7 +318,8 @@ def initial(config: TrainConfig, model: Any, recipe: Preprocess) -> tuple[dict, 
         drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
         variables, report = load_with_report(wanted.weights, model, strict=False, drop_head=drop)
         missing = [m for m in report.missing if not optim.is_new(m.name)]
-        if missing or report.unexpected or report.mis_shaped:
+        unexpected = [m for m in report.unexpected if not is_cut_off(m.name, wanted.depth)]
+        if missing or unexpected or report.mis_shaped:
             raise WeightsError(str(report))
         fresh = f"; {len(report.missing)} start at random" if report.missing else ""
         say(escape(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{fresh}"))
@@ -326,6 +331,12 @@ def initial(config: TrainConfig, model: Any, recipe: Preprocess) -> tuple[dict, 
         return variables, load_with_report(source, dense(model))[0]
     say("[yellow]the teacher is RANDOM; set config.sparsify.teacher or config.model.weights[/yellow]")
     return variables, random_variables(config, dense(model), recipe)
+
+
+def is_cut_off(name: str, depth: int) -> bool:
+    """Tells whether a weight belongs to a block behind the first `depth`; 0 = all blocks are wanted."""
+    block = re.search(r"\b(?:blocks|layer)\.(\d+)\.", name)  # timm's and Hugging Face's names
+    return bool(depth) and block is not None and int(block[1]) >= depth
 
 
 def with_metric(config: TrainConfig, model: Any, variables: dict, classes: int) -> dict:

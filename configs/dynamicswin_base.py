@@ -18,4 +18,5 @@ def get_config(arg: str = "") -> TrainConfig:
     config = dynamic_swin_on_imagenet(
         "dynamicswin_base_patch4_window7_224", weights="hf:timm/swin_base_patch4_window7_224.ms_in1k"
     )
+    config.model.drop_path = 0.5
     return smoke(config, arg, img_size=56, embed_dim=32)

@@ -21,4 +21,5 @@ def get_config(arg: str = "") -> TrainConfig:
     config = dynamic_on_imagenet(
         "dynamicvit_deit_base_patch16_224", weights="hf:timm/deit_base_patch16_224.fb_in1k", ratio=5.0
     )
+    config.model.drop_path = 0.2
     return smoke(config, arg, img_size=32, embed_dim=24, depth=4, num_heads=2)

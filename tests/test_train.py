@@ -17,7 +17,12 @@ from vitjax.checkpoint import _hash_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 48  # of 22 an epoch: resumed runs end in the third
-SHORT = [f"--config.steps={STEPS}", "--config.checkpoint.every=8", "--config.log_every=1"]
+SHORT = [
+    f"--config.steps={STEPS}",
+    "--config.checkpoint.every=8",
+    "--config.log_every=1",
+    "--config.eval_start=True",
+]
 TINY = [  # compiles in a few seconds; its teacher is random
     "--config.model.weights=",
     "--config.model.depth=2",
@@ -110,6 +115,7 @@ def test_results_end_as_promised(undisturbed):
 
 def test_every_logged_step_has_a_line_with_all_four_losses(undisturbed):
     workdir, _ = undisturbed
+    assert list(lines(workdir)[0]) == ["step", "accuracy"]  # before the first step
     steps = [line for line in lines(workdir) if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     for line in steps:
@@ -208,7 +214,8 @@ def test_a_run_goes_on_with_other_numbers_of_devices(undisturbed, tmp_path):
     ours, theirs = lines(workdir), lines(undisturbed[0])
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for a, b in zip(ours, theirs, strict=True):
-        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), rel=1e-4)  # rounding grows over 48 steps
+        rounding = 1e-5 if a["step"] <= 20 else 1e-4  # it grows: 8 devices to step 16, 1 to 32, 2 to 48
+        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0), rel=rounding)
 
 
 @pytest.mark.slow
@@ -274,8 +281,7 @@ def test_a_data_process_that_dies_or_hangs_stops_the_run_with_a_line(tmp_path, n
     out, err = process.communicate(timeout=120)  # returns when no process holds its ends: the reader is gone
     assert process.returncode == 1
     assert out == ""
-    assert "do not come" in err.splitlines()[-1]
-    assert said in err.splitlines()[-1]
+    assert [said in line for line in err.splitlines() if "do not come" in line] == [True]
 
 
 @pytest.mark.slow
@@ -292,9 +298,15 @@ def test_a_signal_to_the_whole_group_of_processes_stops_the_run_saved(undisturbe
 
 def data_processes(parent: int) -> list[int]:
     """Processes that read pictures for a run."""
-    command = ["ps", "-o", "pid=", "-o", "args=", "--ppid", str(parent)]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
+    mine = [p for p in pathlib.Path("/proc").glob("[0-9]*") if f"PPid:\t{parent}\n" in _text(p / "status")]
+    return [int(p.name) for p in mine if "spawn_main" in _text(p / "cmdline")]
+
+
+def _text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # the process has ended
+        return ""
 
 
 @pytest.mark.slow

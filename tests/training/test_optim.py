@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vitjax.training.config import OptimConfig
-from vitjax.training.optim import decayed, make_optimizer, make_rates
+from vitjax.training.optim import decayed, make_optimizer, make_rates, without_gradient
 
 PARAMS = {
     "blocks_0": {"mlp": {"fc1": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}},
@@ -42,6 +42,20 @@ def test_predictors_learn_at_once_and_the_backbone_follows_later_at_a_share(step
 def test_a_plain_model_moves_as_a_whole_from_the_start():
     plain = {name: tree for name, tree in PARAMS.items() if not name.startswith("score")}
     assert rates_at(10, params=plain)["backbone"] == 1.0
+
+
+def test_a_frozen_module_never_moves_and_has_no_gradient():
+    frozen = ("cls_token", "blocks_0")
+    _, rates = make_rates(OptimConfig(frozen=frozen), PARAMS, steps=40, steps_per_epoch=10)
+    assert float(rates(jnp.int32(20))["blocks_0"]["mlp"]["fc1"]["kernel"]) == 0
+
+    def total(params):
+        return sum(x.sum() for x in jax.tree.leaves(without_gradient(params, frozen)))
+
+    found = jax.grad(total)(PARAMS)
+    assert not found["cls_token"].any()
+    assert not found["blocks_0"]["mlp"]["fc1"]["kernel"].any()
+    assert found["score_predictor_0"]["in_conv_1"]["kernel"].all()
 
 
 def test_only_matrices_decay():

@@ -10,6 +10,24 @@ from vitjax.activations import gelu, quick_gelu
 linear_init = nn.initializers.truncated_normal(stddev=0.02)
 
 
+def drop_branch(module: nn.Module, update: Float[Array, "b *rest"], rate: float) -> Float[Array, "b *rest"]:
+    """A residual branch that some images go without, where `module` has the rng "dropout": stochastic depth.
+
+    Source: Huang et al. 2016 (arXiv:1603.09382), in timm's form: every image on its own, those that keep the
+    branch have it scaled by 1 / (1 - rate), so that its mean is the same.
+    """
+    if not rate or not module.has_rng("dropout"):
+        return update
+    shape = (len(update), *[1] * (update.ndim - 1))
+    stays = jax.random.bernoulli(module.make_rng("dropout"), 1 - rate, shape)
+    return jnp.where(stays, update / (1 - rate), 0)
+
+
+def drop_rates(rate: float, depth: int) -> tuple[float, ...]:
+    """Rate of each block: from 0 at the first, rising evenly to `rate` at the last."""
+    return tuple(rate * i / max(depth - 1, 1) for i in range(depth))
+
+
 class PatchEmbed(nn.Module):
     """Linear map of every square patch to a token; patches do not overlap.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitjax.models.arguments import refuse_pruning
-from vitjax.models.stack import run_blocks
+from vitjax.models.stack import fields_of, run_blocks
 from vitjax.sparsify.decisions import cumulative, sample, take
 from vitjax.sparsify.predictor import Predictor
 from vitjax.sparsify.reducers import Alive, ReducedAttention, Reducer, reduce, restore, wanted
@@ -97,7 +97,7 @@ def run_reduced(
     kind: Any = nn.remat(block) if getattr(model, "remat", False) else block
 
     def layer(i: int, **more: Any) -> Callable:
-        return kind(**fields, **more, name=f"blocks_{i}")
+        return kind(**fields_of(model, fields, i), **more, name=f"blocks_{i}")
 
     if reducer.name == "dynamicvit" and (train or decisions is not None):
         return _masked(model, layer, tokens, reducer, last, prefix, decisions)

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from vitjax.models.layers import drop_rates
+
 
 def run_blocks(
     model: Any,
@@ -42,7 +44,7 @@ def run_blocks(
     if not model.scan_layers:
         maps = []
         for i in range(count):
-            tokens, weights = kind(**fields, name=f"blocks_{i}")(tokens, *shared)
+            tokens, weights = kind(**fields_of(model, fields, i), name=f"blocks_{i}")(tokens, *shared)
             maps.append(weights)
         return tokens, tuple(maps)
     scan: Any = nn.scan
@@ -53,3 +55,9 @@ def run_blocks(
         stack = nn.map_variables(stack, "params", lambda tree: jax.tree.map(lambda leaf: leaf[:count], tree))
     tokens, stacked = stack(**fields, name="blocks")(tokens, *shared)
     return tokens, (None,) * count if stacked is None else tuple(stacked)
+
+
+def fields_of(model: Any, fields: Mapping[str, Any], i: int) -> dict[str, Any]:
+    """Fields of block i: those of every block, and its own rate of stochastic depth."""
+    rate = getattr(model, "drop_path_rate", 0.0)
+    return {**fields, "drop_path": drop_rates(rate, model.depth)[i]} if rate else dict(fields)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitjax.models.arguments import last_block, patch_grid, refuse_pruning
-from vitjax.models.layers import LayerNorm, PatchEmbed, linear_init
+from vitjax.models.layers import LayerNorm, PatchEmbed, drop_rates, linear_init
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.swin_blocks import Block, PatchMerging
 from vitjax.models.swin_dynamic import DynamicStage, swin_ratios
@@ -35,6 +35,7 @@ class Stage(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     attention: str = "xla"
+    drop_path: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(
@@ -48,7 +49,8 @@ class Stage(nn.Module):
         for i in range(depth):
             layer = block(
                 self.num_heads, self.window, i % 2 == 1, self.mlp_ratio, self.qkv_bias, self.eps, self.dtype,
-                self.attention, return_attention, name=f"blocks_{i}",
+                self.attention, return_attention, self.drop_path[i] if self.drop_path else 0.0,
+                name=f"blocks_{i}",
             )  # fmt: skip
             tokens, weights = layer(tokens)
             maps.append(weights)
@@ -88,6 +90,7 @@ class SwinTransformer(nn.Module):
         dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
+        drop_path_rate: as in `VisionTransformer`, over the blocks of all stages.
         pruning_loc: blocks of the third stage, from 0, that a predictor comes before; from the first of them
             on each token takes either the MLP or one linear layer. () = a plain Swin.
         keep_ratio: share of that stage's tokens on the slow path after each predictor: r, r - 0.2, r - 0.4,
@@ -110,6 +113,7 @@ class SwinTransformer(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     attention: str = "xla"
+    drop_path_rate: float | int = 0.0
     pruning_loc: tuple[int, ...] = ()
     keep_ratio: float | int | tuple[float, ...] = 0.7
     mask_keys: bool = False
@@ -183,10 +187,12 @@ class SwinTransformer(nn.Module):
         ):
             if before > last:
                 break
+            dropped = drop_rates(self.drop_path_rate, sum(self.depths))[before : before + depth]
             if self.pruning_loc and i == SPARSE_STAGE:
                 sparse = DynamicStage(
                     depth, heads, window, self.mlp_ratio, self.qkv_bias, self.eps, self.dtype, self.remat,
-                    self.attention, self.pruning_loc, self.mask_keys, self.compat, name=f"layers_{i}",
+                    self.attention, self.pruning_loc, self.mask_keys, self.compat, dropped,
+                    name=f"layers_{i}",
                 )  # fmt: skip
                 tokens, found, parts = sparse(
                     tokens, depth=min(depth, last + 1 - before), ratios=ratios, train=train,
@@ -197,7 +203,7 @@ class SwinTransformer(nn.Module):
                 continue
             stage = Stage(
                 depth, heads, window, i > 0, self.mlp_ratio, self.qkv_bias, self.eps, self.dtype, self.remat,
-                self.attention, name=f"layers_{i}",
+                self.attention, dropped, name=f"layers_{i}",
             )  # fmt: skip
             tokens, found = stage(
                 tokens, depth=min(depth, last + 1 - before), return_attention=return_attention
@@ -238,6 +244,8 @@ def mistakes(model: SwinTransformer) -> list[str]:
     stages, wrong = len(model.depths), []
     if min(height, width) < model.patch_size or height % model.patch_size or width % model.patch_size:
         wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {model.patch_size}")
+    if not 0 <= model.drop_path_rate < 1:
+        wrong.append(f"drop_path_rate {model.drop_path_rate} is not in [0, 1)")
     if min(model.depths, default=0) < 1:
         wrong.append(f"depths {model.depths} must be one number of blocks, 1 or more, per stage")
     if len(model.num_heads) != stages:

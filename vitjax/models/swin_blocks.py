@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitjax.models.attention import attend, explicit_attention
-from vitjax.models.layers import LayerNorm, Mlp, linear_init
+from vitjax.models.layers import LayerNorm, Mlp, drop_branch, linear_init
 from vitjax.models.windows import WindowAttention, Windows
 from vitjax.sparsify.masked import masked_attention
 
@@ -95,6 +95,7 @@ class Block(nn.Module):
     dtype: str = "float32"
     attention: str = "xla"
     return_attention: bool = False  # a field, not an argument: rematerialisation traces arguments
+    drop_path: float | int = 0.0
 
     @nn.compact
     def __call__(
@@ -111,11 +112,11 @@ class Block(nn.Module):
             windows,
             return_attention=self.return_attention,
         )
-        tokens = tokens + update
+        tokens = tokens + drop_branch(self, update, self.drop_path)
         mlp = Mlp(int(dim * self.mlp_ratio), self.dtype, name="mlp")
         flat = LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype)
         update = mlp(flat.reshape(batch, height * width, dim))
-        return tokens + update.reshape(tokens.shape), weights
+        return tokens + drop_branch(self, update, self.drop_path).reshape(tokens.shape), weights
 
 
 class PatchMerging(nn.Module):

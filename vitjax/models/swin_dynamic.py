@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vitjax.models.layers import LayerNorm, Mlp, linear_init
+from vitjax.models.layers import LayerNorm, Mlp, drop_branch, linear_init
 from vitjax.models.reduced import decide
 from vitjax.models.swin_blocks import Block, PatchMerging, WindowSelfAttention
 from vitjax.models.windows import WindowAttention, Windows
@@ -59,6 +59,7 @@ class DynamicBlock(nn.Module):
     dtype: str = "float32"
     attention: str = "xla"
     return_attention: bool = False
+    drop_path: float | int = 0.0
     mask_keys: bool = False
 
     @nn.compact
@@ -91,7 +92,7 @@ class DynamicBlock(nn.Module):
             keep[..., 0] if self.mask_keys else None,
             return_attention=self.return_attention,
         )
-        tokens = tokens + update
+        tokens = tokens + self._dropped(update)
         norm2 = LayerNorm(self.eps, name="norm2")
         mlp = Mlp(int(shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
         fast = FastMlp(self.eps, self.dtype, name="fastmlp")
@@ -104,14 +105,17 @@ class DynamicBlock(nn.Module):
 
         if split is not None:
             update = _each_its_way(flat(tokens), split, slow, fast)
-            return tokens + update.reshape(shape), None, weights
+            return tokens + self._dropped(update).reshape(shape), None, weights
         if other is None:
             update = flat(keep) * slow(flat(tokens)) + (1 - flat(keep)) * fast(flat(tokens))
-            return tokens + update.reshape(shape).astype(tokens.dtype), None, weights
+            return tokens + self._dropped(update).reshape(shape).astype(tokens.dtype), None, weights
         slow_input = tokens * keep + before * (1 - keep)
         fast_input = tokens * (1 - keep) + other * keep
-        after = tokens + slow(flat(slow_input)).reshape(shape)
-        return after, tokens + fast(flat(fast_input)).reshape(shape), weights
+        after = tokens + self._dropped(slow(flat(slow_input))).reshape(shape)
+        return after, tokens + self._dropped(fast(flat(fast_input))).reshape(shape), weights
+
+    def _dropped(self, update: Array) -> Array:
+        return drop_branch(self, update, self.drop_path)
 
 
 class DynamicStage(nn.Module):
@@ -132,6 +136,7 @@ class DynamicStage(nn.Module):
     pruning_loc: tuple[int, ...] = (1, 2, 3)
     mask_keys: bool = False
     compat: str | None = None
+    drop_path: tuple[float, ...] = ()
 
     @nn.compact
     def __call__(
@@ -185,10 +190,11 @@ class DynamicStage(nn.Module):
                 keep = flat.reshape(batch, height, width, 1)
                 if masked and self.compat == "released" and other is None:
                     other = tokens
+            rate = self.drop_path[i] if self.drop_path else 0.0
             if keep is None:
-                tokens, weights = self._layer(Block, i, settings)(tokens)
+                tokens, weights = self._layer(Block, i, (*settings, rate))(tokens)
             else:
-                layer = self._layer(DynamicBlock, i, (*settings, self.mask_keys))
+                layer = self._layer(DynamicBlock, i, (*settings, rate, self.mask_keys))
                 tokens, other, weights = layer(tokens, keep.astype(tokens.dtype), split, other)
             maps.append(weights)
         if other is not None and keep is not None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from vitjax.models.arguments import last_block, patch_grid, refuse_facet
 from vitjax.models.attention import Attention
-from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, linear_init
+from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, drop_branch, linear_init
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.pos_embed import resize_positions
 from vitjax.models.reduced import reducer_mistakes, run_reduced
@@ -33,6 +33,7 @@ class Block(nn.Module):
     dtype: str = "float32"
     skip_lam: float | int = 1.0  # LV-ViT's divisor of both branches
     attention: str = "xla"
+    drop_path: float | int = 0.0
     return_attention: bool = False  # a field, not an argument: rematerialisation traces arguments
     facet: str = "token"  # "query", "key" or "value": also returns these
     reducer: Reducer | None = None  # what to do between attention and MLP, and which of its steps this is
@@ -91,6 +92,7 @@ class Block(nn.Module):
         return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1), alive
 
     def _scaled(self, update: Array) -> Array:
+        update = drop_branch(self, update, self.drop_path)
         return update if self.skip_lam == 1 else update / self.skip_lam
 
 
@@ -127,6 +129,8 @@ class VisionTransformer(nn.Module):
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
         scan_layers: one block is compiled and scanned; see `run_blocks`.
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
+        drop_path_rate: probability that an image goes without a branch of the last block, where a call has
+            the rng "dropout"; that of the others rises evenly from 0.
         reduce: how tokens become fewer on the way, a name of `vitjax.sparsify.REDUCERS`; "" = not at all.
             "dynamicvit" has a predictor of its own before each stage; the others work with any weights.
         pruning_loc: blocks, from 0, where it happens; None = after each quarter of them. See `Reducer`.
@@ -160,6 +164,7 @@ class VisionTransformer(nn.Module):
     remat: bool = False
     scan_layers: bool = False
     attention: str = "xla"
+    drop_path_rate: float | int = 0.0
     reduce: str = ""
     pruning_loc: tuple[int, ...] | None = None
     keep_ratio: float | int | tuple[float, ...] = 0.7
@@ -318,6 +323,8 @@ def mistakes(model: VisionTransformer) -> list[str]:
         wrong.append("distilled needs class_token, global_pool 'token' and no reg_tokens")
     if model.depth < 1:
         wrong.append(f"depth is {model.depth}, below 1")
+    if not 0 <= model.drop_path_rate < 1 or (model.drop_path_rate and model.scan_layers):
+        wrong.append(f"drop_path_rate {model.drop_path_rate} is not in [0, 1), or above 0 with scan_layers")
     return wrong + reducer_mistakes(model)
 
 

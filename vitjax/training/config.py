@@ -25,9 +25,10 @@ class StudentConfig:
     img_size: int = 0  # pixels, square
     patch_size: int = 0  # pixels, square
     embed_dim: int = 0  # width of a token
-    depth: int = 0  # blocks
+    depth: int = 0  # blocks; of weights that have more, the first ones
     num_heads: int = 0  # attention heads
     keep_ratio: float = 0.0  # share of tokens that a dynamic model keeps at each stage, in (0, 1]
+    drop_path: float = 0.0  # probability that a picture goes without a branch of the last block
     new_head: bool = False  # the classifier of `weights` is left out: other classes are learned
     dtype: str = "float32"  # compute type: float32 or bfloat16 (parameters, norms, losses stay float32)
     remat: bool = False  # blocks are computed again in the backward pass: less memory, more time
@@ -124,7 +125,7 @@ class OptimConfig:
     ema: float = 0.0  # decay of the running mean of parameters, which is what is evaluated; 0 = none
     backbone_lr: float = 1.0  # beside new predictors or a new embedding: the backbone's, in units of lr
     freeze_epochs: float = 0.0  # beside these: epochs before the backbone moves
-    frozen: tuple[str, ...] = ()  # parameters that never move, by the last part of their name
+    frozen: tuple[str, ...] = ()  # parameters and modules that never move, by a part of their name
 
 
 @dataclass(slots=True)
@@ -147,6 +148,7 @@ class TrainConfig:
     epochs: float = 30.0  # times that every picture is learned from
     steps: int = 0  # instead of epochs; 0 = epochs decide
     eval_every: int = 0  # steps between evaluations; 0 = an epoch
+    eval_start: bool = False  # an evaluation before the first step, too
     log_every: int = 50  # steps between lines of metrics.jsonl
     max_skipped: int = 0  # steps of NaN or infinite loss or gradient left out before the run stops
     sharding: str = "replicated"  # replicated: every device holds all parameters; fsdp: each holds a part
@@ -236,6 +238,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "model.depth": (0, None),
     "model.num_heads": (0, None),
     "model.keep_ratio": (0, 1),
+    "model.drop_path": (0, 0.99),
     "sparsify.classify": (0, None),
     "sparsify.ratio": (0, None),
     "sparsify.distill": (0, None),

@@ -53,7 +53,7 @@ def make_loss(model: Any, config: SparsifyConfig) -> Loss:
 
     def loss(variables: dict, theirs: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:
         output, updated = model.apply(
-            variables, rows.images, train=True, rngs={"gumbel": rng}, mutable=["batch_stats"]
+            variables, rows.images, train=True, rngs=_draws(rng), mutable=["batch_stats"]
         )
         scores = _scores(output)
         if teacher is None:
@@ -93,7 +93,7 @@ def make_metric_loss(model: Any, config: MetricConfig) -> Loss:
         mine, draws = jax.random.split(rng)
         own = variables["params"].get("metric", {})
         output, updated = model.apply(
-            variables, rows.images, train=True, rngs={"gumbel": draws}, mutable=["batch_stats"]
+            variables, rows.images, train=True, rngs=_draws(draws), mutable=["batch_stats"]
         )
         embeddings, classes = _embeddings(output), rows.labels.argmax(axis=-1)
         if config.loss == "margin":
@@ -126,7 +126,7 @@ def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config:
 
     def loss(variables: dict, theirs: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:
         output, updated = model.apply(
-            variables, rows.images, train=True, rngs={"gumbel": rng}, mutable=["batch_stats"]
+            variables, rows.images, train=True, rngs=_draws(rng), mutable=["batch_stats"]
         )
         mine = _embeddings(output)
         if teacher is None:
@@ -139,6 +139,11 @@ def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config:
         return total, (updated, {"distill": gap, "triplet": triplet})
 
     return loss
+
+
+def _draws(rng: Array) -> dict[str, Array]:
+    """Random numbers of a forward pass: which tokens are dropped, and which images go without a branch."""
+    return {"gumbel": rng, "dropout": jax.random.fold_in(rng, 1)}
 
 
 def _embeddings(output: Any) -> Float[Array, "b d"]:

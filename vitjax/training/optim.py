@@ -81,9 +81,16 @@ def part_of(path: tuple, frozen: tuple[str, ...] = (), new: tuple[str, ...] = ()
     names = _names(path)
     if names[0] == "metric":
         return "metric"
-    if names[-1] in frozen:
+    if not set(frozen).isdisjoint(names):
         return "frozen"
     return "new" if any(name.startswith((*_NEW, *new)) for name in names) else "backbone"
+
+
+def without_gradient(params: Any, frozen: tuple[str, ...]) -> Any:
+    """Parameters, those that never move being constants: no time is spent on their gradient."""
+    return jax.tree.map_with_path(
+        lambda path, x: jax.lax.stop_gradient(x) if part_of(path, frozen) == "frozen" else x, params
+    )
 
 
 def is_new(name: str) -> bool:

@@ -13,7 +13,7 @@ from vitjax.parallel import ROWS
 from vitjax.training.config import TrainConfig
 from vitjax.training.losses import Loss, Rows
 from vitjax.training.mixup import mix, soft_labels
-from vitjax.training.optim import Rates
+from vitjax.training.optim import Rates, without_gradient
 from vitjax.training.pixels import Pixels
 from vitjax.training.state import State
 
@@ -45,7 +45,7 @@ def make_train_step(
         rest = {name: tree for name, tree in variables.items() if name != "params"}
 
         def of(params: Any) -> Any:
-            return loss({"params": params, **rest}, teacher, rows, rng)
+            return loss({"params": without_gradient(params, optim.frozen), **rest}, teacher, rows, rng)
 
         (value, (updated, metrics)), grads = jax.value_and_grad(of, has_aux=True)(variables["params"])
         return grads, rest | dict(updated), metrics | {"loss": value}
