@@ -5,6 +5,11 @@ python eval.py --config configs/demo.py --workdir runs/demo
 Or classify pictures, dense and with fewer tokens: configs/classify_*.py.
 """
 
+from vitjax import program
+
+if __name__ == "__main__":
+    program.use_large_pages()
+
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +24,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vitjax import classification, doctor, parallel, program, record
+from vitjax import classification, doctor, parallel, record
 from vitjax.config import PROTOCOLS, EvalConfig, RerankConfig, to_dict, validate
 from vitjax.data.msls import PlaceSource
 from vitjax.data.pipeline import Batch, Skipped

@@ -18,7 +18,7 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,13 +37,21 @@ from vitjax.data.cifar import CifarSource
 from vitjax.data.digits import DigitsSource
 from vitjax.data.feed import Feed, TrainBatch
 from vitjax.data.idx import IdxSource
+from vitjax.data.msls import SIDES, VALIDATION, all_cities, read_msls
 from vitjax.data.pipeline import batches
-from vitjax.data.sources import ClassesSource, FolderSource, ImageSource
+from vitjax.data.places import Places
+from vitjax.data.sources import ClassesSource, FolderSource, ImageSource, RowsSource
 from vitjax.data.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess, preprocess
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
-from vitjax.training.evaluation import Classification, Retrieval
+from vitjax.training.evaluation import (
+    Classification,
+    PlaceSearch,
+    Retrieval,
+    embed_pictures,
+    make_embed,
+)
 from vitjax.training.log import MetricLog
 from vitjax.training.losses import (
     is_dynamic,
@@ -52,6 +60,7 @@ from vitjax.training.losses import (
     make_metric_loss,
     metric_start,
 )
+from vitjax.training.mining import Mining
 from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
@@ -75,10 +84,11 @@ class Run:
         eval_every: steps between evaluations.
         update: train step.
         rate: learning rate at a step.
+        renew: chooses what the steps to come learn from, before a step, where that depends on the model.
     """
 
     feed: Feed
-    evaluation: Classification | Retrieval
+    evaluation: Classification | Retrieval | PlaceSearch
     teacher: Any
     mesh: Mesh
     recipe: Preprocess
@@ -86,6 +96,7 @@ class Run:
     eval_every: int
     update: Any
     rate: Callable[[Any], Any]
+    renew: Callable[[int, Any, Callable[[], bool]], None] | None = None
 
 
 def main(config: TrainConfig, workdir: str) -> None:
@@ -114,7 +125,7 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     began, writes = time.perf_counter(), parallel.is_main_process()
     note_run(config, out)
     saves = Checkpoints(out / "checkpoints", keep=config.checkpoint.keep, writes=writes)
-    run, state = prepare(config)
+    run, state = prepare(config, out)
     state, notes = resume(saves, state)
     start = int(state.step)
     kept = -1 if saves.latest() is None else start
@@ -169,6 +180,8 @@ def loop(
     if wanted and notes.get("evaluated") != start:
         measure(start)  # at step 0, or the run before was told to stop in the midst of it
     for step in range(start, run.steps):
+        if run.renew is not None:
+            run.renew(step, state.evaluated, stop.now)
         if stop.asked(step):
             return state, notes | (look(metrics, run, saves, out) if metrics else {})
         profile(config, out, step - start, run.steps - start)
@@ -194,7 +207,7 @@ def loop(
     return state, notes
 
 
-def prepare(config: TrainConfig) -> tuple[Run, State]:
+def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
     """Opens the data, builds the model and its teacher, and makes the state before the first step."""
     mesh = parallel.make_mesh()
     if config.batch_size % (mesh.size * config.optim.accumulate):
@@ -205,11 +218,12 @@ def prepare(config: TrainConfig) -> tuple[Run, State]:
     recipe = model_input(config)
     learn, held_out = open_sources(config)
     shard, data = (jax.process_index(), jax.process_count()), config.data
+    mining = mine(config, learn, out) if isinstance(learn, Places) else None
     feed = Feed(
         learn, Augment(recipe, config.augment), config.batch_size, config.seed,
         workers=data.workers, processes=data.processes, shard=shard,
         on_bad_image=data.on_bad_image, bad_limit=data.bad_limit, patience=data.patience,
-        per_class=0 if config.task == "classify" else config.metric.per_class,
+        per_class=0 if config.task == "classify" or mining else config.metric.per_class, chosen=mining,
     )  # fmt: skip
     rest = batches(
         held_out, recipe, config.batch_size, workers=data.workers, on_bad_image=data.on_bad_image, shard=shard
@@ -242,14 +256,19 @@ def prepare(config: TrainConfig) -> tuple[Run, State]:
         config, loss, tx, rates,
         classes=classes, pixels=Pixels(recipe.mean, recipe.std), mesh=mesh, state_shardings=places,
     )  # fmt: skip
-    if config.task != "classify":
+    renew = None
+    if mining is not None and isinstance(held_out, Places):
+        embed = make_embed(model, mesh, places.evaluated)
+        evaluation = PlaceSearch(rest, held_out, mesh, embed)
+        renew = renewal(config, mining, embed, recipe, mesh)
+    elif config.task != "classify":
         evaluation = Retrieval.make(model, rest, np.asarray(held_out.labels), mesh, config.metric)
     else:
         truth = labels_like(held_out, learn)
         evaluation = Classification.make(model, rest, truth, mesh, places.evaluated)
     every = config.eval_every or feed.steps_per_epoch
     teacher = parallel.replicate(teacher, mesh)
-    return Run(feed, evaluation, teacher, mesh, recipe, steps, every, update, rate), state
+    return Run(feed, evaluation, teacher, mesh, recipe, steps, every, update, rate, renew), state
 
 
 def model_input(config: TrainConfig) -> Preprocess:
@@ -275,12 +294,55 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
     if config.data.source in ("idx", "cifar"):
         kind = IdxSource if config.data.source == "idx" else CifarSource
         return kind(config.data.dir, "train"), kind(config.data.dir, "test")
+    if config.data.source == "msls":
+        return open_places(config)
     learn = FolderSource(config.data.train)
     if config.data.test:
         return learn, FolderSource(config.data.test)
     count = round((1 - config.metric.held_out) * len(learn.class_names))
     kept, unseen = range(count), range(count, len(learn.class_names))
     return ClassesSource(learn, kept), ClassesSource(learn, unseen)
+
+
+def open_places(config: TrainConfig) -> tuple[Places, Places]:
+    """Queries of cities of MSLS and the photos they are looked for among, to learn from and held out."""
+    held_out = config.data.test.split(",") if config.data.test else VALIDATION
+    cities = config.data.train.split(",") if config.data.train else all_cities(config.data.dir)
+
+    def some(cities: Sequence[str], subtask: str) -> Places:
+        return Places(*(read_msls(config.data.dir, side, cities=cities, subtask=subtask) for side in SIDES))
+
+    return some([city for city in cities if city not in held_out], ""), some(held_out, "all")
+
+
+def mine(config: TrainConfig, learn: Places, out: pathlib.Path) -> Mining:
+    """What chooses queries, photos of their places and hard negatives."""
+    wanted = config.distill
+    return Mining(
+        learn, config.batch_size, wanted.negatives, wanted.mine_every, wanted.pool, config.seed,
+        folder=out / "mined", writes=parallel.is_main_process(),
+    )  # fmt: skip
+
+
+def renewal(
+    config: TrainConfig, mining: Mining, embed: Any, recipe: Preprocess, mesh: Mesh
+) -> Callable[[int, Any, Callable[[], bool]], None]:
+    """(step, variables, whether to stop) -> nothing; `mining` chooses anew where that is due."""
+    data, shard = config.data, (jax.process_index(), jax.process_count())
+
+    def renew(step: int, variables: Any, stopped: Callable[[], bool]) -> None:
+        def embedded(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+            say(f"step {step}: looking at {len(rows)} photos for what is mistaken for what")
+            photos = batches(
+                RowsSource(mining.photos, rows), recipe, config.batch_size,
+                workers=data.workers, on_bad_image=data.on_bad_image, shard=shard,
+            )  # fmt: skip
+            vectors, index = embed_pictures(embed, variables, photos, mesh, stopped)
+            return None if stopped() else (vectors, rows[index])
+
+        mining.renew(step, embedded)
+
+    return renew
 
 
 def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from tests.data.layouts import write_msls
 from vitjax.checkpoint import _hash_of
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -141,10 +143,11 @@ def test_the_smoke_config_learns_to_do_with_a_third_of_the_tokens(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_killed_at_twenty_moments_a_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed, tmp_path):
-    draw = random.Random(1)
-    for number in range(20):
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("five", range(4))
+def test_killed_at_twenty_moments_a_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed, tmp_path, five):
+    draw = random.Random(1 + five)
+    for number in range(5):
         workdir = tmp_path / str(number)
         kill_and_finish(workdir, [(draw.randrange(1, STEPS - 1), draw.random())])
         assert sums(workdir) == sums(undisturbed[0])
@@ -318,6 +321,33 @@ def test_each_recipes_small_variant_trains(config, tmp_path):
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["step"] == 4
     assert last["metrics"]["train_loss"] > 0
+
+
+@pytest.mark.slow
+def test_places_are_learned_from_a_teachers_vectors_and_hard_negatives_and_a_run_goes_on_exactly(tmp_path):
+    data, workdir, teacher = write_msls(tmp_path), tmp_path / "run", tmp_path / "teacher.npy"
+    np.save(teacher, np.random.default_rng(0).standard_normal((8, 8), np.float32))
+    arguments = [
+        "--config=configs/msls_distill.py", f"--config.data.dir={data}", "--config.data.train=cph",
+        "--config.data.test=sf", "--config.data.processes=0", "--config.batch_size=6", "--config.steps=7",
+        "--config.model.name=deit_small_patch16_224", "--config.model.img_size=32", "--config.eval_every=3",
+        "--config.checkpoint.every=1", "--config.checkpoint.keep=9", "--config.metric.embed_dim=8",
+        "--config.model.dtype=float32", "--config.distill.negatives=1", "--config.distill.mine_every=2",
+        f"--config.distill.vectors={teacher}",
+    ]  # fmt: skip
+    code, out, err = run(workdir, *arguments)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["metrics"]["recall_at_1"] in (0, 1)  # of one query
+    first = lines(workdir)
+    assert [line["loss"] for line in first if "loss" in line] == pytest.approx(
+        [10 * line["distill"] + line["triplet"] for line in first if "loss" in line], rel=1e-5
+    )
+    for step in (4, 5, 6, 7):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    code, _, err = run(workdir, *arguments)
+    assert code == 0, err
+    assert "going on from step 3" in err
+    assert lines(workdir) == first
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vitjax.training.metric_losses import (
+    groups_loss,
     margin_loss,
     multi_similarity_loss,
     normalise,
@@ -75,6 +76,16 @@ def test_triplet_by_hand():
     gaps = 0.3 + np.array(far) - np.array(near)
     expected = np.maximum(gaps, 0).mean()
     assert float(triplet_loss(points(), LABELS, margin=0.3)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_groups_of_a_query_its_positive_and_negatives_by_hand():
+    x = np.asarray(points(0, 8), np.float64).reshape(2, 4, -1)
+    near = np.linalg.norm(x[:, :1] - x[:, 1:2], axis=-1)
+    far = np.linalg.norm(x[:, :1] - x[:, 2:], axis=-1)
+    expected = np.maximum(0.3 + near - far, 0).mean()
+    assert expected > 0
+    assert float(groups_loss(points(0, 8), group=4, margin=0.3)) == pytest.approx(expected, rel=1e-5)
+    assert jnp.isfinite(jax.grad(lambda x: groups_loss(x, group=4, margin=0.3))(jnp.ones((8, 5)))).all()
 
 
 def test_proxy_anchor_by_hand():

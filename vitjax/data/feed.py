@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from absl import flags
@@ -41,6 +41,28 @@ class TooManyBadImages(ValueError):
     """More pictures than allowed cannot be read; the text names some."""
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """Chooses the rows of every step, some steps at a time; see `vitjax.training.mining`."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that an epoch has."""
+        ...
+
+    def end(self, step: int) -> int:
+        """The step from which on rows are not chosen yet when this one is made."""
+        ...
+
+    def index(self, step: int) -> Int32[np.ndarray, " b"]:
+        """Positions in the source of all rows of a step."""
+        ...
+
+    def instead(self, i: int) -> int:
+        """What takes the place of a picture that cannot be read."""
+        ...
+
+
 class StoppedFeed(ValueError):
     """No more batches come: a process that reads has ended, or does not go on."""
 
@@ -67,6 +89,7 @@ class Feed:
         shard: (process index, number of processes): each reads a contiguous part of every batch's rows.
         per_class: each batch has so many pictures of each of its classes, both drawn anew for every step; an
             epoch is then as many steps as would show every picture once. 0 = as said above.
+        chosen: says what each step learns from, instead of all that.
         bad: pictures of this process that could not be read: position in the source -> reason.
     """
 
@@ -81,6 +104,7 @@ class Feed:
     patience: float = 600.0
     shard: tuple[int, int] = (0, 1)
     per_class: int = 0
+    chosen: Rows | None = None
     bad: dict[int, str] = field(default_factory=dict)
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -109,10 +133,12 @@ class Feed:
     @property
     def steps_per_epoch(self) -> int:
         """Batches that an epoch fills."""
-        return len(self.source) // self.batch_size
+        return self.chosen.steps_per_epoch if self.chosen else len(self.source) // self.batch_size
 
     def index(self, step: int) -> Int32[np.ndarray, " b"]:
         """Positions in the source of all rows of a step, over all processes."""
+        if self.chosen:
+            return self.chosen.index(step)
         if self.per_class:
             return self._balanced(np.random.default_rng([self.seed, step, self.per_class]))
         epoch, place = divmod(step, self.steps_per_epoch)
@@ -133,7 +159,14 @@ class Feed:
         return TrainBatch(np.stack(images), np.array(labels, np.int32), np.array(index, np.int32)), bad
 
     def steps(self, start: int, stop: int) -> Generator[TrainBatch, None, None]:
-        """Batches of the steps from `start` on, made in threads before they are asked for.
+        """Batches of the steps from `start` on, made in threads before they are asked for; see `_steps`."""
+        while start < stop:
+            end = min(stop, self.chosen.end(start)) if self.chosen else stop
+            yield from self._steps(start, end)
+            start = end
+
+    def _steps(self, start: int, stop: int) -> Generator[TrainBatch, None, None]:
+        """Batches of steps whose rows are known.
 
         Raises:
             ImageError: a bad picture where that is an error.
@@ -222,6 +255,8 @@ class Feed:
 
     def _instead(self, i: int) -> int:
         """The next picture, where batches are balanced the next of the same class."""
+        if self.chosen:
+            return self.chosen.instead(i)
         if not self.per_class:
             return (i + 1) % len(self.source)
         members = next(m for m in self._members if i in m)

@@ -171,6 +171,28 @@ class ClassesSource:
         return self._source.read(int(self._rows[i]))
 
 
+class RowsSource:
+    """Some pictures of a source.
+
+    Args:
+        source: the pictures.
+        rows: their positions in it, in the order wanted.
+    """
+
+    def __init__(self, source: ImageSource, rows: np.ndarray) -> None:
+        self._source, self._rows = source, rows
+        self.names = [source.names[i] for i in rows]
+        self.labels = None if source.labels is None else source.labels[rows]
+        self.class_names = source.class_names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> Image.Image:
+        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        return self._source.read(int(self._rows[i]))
+
+
 class ListSource:
     """Pictures from a list of paths, PIL images, uint8 arrays or bytes of image files, unlabelled.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from vitjax.config import DTYPES, INTERPOLATIONS, ON_BAD_IMAGE, RESIZE
 
 TASKS = ("classify", "metric", "distill")
-SOURCES = ("folder", "tfds", "idx", "cifar", "digits")
+SOURCES = ("folder", "tfds", "idx", "cifar", "digits", "msls")
 SHARDINGS = ("replicated", "fsdp")
 LEVELS = ("image", "batch")
 METRIC_LOSSES = ("margin", "multi_similarity", "proxy_anchor")
@@ -73,16 +73,19 @@ class DistillConfig:
     weight: float = 10.0  # of the gap to the teacher
     triplet: float = 1.0  # of the triplet loss
     margin: float = 0.1**0.5  # of the triplet loss, in units of distance
+    negatives: int = 0  # of places: hard photos of other places beside each query; 0 = classes, no places
+    mine_every: int = 1000  # steps after which the hardest are looked for anew
+    pool: int = 5000  # photos among which they are looked for
 
 
 @dataclass(slots=True)
 class TrainDataConfig:
     """Where the pictures come from."""
 
-    source: str = "folder"  # folder: sub-folders are classes; tfds; idx: (Fashion-)MNIST's; cifar; digits
+    source: str = "folder"  # folder: sub-folders are classes; tfds; idx: MNIST's; cifar; digits; msls
     name: str = ""  # tfds: name of the dataset, with or without a version
-    dir: str = ""  # tfds: where it was prepared, empty = its own folder; idx, cifar: of the published files
-    train: str = ""  # pictures to learn from; folder: their folder; tfds: their split
+    dir: str = ""  # tfds: where it was prepared, empty = its own folder; idx, cifar, msls: of published files
+    train: str = ""  # pictures to learn from; folder: their folder; tfds: their split; msls: cities, a,b,c
     test: str = ""  # pictures that are held out; the same
     resize: str = "crop"  # held out: crop: shorter side, then centre crop; squash: both sides, ratio ignored
     interpolation: str = ""  # bicubic or bilinear; empty = what model.name was made with
@@ -179,9 +182,20 @@ def validate(config: TrainConfig) -> None:
         wrong.append("config.data.train and config.data.test: say where the pictures are")
     if config.task != "classify":
         wrong += _metric(config)
+    if (config.data.source == "msls") != bool(config.distill.negatives) or (
+        config.distill.negatives and config.task != "distill"
+    ):
+        wrong.append(
+            "config.distill.negatives: places (data.source 'msls') are learned by task 'distill' with some"
+        )
+    if config.distill.negatives and config.batch_size % (2 + config.distill.negatives):
+        wrong.append(
+            f"config.batch_size is {config.batch_size}; it must be a multiple of "
+            f"{2 + config.distill.negatives}: a query, a photo of its place, and config.distill.negatives"
+        )
     if config.task == "distill" and bool(config.distill.name) == bool(config.distill.vectors):
         wrong.append("config.distill.name and config.distill.vectors: name one teacher, a model or vectors")
-    if config.data.source in ("idx", "cifar") and not config.data.dir:
+    if config.data.source in ("idx", "cifar", "msls") and not config.data.dir:
         wrong.append("config.data.dir: say where the files of the data set are")
     if wrong:
         raise ValueError("; ".join(wrong))
@@ -256,6 +270,9 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "distill.weight": (0, None),
     "distill.triplet": (0, None),
     "distill.margin": (0, None),
+    "distill.negatives": (0, None),
+    "distill.mine_every": (1, None),
+    "distill.pool": (1, None),
     "data.workers": (1, None),
     "data.processes": (0, None),
     "data.bad_limit": (0, 1),

@@ -2,18 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vitjax import parallel
 from vitjax.config import RerankConfig
 from vitjax.data.pipeline import Batches
+from vitjax.data.places import Places
 from vitjax.retrieval import describe_batches, make_describe, rerank, search
+from vitjax.retrieval.metrics import positives_within, relevance_metrics
 from vitjax.retrieval.truth import KS, Truth
 from vitjax.training.config import MetricConfig
+from vitjax.training.losses import embedding_of
+from vitjax.training.mining import FAR
 from vitjax.training.step import make_eval_step
 
 Stopped = Callable[[], bool]
@@ -38,11 +43,13 @@ class Classification:
     score: str = "accuracy"
 
     @classmethod
-    def make(cls, model: Any, loader: Batches, truth: np.ndarray, mesh: Mesh, places: Any) -> Self:
+    def make(
+        cls, model: Any, loader: Batches, truth: np.ndarray, mesh: Mesh, places: Any
+    ) -> "Classification":
         """Of variables that lie in `places`."""
         return cls(loader, truth, mesh, make_eval_step(model, mesh, places))
 
-    def compiled(self, variables: Any, rows: int, side: int) -> Self:
+    def compiled(self, variables: Any, rows: int, side: int) -> "Classification":
         """Ready for batches of so many rows, of square pictures."""
         spread = NamedSharding(self.mesh, parallel.ROWS)
         batch = [
@@ -93,7 +100,9 @@ class Retrieval:
     score: str = "precision_at_1"
 
     @classmethod
-    def make(cls, model: Any, loader: Batches, truth: np.ndarray, mesh: Mesh, config: MetricConfig) -> Self:
+    def make(
+        cls, model: Any, loader: Batches, truth: np.ndarray, mesh: Mesh, config: MetricConfig
+    ) -> "Retrieval":
         """Embeddings are the model's classifier, where it has one."""
 
         def forward(variables: Any, images: jax.Array) -> Any:
@@ -105,7 +114,7 @@ class Retrieval:
         )
         return cls(loader, truth, mesh, make_describe(forward, mesh=mesh), rule)
 
-    def compiled(self, variables: Any, rows: int, side: int) -> Self:
+    def compiled(self, variables: Any, rows: int, side: int) -> "Retrieval":
         """Compiled at its first call: how many pictures are compared depends on how many could be read."""
         return self
 
@@ -128,3 +137,80 @@ class Retrieval:
         pooled, matched = truth.metrics(np.asarray(before)), truth.metrics(np.asarray(after.index))
         found = {name: pooled[name] for name in wanted}
         return found | {f"reranked_{name}": matched[name] for name in wanted}
+
+
+@dataclass(frozen=True, eq=False)
+class PlaceSearch:
+    """How well held-out queries find a photo of their place, at most 25 m away, by embedding alone.
+
+    Each city is searched on its own, as the published evaluation does.
+
+    Attributes:
+        loader: the photos, queries first.
+        photos: where they were taken.
+        mesh: devices.
+        embed: see `make_embed`.
+        score: which of the figures tells the best model.
+    """
+
+    loader: Batches
+    photos: Places
+    mesh: Mesh
+    embed: Any
+    score: str = "recall_at_5"
+
+    def compiled(self, variables: Any, rows: int, side: int) -> "PlaceSearch":
+        """Compiled at its first call."""
+        return self
+
+    def __call__(self, variables: Any, stopped: Stopped) -> dict[str, float] | None:
+        """Returns the figures; None where it was told to stop on the way."""
+        vectors, rows = embed_pictures(self.embed, variables, self.loader, self.mesh, stopped)
+        if stopped():
+            return None
+        index, right = [], []
+        for city in np.unique(self.photos.cities):
+            here = np.flatnonzero(self.photos.cities[rows] == city)
+            queries, gallery = here[rows[here] < self.photos.queries], here[rows[here] >= self.photos.queries]
+            if len(queries) and len(gallery):
+                order = np.argsort(-(vectors[queries] @ vectors[gallery].T), axis=1, kind="stable")[
+                    :, : max(KS)
+                ]
+                index += [np.pad(row, (0, max(KS) - len(row)), constant_values=-1) for row in order]
+                places = self.photos.places[rows]
+                right += positives_within(places[queries], places[gallery], FAR)
+        if not any(map(len, right)):
+            raise ValueError(f"no held-out query has a photo within {FAR:.0f} m that can be read.")
+        found = relevance_metrics(np.array(index), right, ks=KS)
+        return {f"recall_at_{k}": float(found[f"recall_at_{k}"]) for k in KS}
+
+
+def make_embed(model: Any, mesh: Mesh, variable_shardings: Any) -> Callable[..., Any]:
+    """(variables, images, index, valid) -> embeddings of length 1, and index, -1 where not valid."""
+
+    def step(variables: Any, images: jax.Array, index: jax.Array, valid: jax.Array) -> Any:
+        return embedding_of(model.apply(variables, images)), jnp.where(valid, index, -1)
+
+    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, parallel.ROWS)
+    return jax.jit(step, in_shardings=(variable_shardings, rows, rows, rows), out_shardings=whole)
+
+
+def embed_pictures(
+    embed: Any, variables: Any, loader: Batches, mesh: Mesh, stopped: Stopped
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of the pictures that can be read, and their positions in the source; fewer if stopped."""
+    found, before = [], None
+    for batch in loader:
+        if stopped():
+            break
+        placed = parallel.shard_batch((batch.images, batch.index, batch.valid), mesh)
+        if before is not None:
+            found.append(parallel.fetch(before))
+        before = embed(variables, *placed)
+    if before is not None:
+        found.append(parallel.fetch(before))
+    if not found:
+        return np.zeros((0, 0), np.float32), np.zeros(0, np.int32)
+    vectors, index = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(index, kind="stable")[(index < 0).sum() :]
+    return vectors[order], index[order]

@@ -95,7 +95,7 @@ def make_metric_loss(model: Any, config: MetricConfig) -> Loss:
         output, updated = model.apply(
             variables, rows.images, train=True, rngs=_draws(draws), mutable=["batch_stats"]
         )
-        embeddings, classes = _embeddings(output), rows.labels.argmax(axis=-1)
+        embeddings, classes = embedding_of(output), rows.labels.argmax(axis=-1)
         if config.loss == "margin":
             value = metric_losses.margin_loss(mine, embeddings, classes, own["beta"], margin=config.margin)
         elif config.loss == "multi_similarity":
@@ -114,8 +114,9 @@ def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config:
     """Embeddings as a teacher has them, and a triplet with the hardest negative of the batch.
 
     Source: the training of the place-recognition students in "Beyond the CLS Token" (BMVC 2022): smooth L1
-    between embeddings of length 1, weighted by 10, beside a triplet loss of margin sqrt(0.1). Different:
-    negatives are the nearest of the batch, not of a cache that is renewed now and then.
+    between embeddings of length 1, weighted by 10, beside a triplet loss of margin sqrt(0.1), with negatives
+    from a cache that is renewed now and then (see `vitjax.training.mining`). Where pictures have classes
+    instead of places, the negative is the nearest of the batch.
 
     Args:
         model: its classifier, where it has one, gives the embedding.
@@ -128,13 +129,16 @@ def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config:
         output, updated = model.apply(
             variables, rows.images, train=True, rngs=_draws(rng), mutable=["batch_stats"]
         )
-        mine = _embeddings(output)
+        mine = embedding_of(output)
         if teacher is None:
             target = metric_losses.normalise(theirs[rows.index])
         else:
-            target = _embeddings(teacher.apply(theirs, to_teacher(rows.images)))
+            target = embedding_of(teacher.apply(theirs, to_teacher(rows.images)))
         gap = optax.losses.huber_loss(mine, jax.lax.stop_gradient(target)).mean()
-        triplet = metric_losses.triplet_loss(mine, rows.labels.argmax(axis=-1), margin=config.margin)
+        if config.negatives:
+            triplet = metric_losses.groups_loss(mine, group=2 + config.negatives, margin=config.margin)
+        else:
+            triplet = metric_losses.triplet_loss(mine, rows.labels.argmax(axis=-1), margin=config.margin)
         total = config.weight * gap + config.triplet * triplet
         return total, (updated, {"distill": gap, "triplet": triplet})
 
@@ -146,7 +150,7 @@ def _draws(rng: Array) -> dict[str, Array]:
     return {"gumbel": rng, "dropout": jax.random.fold_in(rng, 1)}
 
 
-def _embeddings(output: Any) -> Float[Array, "b d"]:
+def embedding_of(output: Any) -> Float[Array, "b d"]:
     """Of length 1: the classifier's, where there is one, else the pooled feature."""
     return metric_losses.normalise(output.pooled if output.logits is None else output.logits)
 

@@ -149,6 +149,24 @@ def triplet_loss(
     return jax.nn.relu(gap).sum() / jnp.maximum(counts.sum(), 1)
 
 
+def groups_loss(embeddings: Float[Array, "b d"], *, group: int, margin: float) -> Float[Array, ""]:
+    """max(0, margin + distance to the positive - distance to a negative), mean over negatives and groups.
+
+    Args:
+        embeddings: of length 1; each `group` rows are an anchor, its positive, and its negatives.
+        group: rows that belong together.
+        margin: in units of Euclidean distance.
+    """
+    rows = embeddings.reshape(-1, group, embeddings.shape[1])
+    anchor, positive, negatives = rows[:, :1], rows[:, 1:2], rows[:, 2:]
+
+    def distance(other: Float[Array, "g n d"]) -> Float[Array, "g n"]:
+        return jnp.sqrt(jnp.maximum(jnp.square(anchor - other).sum(axis=-1), 1e-8))
+
+    gap = margin + distance(positive) - distance(negatives)
+    return jax.nn.relu(gap).mean()
+
+
 def normalise(vectors: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
     """Vectors of length 1, in float32; zeros stay zeros, with a finite gradient."""
     vectors = vectors.astype(jnp.float32)

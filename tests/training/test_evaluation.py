@@ -1,0 +1,72 @@
+"""Two cities with one street each; a model that reads where a photo was taken from its colour."""
+
+import functools
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from PIL import Image
+
+from vitjax import parallel
+from vitjax.data.images import ImageError
+from vitjax.data.pipeline import batches
+from vitjax.data.places import Places
+from vitjax.training.evaluation import PlaceSearch, make_embed
+
+
+class Street:
+    """Photos so many metres apart in each of two cities; those in `bad` cannot be read."""
+
+    def __init__(self, count: int, apart: float, colour: int, bad: tuple[int, ...] = ()) -> None:
+        self.names = [f"{colour}-{i}" for i in range(2 * count)]
+        self.labels = np.repeat(np.arange(2, dtype=np.int32), count)
+        self.class_names = ["here", "there"]
+        self.places = np.stack([np.tile(np.arange(count) * apart, 2), np.zeros(2 * count)], axis=1)
+        self.colour, self.bad = colour, bad
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> Image.Image:
+        if i in self.bad:
+            raise ImageError(f"{self.names[i]!r} cannot be decoded; replace it.")
+        return Image.new("RGB", (2, 2), (int(self.places[i, 0] / 5), self.colour, 0))
+
+
+class Model:
+    """Embeds a photo by its place, a query by the place so many metres further on."""
+
+    def apply(self, metres, images):
+        place = 5 * images[:, 0, 0, 0] + metres * (images[:, 0, 0, 1] > 0)
+        turn = place / 400
+        return types.SimpleNamespace(logits=None, pooled=jnp.stack([jnp.cos(turn), jnp.sin(turn)], axis=1))
+
+
+@functools.cache
+def embed():
+    mesh = parallel.make_mesh()
+    return make_embed(Model(), mesh, NamedSharding(mesh, PartitionSpec()))
+
+
+def recall(metres: float, bad: tuple[int, ...] = (), stopped=lambda: False):
+    photos, mesh = Places(Street(4, 40.0, 255), Street(40, 5.0, 0, bad)), parallel.make_mesh()
+    loader = batches(photos, lambda image: np.asarray(image, np.float32), 16)
+    return PlaceSearch(loader, photos, mesh, embed())(jnp.float32(metres), stopped)
+
+
+@pytest.mark.parametrize(("metres", "first", "fifth"), [(0, 1, 1), (25, 1, 1), (30, 0, 1), (60, 0, 0)])
+def test_recall_counts_photos_of_the_same_city_at_most_25_metres_away(metres, first, fifth):
+    found = recall(metres)
+    assert list(found) == ["recall_at_1", "recall_at_5", "recall_at_10"]
+    assert (found["recall_at_1"], found["recall_at_5"]) == (first, fifth)
+
+
+def test_photos_that_cannot_be_read_are_not_found():
+    assert recall(0, bad=(0,))["recall_at_1"] == 1  # the next, 5 m on, is as good
+    assert recall(26, bad=(5,))["recall_at_1"] == 7 / 8  # the next is 30 m away
+
+
+def test_a_run_told_to_stop_measures_nothing():
+    assert recall(0, stopped=lambda: True) is None

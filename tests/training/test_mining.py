@@ -1,0 +1,135 @@
+"""Photos along two streets, 5 m apart; an embedding that takes some of them for others."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitjax.data.augment import Augment
+from vitjax.data.feed import Feed
+from vitjax.data.images import ImageError
+from vitjax.data.places import Places
+from vitjax.data.sources import RowsSource
+from vitjax.data.transforms import HALF, Preprocess
+from vitjax.training.config import AugmentConfig
+from vitjax.training.mining import FAR, NEAR, Mining
+
+
+class Street:
+    """So many photos in each of two cities; those in `bad` cannot be read."""
+
+    def __init__(self, name: str, count: int, apart: float, bad: tuple[int, ...] = ()) -> None:
+        self.names = [f"{name}-{i}" for i in range(2 * count)]
+        self.labels = np.repeat(np.arange(2, dtype=np.int32), count)
+        self.class_names = ["here", "there"]
+        self.places = np.stack([np.tile(np.arange(count) * apart, 2), np.zeros(2 * count)], axis=1)
+        self.bad = bad
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> Image.Image:
+        if i in self.bad:
+            raise ImageError(f"{self.names[i]!r} cannot be decoded; replace it.")
+        return Image.new("RGB", (8, 8), (i, i, i))
+
+
+PHOTOS = Places(Street("query", 4, 40.0), Street("photo", 40, 5.0))
+
+
+def look(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours on a circle are alike, and the circle comes round every 60 m: a photo there is hard."""
+    turn = 2 * np.pi * PHOTOS.places[rows, 0] / 60
+    return np.stack([np.cos(turn), np.sin(turn)], axis=1).astype(np.float32), rows
+
+
+def mining(folder: pathlib.Path, photos: Places = PHOTOS, **fields) -> Mining:
+    return Mining(photos, 8, **{"negatives": 2, "every": 3, "pool": 80, "seed": 1, "folder": folder} | fields)
+
+
+def test_groups_are_a_query_a_near_photo_and_the_most_alike_of_those_far_away(tmp_path):
+    one = mining(tmp_path)
+    one.renew(0, look)
+    for step in range(3):
+        for query, positive, *negatives in one.index(step).reshape(2, 4).tolist():
+            assert query < PHOTOS.queries <= min(positive, *negatives)
+            assert PHOTOS.within(query, np.array([positive]), NEAR).all()
+            assert not PHOTOS.within(query, np.array(negatives), FAR).any()
+            pool = np.arange(PHOTOS.queries, len(PHOTOS))
+            pool = pool[~PHOTOS.within(query, pool, FAR)]
+            like = (look(pool)[0] @ look(np.array([query]))[0][0])[np.isin(pool, negatives)]
+            assert (like > 0.999).all()  # the other city's photos of the same metres, and those 60 m away
+
+
+def test_a_run_that_goes_on_between_two_choices_sees_what_it_would_have_seen(tmp_path):
+    one, calls = mining(tmp_path), []
+    for step in range(6):
+        one.renew(step, lambda rows: calls.append(len(rows)) or look(rows))
+    assert len(calls) == 2
+    again = mining(tmp_path)
+    again.renew(4, pytest.fail)
+    assert [again.index(s).tolist() for s in (4, 5)] == [one.index(s).tolist() for s in (4, 5)]
+    anew = mining(tmp_path / "elsewhere")
+    anew.renew(3, look)
+    assert anew.index(4).tolist() == one.index(4).tolist()
+    first = mining(tmp_path)
+    first.renew(2, pytest.fail)
+    assert first.index(2).tolist() != one.index(4).tolist()
+
+
+def test_photos_that_cannot_be_looked_at_are_not_chosen_and_a_run_told_to_stop_chooses_none(tmp_path):
+    def half(rows):
+        vectors, rows = look(rows)
+        return vectors[rows % 2 == 0], rows[rows % 2 == 0]
+
+    one = mining(tmp_path)
+    one.renew(0, half)
+    chosen = np.stack([one.index(step) for step in range(3)]).reshape(-1, 4)
+    assert not (chosen[:, [0, 2, 3]] % 2).any()
+    told = mining(tmp_path / "told")
+    told.renew(0, lambda _: None)
+    assert not (tmp_path / "told").exists()
+
+
+def test_too_few_photos_far_away_or_near_are_said(tmp_path):
+    with pytest.raises(ValueError, match="fewer than 70 of 80 photos are farther than 25 m"):
+        Mining(PHOTOS, 72, 70, 1, 80, 1, tmp_path).renew(0, look)
+    lonely = Places(Street("query", 4, 40.0), Street("photo", 1, 5.0))
+    lonely.places[lonely.queries :] += 11
+    with pytest.raises(ValueError, match="no query has another photo within 10 m"):
+        mining(tmp_path, lonely).renew(0, look)
+
+
+def test_the_feed_reads_what_was_chosen_and_the_nearest_photo_in_a_bad_ones_place(tmp_path):
+    bad = tuple(range(0, 80, 2))
+    photos = Places(Street("query", 4, 40.0), Street("photo", 40, 5.0, bad))
+    one = mining(tmp_path, photos)
+    augment = Augment(Preprocess(8, 1.0, "bicubic", *HALF), AugmentConfig())
+    feed = Feed(photos, augment, 8, seed=1, chosen=one, bad_limit=1.0)
+    rows = feed.steps(0, 5)
+    for step in range(5):
+        one.renew(step, look)
+        batch, asked = next(rows), one.index(step)
+        gap = np.linalg.norm(photos.places[batch.index] - photos.places[asked], axis=1)
+        assert set(gap) <= {0.0, 5.0}
+        assert (photos.cities[batch.index] == photos.cities[asked]).all()
+        read = batch.index[batch.index >= photos.queries] - photos.queries
+        assert not set(read.tolist()) & set(bad)
+    rows.close()
+    assert feed.steps_per_epoch == 4
+
+
+def test_queries_and_photos_of_other_cities_are_refused():
+    other = Street("photo", 2, 5.0)
+    other.class_names = ["elsewhere", "there"]
+    with pytest.raises(ValueError, match="must be the same"):
+        Places(Street("query", 2, 5.0), other)
+
+
+def test_some_rows_of_a_source_keep_names_labels_and_pixels():
+    some = RowsSource(PHOTOS, np.array([9, 2]))
+    assert (some.names, len(some)) == ([PHOTOS.names[9], "query-2"], 2)
+    assert some.labels is not None
+    assert some.labels.tolist() == PHOTOS.cities[[9, 2]].tolist()
+    assert some.read(1).getpixel((0, 0)) == (2, 2, 2)

@@ -1,0 +1,143 @@
+"""What a step compares where places are learned: a query, a photo of its place, and what it is taken for."""
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int, Int32
+
+from vitjax.data.places import Places
+from vitjax.files import replacing
+
+NEAR, FAR = 10.0, 25.0  # metres: at most so far is the same place, farther another; in between is neither
+Embed = Callable[[Int[np.ndarray, " n"]], tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]] | None]
+
+
+@dataclass
+class Mining:
+    """Rows of the steps to come, chosen anew now and then with the model as it is then.
+
+    A batch is groups of a query, a photo of its place and its hardest negatives: the photos of other places
+    most like it among some that are drawn. All of it is a function of (seed, step, model), and the choice
+    lies in a file, so a run that goes on in between sees what it would have seen.
+
+    Attributes:
+        photos: queries and the others.
+        batch_size: rows over all processes, a multiple of 2 + `negatives`.
+        negatives: photos of other places beside each query.
+        every: steps from one choice to the next.
+        pool: photos among which the hardest are looked for.
+        seed: of what is drawn.
+        folder: where choices are kept.
+        writes: whether this process is the one that does.
+    """
+
+    photos: Places
+    batch_size: int
+    negatives: int
+    every: int
+    pool: int
+    seed: int
+    folder: pathlib.Path
+    writes: bool = True
+    _base: int = -1
+    _table: Int32[np.ndarray, "steps b"] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+
+    @property
+    def group(self) -> int:
+        """Photos that belong together."""
+        return 2 + self.negatives
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that show as many queries as there are."""
+        return max(self.photos.queries // (self.batch_size // self.group), 1)
+
+    def end(self, step: int) -> int:
+        """The step before which rows are chosen anew, next after this one."""
+        return (step // self.every + 1) * self.every
+
+    def index(self, step: int) -> Int32[np.ndarray, " b"]:
+        """Positions in the source of all rows of a step, after its `renew`."""
+        return self._table[step - self._base]
+
+    def renew(self, step: int, embed: Embed) -> None:
+        """Chooses rows, where that is due at this step; called before every step.
+
+        Args:
+            step: about to be done.
+            embed: from positions in the source to embeddings of length 1, with the positions they are of:
+                photos that cannot be read are missing. None: the run is to stop, nothing is chosen.
+        """
+        base = step // self.every * self.every
+        if base == self._base:
+            return
+        path = self.folder / f"{base}.npy"
+        if step > base and path.is_file():  # the run goes on in between
+            self._table = np.load(path, allow_pickle=False)
+        else:
+            table = self._choose(base, embed)
+            if table is None:
+                return
+            self._table = table
+            if self.writes:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with replacing(path, "wb") as file:
+                    np.save(file, self._table)
+        self._base = base
+
+    def instead(self, i: int) -> int:
+        """The photo that takes a bad one's place: the nearest of its side in the same city."""
+        same = np.flatnonzero(
+            (self.photos.cities == self.photos.cities[i])
+            & ((np.arange(len(self.photos)) < self.photos.queries) == (i < self.photos.queries))
+        )
+        same = same[same != i]
+        if not len(same):
+            return i
+        gap = np.linalg.norm(self.photos.places[same] - self.photos.places[i][None], axis=1)
+        return int(same[gap.argmin()])
+
+    def _choose(self, base: int, embed: Embed) -> Int32[np.ndarray, "steps b"] | None:
+        draw = np.random.default_rng([self.seed, base, self.negatives])
+        wanted = self.every * (self.batch_size // self.group)
+        pairs = self._pairs(draw, wanted)
+        gallery = np.arange(self.photos.queries, len(self.photos))
+        pool = draw.choice(gallery, min(self.pool, len(gallery)), replace=False)
+        embedded = embed(np.unique(np.concatenate([pairs[:, 0], pool])))
+        if embedded is None:
+            return None
+        vectors, rows = embedded
+        place = {int(row): k for k, row in enumerate(rows)}
+        pool = np.array([i for i in pool if int(i) in place])
+        pairs = pairs[[int(query) in place for query in pairs[:, 0]]]
+        if not len(pairs) or len(pool) < self.negatives:
+            raise ValueError("mining: too few photos can be read; see the names of bad ones above.")
+        candidates = vectors[[place[int(i)] for i in pool]]
+        found = []
+        for query, positive in pairs.tolist():
+            like = candidates @ vectors[place[query]]
+            like[self.photos.within(query, pool, FAR)] = -np.inf
+            hardest = np.argsort(-like, kind="stable")[: self.negatives]
+            if not np.isfinite(like[hardest]).all():
+                raise ValueError(
+                    f"mining: fewer than {self.negatives} of {len(pool)} photos are farther than {FAR:.0f} m "
+                    f"from {self.photos.names[query]!r}; raise config.distill.pool or lower "
+                    "config.distill.negatives."
+                )
+            found.append([query, positive, *pool[hardest]])
+        return np.resize(np.array(found, np.int32), (self.every, self.batch_size))
+
+    def _pairs(self, draw: np.random.Generator, wanted: int) -> Int[np.ndarray, "m 2"]:
+        """Queries that have a photo of the same place, each with one of these; fewer where too few do."""
+        gallery, found = np.arange(self.photos.queries, len(self.photos)), []
+        for query in draw.permutation(self.photos.queries).tolist():
+            near = gallery[self.photos.within(query, gallery, NEAR)]
+            if len(near):
+                found.append((query, draw.choice(near)))
+            if len(found) == wanted:
+                break
+        if not found:
+            raise ValueError(f"mining: no query has another photo within {NEAR:.0f} m of its place.")
+        return np.array(found)
