@@ -120,7 +120,8 @@ class Look:
     def __call__(self, source: ImageSource, rows: np.ndarray | None = None) -> Seen:
         """What the model gives for some photos of a source."""
         asked = None if rows is None else rows.tolist()
-        key = repr((fingerprint(source), asked, self.views, self.reranker.preprocess, self.reranker.config))
+        made_by = self.reranker.config.weights, self.reranker.config.model, self.reranker.preprocess
+        key = repr((fingerprint(source), asked, self.views, made_by))
         file = self.cache / f"{zlib.crc32(key.encode()):08x}.npz"
         if not file.exists():
             self.cache.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ else is as the config says.
 Columns: tokens of one image; recall@1 of pooled search and of its reranking; bytes of one image in a float16
 gallery, before compression; images/s of the model and reranked pairs/s, both without compilation, and the
 latter in units of all tokens. `--read FILE.csv ...` prints and draws what earlier runs measured; each run
-has a row for all tokens, which its speeds refer to.
+has a row for all tokens, which its speeds refer to, and the first of these is shown.
 """
 
 import argparse
@@ -56,7 +56,8 @@ class Row(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.read:
-        rows = list(dict.fromkeys(row for file in args.read for row in read(file)))
+        found = [row for file in args.read for row in read(file)]
+        rows = [row for i, row in enumerate(found) if not i or row.model != found[0].model]
     else:
         rows = list(_measured(args))
     if args.csv:
@@ -234,6 +235,8 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
         axes.plot([r.tokens for r in points], [r.recall_reranked for r in points], marker=marker, label=name)
     axes.axhline(rows[0].recall_pooled, color="gray", linestyle=":", label="pooled search alone")
     axes.set_xscale("log", base=2)
+    marked = [row.tokens for row in rows if row.model in (rows[0].model, "grid")]
+    axes.set_xticks(marked, labels=map(str, marked))
     axes.set(xlabel="tokens per image", ylabel="recall@1 after reranking")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
