@@ -3,10 +3,10 @@ import pytest
 from PIL import Image
 
 from tests.viz import browser
-from tests.viz.example import GRID, candidate, each_for_itself, report, whole_plan
+from tests.viz.example import GRID, candidate, cell, each_for_itself, report, whole_plan
 from vitjax.viz.plans import Patches, sparse_plan
 from vitjax.viz.report import write_report
-from vitjax.viz.views import QueryView
+from vitjax.viz.views import MatchView, QueryView
 
 pytestmark = pytest.mark.skipif(
     browser.find() is None, reason=f"needs one of {', '.join(browser.NAMES)} on PATH"
@@ -248,7 +248,7 @@ def drawn(show, **options):
     """A page of one pair whose whole plan is known, and that plan."""
     plan = whole_plan(0.78, 7)
     view = sparse_plan(plan, entries=options.pop("entries", 10**6))
-    shown = candidate(1, 1, 1, True, plan=view)
+    shown = candidate(1, 1, 1, True, plan=view, matches=[], remaining_contribution=0.78)
     patches = {
         "photo0": options.pop("query", each_for_itself()),
         "photo1": options.pop("found", each_for_itself()),
@@ -280,6 +280,23 @@ def test_pointing_at_a_patch_shows_where_its_mass_went_and_what_it_added(show, s
     assert ("unmatched" in text) == (mass.sum() < 0.995 / GRID**2)
     tab.point("h1")
     assert tab.evaluate(HEAT) == []
+
+
+def test_a_listed_match_reads_the_same_in_the_table_and_beside_the_photos(show):
+    plan = whole_plan(0.78, 7)
+    first = np.unravel_index(plan.contribution.argmax(), plan.mass.shape)
+    boxes = [cell(*divmod(int(i), GRID)) for i in first]
+    match = MatchView(*boxes, 0.5, float(plan.mass[first]), float(plan.contribution[first]))
+    shown = candidate(
+        1, 1, 1, plan=sparse_plan(plan, entries=99), matches=[match],
+        remaining_contribution=0.78 - match.contribution,
+    )  # fmt: skip
+    tab = show(report(queries=[QueryView("photo0", "q", [shown])]))
+    tab.point(".patches[data-side='0']", at=CELL[first[0]])
+    assert dict(tab.evaluate(HEAT))[first[1]] == round(match.mass, 6)
+    adds = tab.evaluate("document.querySelector('.matches tbody tr').cells[3].textContent")
+    assert f"{100 * match.mass:.2f} %, adds {adds}" in tab.evaluate(READOUT)
+    assert tab.evaluate(LIT) == "g g tr"
 
 
 def test_a_patch_that_moves_nothing_says_so_and_is_darkened(show):
@@ -330,8 +347,8 @@ def test_dropped_patches_are_grey_and_merged_ones_are_one(show):
     assert tab.evaluate("document.querySelectorAll('.dropped').length") == 2
     legend = tab.evaluate("document.querySelector('.pane').textContent")
     assert "grey: 1 of 16 patches dropped; outlined: merged, 14 tokens stand for 15 patches" in legend
-    for cell in (0, 1):
-        tab.point(".patches[data-side='0']", at=CELL[cell])
+    for place in (0, 1):
+        tab.point(".patches[data-side='0']", at=CELL[place])
         assert "row 1, column 1 and 1 merged with it" in tab.evaluate(READOUT)
         assert f"sends {100 * plan.mass[0].sum():.2f} %" in tab.evaluate(READOUT)
     tab.point(".patches[data-side='0']", at=CELL[-1])
@@ -350,7 +367,7 @@ def test_a_picture_of_the_page_shows_something_everywhere(show, tmp_path, width,
 
 
 def test_every_control_has_a_name_and_a_visible_focus(show):
-    tab, _ = drawn(show)
+    tab = show(report())
     unnamed = (
         "[...document.querySelectorAll('button, input, a, [tabindex]')].filter((e) => "
         "!(e.getAttribute('aria-label') || e.textContent.trim())).length"

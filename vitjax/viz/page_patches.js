@@ -29,7 +29,7 @@ function decode(plan) {
     .flatMap(({ tokens, mass, adds }) => (tokens[side] === token ? [{ token: tokens[1 - side], mass, adds }] : []))
     .sort((a, b) => b.mass - a.mass);
   const moved = sides[0].mass.reduce((sum, x) => sum + x, 0), kept = entries.reduce((sum, entry) => sum + entry.mass, 0);
-  return { sides, flows, kept: moved > 0 ? Math.min(1, kept / moved) : 1 };
+  return { sides, entries, flows, kept: moved > 0 ? Math.min(1, kept / moved) : 1 };
 }
 
 const grids = new Map();
@@ -66,6 +66,16 @@ const SIDES = ["Query", "Candidate"];
 // Two layers of the picture, below and above the matches, and a line of text that says what is pointed at.
 function patchLayers(query, c, frames) {
   const plan = decode(c.plan), keys = [query.image, c.image], layers = keys.map(gridOf);
+  // Listed matches are known to more digits: the line of text and the table say the same.
+  const tokenAt = (side, [x0, y0, x1, y1]) => {
+    const { rows, columns, own } = layers[side];
+    return own[Math.floor((y0 + y1) / 2 * rows) * columns + Math.floor((x0 + x1) / 2 * columns)];
+  };
+  const listed = new Map(c.matches.map((match) => [[0, 1].map((side) => tokenAt(side, match.slice(side * 4, side * 4 + 4))).join(), match]));
+  for (const entry of plan.entries) {
+    const match = listed.get(entry.tokens.join());
+    if (match) [entry.mass, entry.adds] = match.slice(9, 11);
+  }
   const share = (x) => number(100 * x, 2) + " %";
   const still = frames.map((frame, side) => {
     const grid = layers[side], { weight, mass } = plan.sides[side];
@@ -175,10 +185,8 @@ function patchLayers(query, c, frames) {
     legend: [...counts, darkened, exact].filter(Boolean).join(" "),
     // Which listed matches begin or end in the token of a cell.
     touches: ({ side, cell }, match) => {
-      const token = layers[side].own[cell], { rows, columns } = layers[side];
-      const [x0, y0, x1, y1] = match.slice(side * 4, side * 4 + 4);
-      const own = Math.floor((y0 + y1) / 2 * rows) * columns + Math.floor((x0 + x1) / 2 * columns);
-      return token >= 0 && layers[side].own[own] === token;
+      const token = layers[side].own[cell];
+      return token >= 0 && tokenAt(side, match.slice(side * 4, side * 4 + 4)) === token;
     },
   };
 }
