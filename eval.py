@@ -13,16 +13,13 @@ if __name__ == "__main__":
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from vitjax import classification, doctor, parallel, record
 from vitjax.config import PROTOCOLS, EvalConfig, RerankConfig, to_dict, validate
@@ -31,20 +28,17 @@ from vitjax.data.pipeline import Batch, Skipped
 from vitjax.data.scenes import SceneSource
 from vitjax.data.sources import FolderSource, ImageSource, align_labels
 from vitjax.data.tfds import TfdsSource
+from vitjax.drawing import draw
 from vitjax.indexing import index_pictures
 from vitjax.protocols import open_protocol, place_truth, protocol_truth
 from vitjax.reranker import Reranker
 from vitjax.retrieval import (
     Descriptors,
-    Explanation,
     Gallery,
     Gate,
     Reranked,
     calibrate_gate,
-    deletion,
     judge_gate,
-    match_pairs,
-    pair_plans,
     plan_sharpness,
     rerank,
     runs,
@@ -52,45 +46,13 @@ from vitjax.retrieval import (
 )
 from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import Truth, judge, read_ground_truth
+from vitjax.screen import bar, say, show_classes, show_table
+from vitjax.side import Side
 from vitjax.sweep import parse_sweep
-from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
-from vitjax.viz.plans import Patches, PlanView, entries_within, patches_of, sparse_plan
 from vitjax.viz.rankings import Rankings
-from vitjax.viz.report import PLAN_BYTES, metric_name, write_report
-from vitjax.viz.views import QueryView, Report, SkippedView
 from vitjax.weights import cache_dir
 
 WHOLE_RANKING = 2000  # galleries up to this size are ranked to the end
-DELETIONS = 32  # first hits of which patches are taken away, to see whether the score hangs on them
-console = Console(stderr=True, highlight=False)
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """One side of the search: its pictures, and the descriptors of those that could be read.
-
-    `rows[i]` is the picture (position in file-name order) that row i of the descriptors describes. A gallery
-    is on a disk, and is read where it is needed.
-    """
-
-    source: ImageSource
-    descriptors: Descriptors | Gallery
-    rows: np.ndarray
-    skipped: list[Skipped]
-    described: int  # pictures that this run had to describe
-
-    def names(self) -> list[str]:
-        """Name of the picture of each row."""
-        return [self.source.names[i] for i in self.rows]
-
-    def classes(self) -> list[str] | None:
-        """Class name of each row; None where there are no classes."""
-        labels = self.source.labels
-        return None if labels is None else [self.source.class_names[labels[i]] for i in self.rows]
-
-    def seen(self, row: int, reranker: Reranker) -> np.ndarray:
-        """The picture of a row as the model saw it."""
-        return reranker.preprocess.view(self.source.read(int(self.rows[row])))
 
 
 def main(config: EvalConfig, workdir: str) -> None:
@@ -513,282 +475,6 @@ def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
     for order, metrics in results["metrics"].items():
         row |= {f"{order}_{name}": value for name, value in metrics.items()}
     return row
-
-
-def show_table(results: dict[str, Any]) -> None:
-    """Prints both orders side by side, in percent with 95 % intervals, and what a query costs."""
-    show_metrics(f"{results['queries']} queries in {results['gallery']} pictures", results)
-    for name, judged in results["groups"].items():
-        show_metrics(f"{name}: {judged['metrics']['pooled']['queries']} queries", judged)
-    show_sweep(results["sweep"])
-    cost = results["milliseconds_per_query"]
-    say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
-    if count := results["transport"]["uniform_fallback_pairs"]:
-        say(f"[yellow]{count} pairs had a marginal of zeros; uniform weights took its place[/yellow]")
-
-
-def show_metrics(title: str, judged: dict[str, Any]) -> None:
-    """Prints what `judge` returned, where anything is known."""
-    before, after = shares(judged["metrics"]["pooled"]), shares(judged["metrics"]["reranked"])
-    if not before:
-        return
-    table = Table("metric, %", title=title)
-    for column in ("pooled search", "reranked", "difference"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, old in before.items():
-        cells = f"{100 * old:.1f}", f"{100 * after[name]:.1f}", f"{100 * (after[name] - old):+.1f}"
-        ends = [judged["intervals"][order].get(name) for order in ("pooled", "reranked", "difference")]
-        row = (cell + interval(end) for cell, end in zip(cells, ends, strict=True))
-        table.add_row(metric_name(name), *row)
-    console.print(table)
-
-
-def interval(ends: Sequence[float] | None) -> str:
-    """The ends of an interval in percent, as they stand behind a figure."""
-    return f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
-
-
-def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints one table of a sweep, the pooled search first."""
-    pooled = shares(rows[0]["metrics"]["pooled"]) if rows else {}
-    if not pooled:
-        return
-    fields, names = list(rows[0]["fields"]), list(pooled)[:5]
-    table = Table(*(name.partition(".")[2] for name in fields), title="sweep, %")
-    titles = [metric_name(name) for name in names]
-    for column in (*titles, f"gain in {titles[0]}", "ms"):
-        table.add_column(column, justify="right")
-    table.add_row("pooled", *[""] * (len(fields) - 1), *(f"{100 * pooled[name]:.1f}" for name in names))
-    for row in rows:
-        found = row["metrics"]["reranked"]
-        gain = f"{100 * (found[names[0]] - pooled[names[0]]):+.1f}"
-        table.add_row(
-            *(str(value) for value in row["fields"].values()),
-            *(f"{100 * found[name]:.1f}" for name in names),
-            gain + interval(row["intervals"]["difference"][names[0]]),
-            f"{row['milliseconds_per_query']:.1f}",
-        )
-    console.print(table)
-
-
-def show_classes(results: dict[str, Any]) -> None:
-    """Prints the table of a classification."""
-    if not parallel.is_main_process():
-        return
-    table = Table(title=f"{results['pictures']} pictures")
-    for i, column in enumerate(classification.COLUMNS):
-        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
-    for row in results["rows"]:
-        table.add_row(*classification.cells(row))
-    console.print(table)
-
-
-def shares(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics that are shares in [0, 1], without the counts of queries."""
-    return {name: value for name, value in metrics.items() if not name.startswith("queries")}
-
-
-def draw(
-    config: EvalConfig,
-    out: pathlib.Path,
-    reranker: Reranker,
-    queries: Side,
-    gallery: Side,
-    rankings: Rankings,
-    results: dict[str, Any],
-) -> dict[str, Any]:
-    """Writes report.html, and PNG files of the queries whose first hit changed before the others.
-
-    Returns:
-        How true the explanations are; see `judge_explanations`.
-    """
-    figures, count = config.figures, len(queries.rows)
-    in_report = range(min(figures.report, count))
-    as_png = sorted(range(count), key=lambda q: not rankings.first_hit_changed(q))[: figures.count]
-    views = view_queries(
-        config, reranker, queries, gallery, rankings, list(dict.fromkeys([*in_report, *as_png]))
-    )
-    judged = judge_explanations(config, queries, gallery, rankings, views)
-    images = view_images(reranker, queries, gallery, list(views.values()))
-    for q in as_png:
-        (out / "figures").mkdir(exist_ok=True)
-        best = min(views[q].candidates, key=lambda candidate: candidate.rank_after or np.inf)
-        ranking = ranking_figure(images, views[q], ranks=figures.candidates)
-        save_figure(out / "figures" / f"{q:04d}_ranking.png", ranking)
-        matches = matches_figure(images[views[q].image], images[best.image], best.matches)
-        save_figure(out / "figures" / f"{q:04d}_matches.png", matches, limit=500_000)
-    if in_report:
-        shown = [views[q] for q in in_report]
-        used = {key: images[key] for view in shown for key in keys_of(view)}
-        patches = view_patches(reranker, queries, gallery, list(used))
-        told = results | {"explanations": judged}
-        write_report(
-            out / "report.html", make_report(config, shown, used, patches, told, reranker.token_grid)
-        )
-    return judged
-
-
-def view_queries(
-    config: EvalConfig,
-    reranker: Reranker,
-    queries: Side,
-    gallery: Side,
-    rankings: Rankings,
-    shown: list[int],
-) -> dict[int, QueryView]:
-    """What the page says of each query: its first candidates in both orders, and why they match."""
-    pairs = [(q, row) for q in shown for row in rankings.matched(q)]
-    rows = (np.array([pair[side] for pair in pairs], np.int32) for side in (0, 1))
-    asked = (queries.descriptors, gallery.descriptors, *rows)
-    top, tokens = config.figures.matches, (asked[0].sizes.tokens, asked[1].sizes.tokens)
-    found = match_pairs(*asked, config=config.rerank, top=top)
-    room = entries_within(PLAN_BYTES, tokens, len(pairs))
-    explained: dict[int, dict[int, Explanation]] = {q: {} for q in shown}
-    plans: dict[int, dict[int, PlanView]] = {q: {} for q in shown}
-    for i, plan in enumerate(pair_plans(*asked, config=config.rerank)):
-        q, row = pairs[i]
-        explained[q][row] = found.explanation(i, reranker.token_grid)
-        plans[q][row] = sparse_plan(plan, entries=room, strongest=top)
-    return {q: rankings.view(q, explained[q], plans[q], tokens[0] * tokens[1]) for q in shown}
-
-
-def judge_explanations(
-    config: EvalConfig, queries: Side, gallery: Side, rankings: Rankings, views: dict[int, QueryView]
-) -> dict[str, Any]:
-    """Whether the parts of a plan make the score that ordered the candidates, and whether it hangs on them.
-
-    Returns:
-        Number of pairs, the largest gap between a score and its parts; and of up to `DELETIONS` first hits
-        the mean structural score as it is, without the query patches that add most, and without as many
-        random ones (an eighth to a half of them; see `vitjax.retrieval.deletion`).
-    """
-    gaps, found = [], []
-    for q, view in views.items():
-        for candidate in view.candidates:
-            if candidate.plan is None or candidate.rank_after is None:
-                continue
-            score = rankings.after.structural[q, candidate.rank_after - 1]
-            gaps.append(abs(candidate.plan.structural - float(score)))
-            if candidate.rank_after == 1 and len(found) < DELETIONS and config.rerank.method != "pooled":
-                pair = queries.descriptors.take([q]), gallery.descriptors.take([int(candidate.image[1:])])
-                if np.asarray(pair[0].valid).sum() > 1:
-                    found.append(
-                        deletion(*pair, candidate.plan.adds[0][None], config=config.rerank, draws=30)
-                    )
-    judged: dict[str, Any] = {"pairs": len(gaps), "largest_additivity_error": max(gaps, default=None)}
-    if found:
-        gain = np.array([each.gain[0] for each in found])
-        judged["deletion"] = {
-            "pairs": len(found),
-            "structural": float(np.mean([each.whole for each in found])),
-            "without_first": float(np.mean([each.chosen for each in found])),
-            "without_random": float(np.mean([each.random for each in found])),
-            "gain": float(gain.mean()),
-            "gain_standard_error": float(gain.std() / np.sqrt(len(gain))),
-        }
-    return judged
-
-
-def say_judged(judged: dict[str, Any]) -> str:
-    """The same in one sentence; empty where nothing was explained."""
-    if not judged["pairs"]:
-        return ""
-    gap = f"{judged['largest_additivity_error']:.0e}"
-    text = f"What the patches add makes up each of {judged['pairs']} scores, to {gap}"
-    if fell := judged.get("deletion"):
-        text += (
-            f"; without the query patches that add most, the structural score of {fell['pairs']} first hits "
-            f"falls from {fell['structural']:.3f} to {fell['without_first']:.3f}, without as many random "
-            f"ones to {fell['without_random']:.3f} (an eighth to a half taken away; difference "
-            f"{fell['gain']:.3f}, standard error {fell['gain_standard_error']:.3f})"
-        )
-    return text + "."
-
-
-def view_patches(reranker: Reranker, queries: Side, gallery: Side, keys: list[str]) -> dict[str, Patches]:
-    """What became of the patches of each picture on the page."""
-    found = {}
-    for side, letter in ((queries, "q"), (gallery, "g")):
-        own = [key for key in keys if key[0] == letter]
-        images = side.descriptors.take(np.array([int(key[1:]) for key in own], np.int32)) if own else None
-        for i, key in enumerate(own):
-            found[key] = patches_of(images, i, reranker.token_grid, reranker.patch_grid)
-    return found
-
-
-def view_images(
-    reranker: Reranker, queries: Side, gallery: Side, views: Sequence[QueryView]
-) -> dict[str, np.ndarray]:
-    """The pictures that the views name, as the model saw them."""
-    keys = list(dict.fromkeys(key for view in views for key in keys_of(view)))
-    sides = {"q": queries, "g": gallery}
-    return {key: sides[key[0]].seen(int(key[1:]), reranker) for key in bar(keys, len(keys), "drawing")}
-
-
-def keys_of(view: QueryView) -> list[str]:
-    """Names of the pictures in a view."""
-    return [view.image, *(candidate.image for candidate in view.candidates)]
-
-
-def make_report(
-    config: EvalConfig,
-    views: Sequence[QueryView],
-    images: dict[str, np.ndarray],
-    patches: dict[str, Patches],
-    results: dict[str, Any],
-    grid: tuple[int, int],
-) -> Report:
-    """Fills the page."""
-    model, rule = config.model, config.rerank
-    return Report(
-        title="Search, and search again patch by patch",
-        subtitle=f"{results['queries']} queries in {results['gallery']} pictures; the first {rule.top_k} "
-        "candidates of each were matched patch by patch and put in a new order",
-        images=images,
-        queries=views,
-        patches=patches,
-        ranks=config.figures.candidates,
-        weight=rule.weight,
-        metrics_before=shares(results["metrics"]["pooled"]),
-        metrics_after=shares(results["metrics"]["reranked"]),
-        intervals={order: results["intervals"][order] for order in ("pooled", "reranked", "difference")},
-        milliseconds=results["milliseconds_per_query"],
-        explained=say_judged(results["explanations"]),
-        settings={
-            "model": model.name,
-            "weights": results["weights"]["source"].partition("#")[0],
-            "tokens": f"after block {model.block}, {grid[0]} x {grid[1]}",
-            "taken out of the tokens": model.center,
-            "method": rule.method,
-            "marginals": rule.marginals,
-            "epsilon": rule.epsilon,
-            "mass": rule.mass,
-            **({"price": rule.price} if rule.price else {}),
-            "tau": rule.tau,
-            "weight of pooled score": rule.weight,
-            "iterations": rule.iterations,
-            "largest marginal error": f"{results['transport']['largest_marginal_error']:.1e}",
-        },
-        environment={
-            "device": f"{results['device']['count']} x {results['device']['kind']}",
-            **results["versions"],
-        },
-        random_weights=not config.weights,
-        skipped=[SkippedView(item["name"], item["reason"]) for item in results["skipped"]],
-    )
-
-
-def bar(items: Iterable[Any], count: int, what: str) -> Iterator[Any]:
-    """Yields items with a progress bar on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not parallel.is_main_process()) as progress:
-        yield from progress.track(items, total=count, description=what)
-
-
-def say(text: str) -> None:
-    """Prints a line for people, once per run."""
-    if parallel.is_main_process():
-        console.print(text)
 
 
 if __name__ == "__main__":

@@ -155,3 +155,8 @@ def read_ground_truth(path: str | os.PathLike[str], queries: int, gallery: int) 
             f"there are {queries} and {gallery}, counted from 0 in file-name order"
         )
     return truth
+
+
+def shares(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that are shares in [0, 1], without the counts of queries."""
+    return {name: value for name, value in metrics.items() if not name.startswith("queries")}

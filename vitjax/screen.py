@@ -1,0 +1,95 @@
+"""What eval.py prints for people, all on stderr: lines, progress bars and tables."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vitjax import classification, parallel
+from vitjax.retrieval.truth import shares
+from vitjax.viz.report import metric_name
+
+console = Console(stderr=True, highlight=False)
+
+
+def bar(items: Iterable[Any], count: int, what: str) -> Iterator[Any]:
+    """Yields items with a progress bar on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not parallel.is_main_process()) as progress:
+        yield from progress.track(items, total=count, description=what)
+
+
+def say(text: str) -> None:
+    """Prints a line for people, once per run."""
+    if parallel.is_main_process():
+        console.print(text)
+
+
+def show_table(results: dict[str, Any]) -> None:
+    """Prints both orders side by side, in percent with 95 % intervals, and what a query costs."""
+    show_metrics(f"{results['queries']} queries in {results['gallery']} pictures", results)
+    for name, judged in results["groups"].items():
+        show_metrics(f"{name}: {judged['metrics']['pooled']['queries']} queries", judged)
+    show_sweep(results["sweep"])
+    cost = results["milliseconds_per_query"]
+    say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
+    if count := results["transport"]["uniform_fallback_pairs"]:
+        say(f"[yellow]{count} pairs had a marginal of zeros; uniform weights took its place[/yellow]")
+
+
+def show_metrics(title: str, judged: dict[str, Any]) -> None:
+    """Prints what `judge` returned, where anything is known."""
+    before, after = shares(judged["metrics"]["pooled"]), shares(judged["metrics"]["reranked"])
+    if not before:
+        return
+    table = Table("metric, %", title=title)
+    for column in ("pooled search", "reranked", "difference"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, old in before.items():
+        cells = f"{100 * old:.1f}", f"{100 * after[name]:.1f}", f"{100 * (after[name] - old):+.1f}"
+        ends = [judged["intervals"][order].get(name) for order in ("pooled", "reranked", "difference")]
+        row = (cell + interval(end) for cell, end in zip(cells, ends, strict=True))
+        table.add_row(metric_name(name), *row)
+    console.print(table)
+
+
+def interval(ends: Sequence[float] | None) -> str:
+    """The ends of an interval in percent, as they stand behind a figure."""
+    return f" ({100 * ends[0]:.1f} to {100 * ends[1]:.1f})" if ends else ""
+
+
+def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
+    """Prints one table of a sweep, the pooled search first."""
+    pooled = shares(rows[0]["metrics"]["pooled"]) if rows else {}
+    if not pooled:
+        return
+    fields, names = list(rows[0]["fields"]), list(pooled)[:5]
+    table = Table(*(name.partition(".")[2] for name in fields), title="sweep, %")
+    titles = [metric_name(name) for name in names]
+    for column in (*titles, f"gain in {titles[0]}", "ms"):
+        table.add_column(column, justify="right")
+    table.add_row("pooled", *[""] * (len(fields) - 1), *(f"{100 * pooled[name]:.1f}" for name in names))
+    for row in rows:
+        found = row["metrics"]["reranked"]
+        gain = f"{100 * (found[names[0]] - pooled[names[0]]):+.1f}"
+        table.add_row(
+            *(str(value) for value in row["fields"].values()),
+            *(f"{100 * found[name]:.1f}" for name in names),
+            gain + interval(row["intervals"]["difference"][names[0]]),
+            f"{row['milliseconds_per_query']:.1f}",
+        )
+    console.print(table)
+
+
+def show_classes(results: dict[str, Any]) -> None:
+    """Prints the table of a classification."""
+    if not parallel.is_main_process():
+        return
+    table = Table(title=f"{results['pictures']} pictures")
+    for i, column in enumerate(classification.COLUMNS):
+        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
+    for row in results["rows"]:
+        table.add_row(*classification.cells(row))
+    console.print(table)
