@@ -15,7 +15,7 @@ from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, Re
 from vitjax.retrieval import Descriptors, metrics
 
 
-class Given:
+class Given(program.Reranker):
     """Stands where the model would: the vector of a picture is looked up by its file's name."""
 
     load_report = center = None
