@@ -22,7 +22,7 @@ from vitjax.training.config import (
 def get_config(arg: str = "") -> TrainConfig:
     config = TrainConfig(
         batch_size=128,
-        epochs=6.0,
+        epochs=3.0,
         model=StudentConfig(
             name="dynamicvit_deit_small_patch16_224",
             weights="runs/fashion_mnist_vit/last.safetensors",

@@ -23,7 +23,7 @@ from vitjax.training.config import (
 def get_config(arg: str = "") -> TrainConfig:
     config = TrainConfig(
         batch_size=128,
-        epochs=15.0,
+        epochs=10.0,
         model=StudentConfig(
             name="deit_small_patch16_224", img_size=28, patch_size=4, embed_dim=64, depth=9, num_heads=4
         ),
