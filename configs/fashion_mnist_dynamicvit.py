@@ -13,6 +13,7 @@ from vitjax.training.config import (
     AugmentConfig,
     CheckpointConfig,
     OptimConfig,
+    SparsifyConfig,
     StudentConfig,
     TrainConfig,
     TrainDataConfig,
@@ -36,8 +37,9 @@ def get_config(arg: str = "") -> TrainConfig:
         data=TrainDataConfig(
             source="idx", dir="/usr/share/datasets/fashion-mnist", resize="squash", on_bad_image="error"
         ),
+        sparsify=SparsifyConfig(ratio=10.0),
         augment=AugmentConfig(shift=2, flip=True, smoothing=0.1),
-        optim=OptimConfig(lr=1e-3, warmup_epochs=0.5, backbone_lr=0.1, freeze_epochs=0.5, ema=0.999),
+        optim=OptimConfig(lr=2e-3, warmup_epochs=0.2, backbone_lr=0.5, freeze_epochs=0.2, ema=0.999),
         checkpoint=CheckpointConfig(every=200),
     )
     return smoke(config, arg, img_size=28, depth=4)

@@ -287,7 +287,7 @@ def test_importing_vitjax_ot_does_not_import_ott():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"solver": "exact"}, "solver 'exact' is unknown; known: 'fused', 'ott'"),
+        ({"solver": "exact"}, "solver 'exact' is unknown; known: 'fused', 'pallas', 'ott'"),
         ({"compat": "paper"}, "compat 'paper' is unknown"),
         ({"iterations": 0}, "iterations is 0; it must be at least 1"),
     ],
