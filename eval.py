@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.markup import escape
 
-from vitjax import classification, doctor, parallel, record
+from vitjax import classification, parallel, record
 from vitjax.config import PROTOCOLS, EvalConfig, RerankConfig, to_dict, validate
 from vitjax.data.msls import PlaceSource
 from vitjax.data.pipeline import Batch, Skipped
@@ -48,9 +48,9 @@ from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import Truth, judge, read_ground_truth
 from vitjax.screen import bar, say, show_classes, show_table
 from vitjax.side import Side
+from vitjax.starting import start
 from vitjax.sweep import parse_sweep
 from vitjax.viz.rankings import Rankings
-from vitjax.weights import cache_dir
 
 WHOLE_RANKING = 2000  # galleries up to this size are ranked to the end
 
@@ -66,7 +66,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     """Searches, reranks and measures; writes all under `workdir` and returns what results.json holds."""
     validate(config)
     sweep = parse_sweep(config.sweep, config.rerank)
-    out = start(workdir)
+    out = start(workdir, say)
     clock = record.Stopwatch()
     if config.task == "classify":
         results = classification.evaluate(config, out, say, bar)
@@ -126,19 +126,6 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     record.write_json(out / "results.json", results)
     say(f"wrote {out / 'results.json'}" + (f" and {out / 'report.html'}" if config.figures.report else ""))
     return results
-
-
-def start(workdir: str) -> pathlib.Path:
-    """Looks at the machine and opens the output folder, before any work is done."""
-    parallel.initialize_distributed()
-    out = program.open_workdir(workdir, writes=parallel.is_main_process())
-    if reason := doctor.idle_accelerator():
-        raise program.UserError(reason)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    device = record.device()
-    say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
-    return out
 
 
 def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:

@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 from rich.markup import escape
 
-from vitjax import doctor, models, parallel, record
+from vitjax import models, parallel, record
 from vitjax.backbone import dense
 from vitjax.checkpoint import Checkpoints, total_bytes
 from vitjax.data.augment import Augment
@@ -43,6 +43,7 @@ from vitjax.data.places import Places
 from vitjax.data.sources import ClassesSource, FolderSource, ImageSource, RowsSource
 from vitjax.data.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.starting import start
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
 from vitjax.training.evaluation import (
@@ -64,7 +65,7 @@ from vitjax.training.mining import Mining
 from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
-from vitjax.weights import WeightsError, cache_dir, load_with_report
+from vitjax.weights import WeightsError, load_with_report
 from vitjax.weights.write import write_weights
 
 PROFILE_FROM = 10  # steps after the start: compilation and warm-up are over
@@ -102,15 +103,7 @@ class Run:
 def main(config: TrainConfig, workdir: str) -> None:
     """Runs the program; the last line on stdout is one JSON object with the final figures."""
     validate(config)
-    parallel.initialize_distributed()
-    writes = parallel.is_main_process()
-    out = program.open_workdir(workdir, writes=writes)
-    if reason := doctor.idle_accelerator():
-        raise program.UserError(reason)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    device = record.device()
-    say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
+    out, writes = start(workdir, say), parallel.is_main_process()
     with stopping.only_run(out, holds=writes), stopping.Stop().listening() as stop:
         results = train(config, out, stop)
         if writes:

@@ -41,6 +41,7 @@ ALLOWED = {
         "program",
     },
     "doctor": {"record", "weights"},
+    "starting": {"doctor", "parallel", "program", "record", "weights"},
 }
 
 

@@ -20,12 +20,7 @@ CENTERS = ("none", "mean", "position")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
 SOURCES = ("folder", "scenes", "cub", "cars", "sop", "msls", "tfds", "idx", "cifar", "digits")
-PROTOCOLS = (
-    "cub",
-    "cars",
-    "sop",
-    "msls",
-)  # sources that say themselves what is searched for, and what is right
+PROTOCOLS = ("cub", "cars", "sop", "msls")  # these say themselves what is searched for, and what is right
 SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
 MASSES = ("auto", "mutual")
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]

@@ -35,54 +35,6 @@ class ImageSource(Protocol):
         ...
 
 
-class FolderSource:
-    """Image files below a folder, in the order of their names; or one file.
-
-    Where there are sub-folders, each folder that holds images is a class, named by its path relative to the
-    root ("fruit/apple"); images that lie in the root itself then form the class ".". Without sub-folders
-    there are no labels.
-
-    Args:
-        path: folder, or one image file, which gives a source of one.
-
-    Raises:
-        ValueError: the path does not exist, or no images are there.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.root = Path(path)
-        if not os.fspath(path) or not self.root.exists():
-            raise ValueError(f"{os.fspath(path)!r} does not exist; give a folder of images or an image file.")
-        if self.root.is_dir():
-            self._files = list_images(self.root)
-        else:
-            self._files, self.root = [self.root.name], self.root.parent
-        self.names = [_printable(file) for file in self._files]
-        folders = [_printable(Path(file).parent.as_posix()) for file in self._files]
-        self.class_names: list[str] = []
-        self.labels: np.ndarray | None = None
-        if set(folders) != {"."}:
-            self.class_names = sorted(set(folders))
-            position = {name: i for i, name in enumerate(self.class_names)}
-            self.labels = np.array([position[folder] for folder in folders], np.int32)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def fingerprint(self) -> str:
-        """Hash of names, sizes and times of change: another one means that the pictures may be others."""
-        files = ((name, self.root / file) for name, file in zip(self.names, self._files, strict=True))
-        return _hash(f"{name}\0{_state(file)}" for name, file in files)
-
-    def path(self, i: int) -> Path:
-        """The file of picture i, links resolved."""
-        return (self.root / self._files[i]).resolve()
-
-    def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
-        return read_image(self.root / self._files[i])
-
-
 class ListedSource:
     """Image files that somebody else's list names, in its order.
 
@@ -121,6 +73,34 @@ class ListedSource:
         return read_image(self.root / self._files[i])
 
 
+class FolderSource(ListedSource):
+    """Image files below a folder, in the order of their names; or one file.
+
+    Where there are sub-folders, each folder that holds images is a class, named by its path relative to the
+    root ("fruit/apple"); images that lie in the root itself then form the class ".". Without sub-folders
+    there are no labels.
+
+    Args:
+        path: folder, or one image file, which gives a source of one.
+
+    Raises:
+        ValueError: the path does not exist, or no images are there.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        root = Path(path)
+        if not os.fspath(path) or not root.exists():
+            raise ValueError(f"{os.fspath(path)!r} does not exist; give a folder of images or an image file.")
+        files, root = (list_images(root), root) if root.is_dir() else ([root.name], root.parent)
+        folders = [_printable(Path(file).parent.as_posix()) for file in files]
+        if set(folders) == {"."}:
+            super().__init__(root, files)
+            return
+        classes = sorted(set(folders))
+        position = {name: i for i, name in enumerate(classes)}
+        super().__init__(root, files, np.array([position[name] for name in folders], np.int32), classes)
+
+
 class SourceTail:
     """The pictures of a source from one on.
 
@@ -143,34 +123,6 @@ class SourceTail:
         return self._source.read(self._start + i)
 
 
-class ClassesSource:
-    """The pictures of some classes of a source, which are numbered anew.
-
-    Args:
-        source: labelled pictures.
-        keep: positions in its `class_names`, rising.
-    """
-
-    def __init__(self, source: ImageSource, keep: Sequence[int]) -> None:
-        if source.labels is None:
-            raise ValueError(
-                "pictures without classes cannot be split by class; use one sub-folder for each."
-            )
-        self._source, self._rows = source, np.flatnonzero(np.isin(source.labels, list(keep)))
-        self.names = [source.names[i] for i in self._rows]
-        self.labels: np.ndarray | None = np.searchsorted(list(keep), source.labels[self._rows]).astype(
-            np.int32
-        )
-        self.class_names = [source.class_names[c] for c in keep]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
-        return self._source.read(int(self._rows[i]))
-
-
 class RowsSource:
     """Some pictures of a source.
 
@@ -191,6 +143,26 @@ class RowsSource:
     def read(self, i: int) -> Image.Image:
         """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
         return self._source.read(int(self._rows[i]))
+
+
+class ClassesSource(RowsSource):
+    """The pictures of some classes of a source, which are numbered anew.
+
+    Args:
+        source: labelled pictures.
+        keep: positions in its `class_names`, rising.
+    """
+
+    def __init__(self, source: ImageSource, keep: Sequence[int]) -> None:
+        if source.labels is None:
+            raise ValueError(
+                "pictures without classes cannot be split by class; use one sub-folder for each."
+            )
+        super().__init__(source, np.flatnonzero(np.isin(source.labels, list(keep))))
+        self.labels: np.ndarray | None = np.searchsorted(list(keep), source.labels[self._rows]).astype(
+            np.int32
+        )
+        self.class_names = [source.class_names[c] for c in keep]
 
 
 class ListSource:

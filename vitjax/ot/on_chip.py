@@ -10,6 +10,8 @@ Elsewhere Pallas interprets the kernel, slowly; that is how the tests run it. Fo
 (Mosaic) they see that it lowers, but it was not yet run or timed on either.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -52,6 +54,7 @@ def solve(
     wide = [_widen(x) for x in leaves]
     found = jax.eval_shape(lambda p, t: _outputs(fused.solve(p, t, iterations)), padded, tolerance)
     shapes, out_tree = jax.tree.flatten(found)
+    wide_shapes = [jax.eval_shape(_widen, x) for x in shapes]
 
     def body(*refs):
         inputs, outputs = refs[: len(leaves)], refs[len(leaves) :]
@@ -65,8 +68,8 @@ def solve(
         body,
         grid=(count,),
         in_specs=[_spec(x) for x in wide],
-        out_specs=[_spec(jax.eval_shape(_widen, x)) for x in shapes],
-        out_shape=[jax.eval_shape(_widen, x) for x in shapes],
+        out_specs=[_spec(x) for x in wide_shapes],
+        out_shape=wide_shapes,
         interpret=platform == "cpu",
         compiler_params=_compiler_params(platform, rows * cols),
         name="sinkhorn",
@@ -92,7 +95,8 @@ def _pad(problem: Problem, rows: int, cols: int) -> Problem:
     def pad(x, axis_more):
         return jnp.pad(x, ((0, 0), (0, axis_more)))
 
-    return problem.replace(
+    return dataclasses.replace(
+        problem,
         cost=jnp.pad(problem.cost, ((0, 0), (0, more[0]), (0, more[1]))),
         a=pad(problem.a, more[0]),
         b=pad(problem.b, more[1]),

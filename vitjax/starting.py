@@ -1,0 +1,22 @@
+"""What both programs do first: look at the machine, open the output folder, keep what is compiled."""
+
+import pathlib
+from collections.abc import Callable
+
+import jax
+
+from vitjax import doctor, parallel, program, record
+from vitjax.weights import cache_dir
+
+
+def start(workdir: str, say: Callable[[str], None]) -> pathlib.Path:
+    """Looks at the machine and opens the output folder, before any work is done."""
+    parallel.initialize_distributed()
+    out = program.open_workdir(workdir, writes=parallel.is_main_process())
+    if reason := doctor.idle_accelerator():
+        raise program.UserError(reason)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    device = record.device()
+    say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
+    return out
