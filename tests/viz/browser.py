@@ -119,8 +119,7 @@ class Page:
         )
         x, y = left + width * at[0], top + height * at[1]
         if kind == "tap":
-            self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
-            self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+            self._touch([(x, y)], until="click")
             return
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         if kind == "click":
@@ -131,9 +130,18 @@ class Page:
         """Moves a finger sideways, from the middle of the first match; `by`: pixels, to the right."""
         box = f"document.querySelector({selector!r}).getBoundingClientRect()"
         x, y = self.evaluate(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
-        for kind, points in (("touchStart", [x]), ("touchMove", [x + by / 2]), ("touchMove", [x + by])):
-            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": at, "y": y} for at in points])
+        self._touch([(x, y), (x + by / 2, y), (x + by, y)], until="touchend")
+
+    def _touch(self, path: list[tuple[float, float]], until: str) -> None:
+        """Moves a finger along `path`, and waits for the page to hear `until`: chromium answers before."""
+        hear = "() => setTimeout(() => { heard = true; })"
+        once = "{ once: true, capture: true }"
+        self.evaluate(f"window.heard = false; addEventListener('{until}', {hear}, {once})")
+        for i, (x, y) in enumerate(path):
+            kind = "touchMove" if i else "touchStart"
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
         self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        self.wait("heard")
 
     def press(self, key: str) -> None:
         text = {"Enter": "\r"}.get(key)
