@@ -33,16 +33,27 @@ def test_what_was_added_is_read_back(tmp_path, path, dtype, error):
     assert again.ids(some) == some.tolist()
 
 
-def test_places_of_tokens_are_kept_where_there_are_any(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "cells", "told"), [("places", 9, "on which patches"), ("owner", 25, "stands for")]
+)
+def test_where_tokens_lie_and_what_they_stand_for_is_kept_where_it_is_known(tmp_path, name, cells, told):
     found = random_descriptors(20)
-    placed = found.replace(places=np.tile(np.arange(9, dtype=np.int32) * 2 - 1, (20, 1)))
+    known = np.random.default_rng(0).integers(-1, 9, (20, cells)).astype(np.int32)
+    placed = found.replace(**{name: known})
     gallery = Gallery.create(tmp_path / "g")
     gallery.add(placed.take(slice(0, 7)))
     gallery.add(placed.take(slice(7, 20)))
-    np.testing.assert_array_equal(Gallery.open(tmp_path / "g").take([3, 19]).places, placed.places[[3, 19]])
-    with pytest.raises(ValueError, match="on which patches"):
+    np.testing.assert_array_equal(getattr(Gallery.open(tmp_path / "g").take([3, 19]), name), known[[3, 19]])
+    with pytest.raises(ValueError, match=told):
         gallery.add(found)
-    assert filled_gallery(tmp_path / "plain").take([0]).places is None
+    assert getattr(filled_gallery(tmp_path / "plain").take([0]), name) is None
+
+
+def test_matching_does_not_read_what_only_pictures_need(tmp_path):
+    found = random_descriptors(4)
+    gallery = Gallery.create(tmp_path / "g")
+    gallery.add(found.replace(owner=np.zeros((4, 25), np.int32)))
+    assert gallery.read([0, 2])().owner is None
 
 
 def test_pooled_vectors_may_be_halved(tmp_path):

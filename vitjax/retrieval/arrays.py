@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from vitjax.retrieval.descriptors import Sizes
+from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.image_ids import ENDS, NUMBERS, TEXT, Rows
 from vitjax.retrieval.manifest import ArrayLayout, Manifest
 from vitjax.retrieval.storage import REMEDY, GalleryError, Pending, Place, context, plain_errors
@@ -20,19 +20,18 @@ CHUNK_BYTES = 2**16  # about what is read to get at one row
 SHARD_BYTES = 2**25  # about the size of a file
 
 
-def layout(
-    sizes: Sizes, dtype: str, pooled_dtype: str, ids: str, *, places: bool = False
-) -> dict[str, ArrayLayout]:
+def layout(found: Descriptors, dtype: str, pooled_dtype: str, ids: str) -> dict[str, ArrayLayout]:
     """Lays out the arrays of a gallery: pieces small enough for one row, files large enough for a disk."""
-    n, d = sizes.tokens, sizes.length
+    _, pooled, n, d = found.sizes
     kinds: dict[str, tuple[str, tuple[int, ...]]] = {
-        "pooled": (pooled_dtype, (sizes.pooled,)),
+        "pooled": (pooled_dtype, (pooled,)),
         "tokens": (dtype, (n, d)),
         "weights": ("float32", (n,)),
         "valid": ("bool", (n,)),
     }
     kinds |= {"scale": ("float32", (n,))} if dtype == "int8" else {}
-    kinds |= {"places": ("int32", (n,))} if places else {}
+    kinds |= {"places": ("int32", (n,))} if found.places is not None else {}
+    kinds |= {"owner": ("int32", found.owner.shape[1:])} if found.owner is not None else {}
     kinds |= {"int": {NUMBERS: ("int64", ())}, "str": {ENDS: ("int64", ())}}.get(ids, {})
     each = {name: np.dtype(kind).itemsize * math.prod(row) for name, (kind, row) in kinds.items()}
     shard = _power(SHARD_BYTES // max(each.values()))  # the same rows of every array, so one file of each

@@ -42,8 +42,7 @@ class Descriptors:
         places: (n, t) int32, which patch of the grid each token lies on, -1 for one that lies on none; None:
             token i on patch i. Only explanations look at it.
         owner: (n, cells) int32, which token stands for each patch of the model's grid, -1 where it was
-            dropped; None: the model drops and merges none, or nobody kept it. Only pictures look at it, and a
-            gallery on a disk does not hold it.
+            dropped; None: the model drops and merges none, or nobody kept it. Only pictures look at it.
     """
 
     pooled: Any

@@ -20,7 +20,8 @@ from vitjax.retrieval.storage import GalleryError, Pending, Place, locate
 from vitjax.retrieval.stored import POOLED_DTYPES, Stored
 from vitjax.retrieval.streaming import RowReader, search_stream
 
-_ROW_ARRAYS = ("pooled", "tokens", "scale", "weights", "valid", "places")
+_MATCHED = ("pooled", "tokens", "scale", "weights", "valid", "places")
+_ROW_ARRAYS = (*_MATCHED, "owner")  # the last is for pictures only
 _LEFTOVERS = {writer_lock.FILE, f"{manifest.FILE}.__lock"}  # of a create that was killed
 
 
@@ -171,13 +172,7 @@ class Gallery:
             if old.arrays:
                 self._check_fits(found, packed.kind)
             else:
-                layouts = arrays.layout(
-                    found.sizes,
-                    old.dtype,
-                    old.pooled_dtype,
-                    packed.kind,
-                    places=found.places is not None,
-                )
+                layouts = arrays.layout(found, old.dtype, old.pooled_dtype, packed.kind)
                 new = replace(new, arrays=layouts, ids=packed.kind)
             new = replace(new, text=old.text + len(packed.text))
         self.claim()
@@ -246,11 +241,14 @@ class Gallery:
 
     def take(self, rows: Any) -> Descriptors:
         """Reads the descriptors at some rows into memory: a slice, or whole numbers from 0."""
-        return stored.decode(self.read(rows)())
+        return stored.decode(self._stored(_ROW_ARRAYS, rows)())
 
     def read(self, rows: Any) -> Callable[[], Stored]:
-        """Starts to read rows as they are stored, and returns what waits for them."""
-        reading = self._reading(_ROW_ARRAYS, self._checked(rows))
+        """Starts to read rows as they are stored, all but `owner`, and returns what waits for them."""
+        return self._stored(_MATCHED, rows)
+
+    def _stored(self, names: Sequence[str], rows: Any) -> Callable[[], Stored]:
+        reading = self._reading(names, self._checked(rows))
         return lambda: Stored(**dict.fromkeys(_ROW_ARRAYS) | reading.result())
 
     def read_pooled(self, rows: Any) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
@@ -336,6 +334,12 @@ class Gallery:
         if (found.places is not None) != ("places" in self._content.arrays):
             raise ValueError(
                 f"gallery {self.path}: all its images say on which patches their tokens lie, or none"
+            )
+        layout, owner = self._content.arrays.get("owner"), found.owner
+        if (layout and layout.row) != (None if owner is None else owner.shape[1:]):
+            raise ValueError(
+                f"gallery {self.path}: all its images say which token stands for each patch, or none, and of "
+                "equally many patches"
             )
         if kind != self._content.ids:
             kinds = {"none": "row numbers", "int": "whole numbers", "str": "texts"}

@@ -25,6 +25,7 @@ class Stored:
         weights: (n, t) float32.
         valid: (n, t) bool.
         places: (n, t) int32; None where token i lies on patch i.
+        owner: (n, cells) int32; None where nothing was dropped or merged, or it was not read.
     """
 
     pooled: Any
@@ -33,6 +34,7 @@ class Stored:
     weights: Any
     valid: Any
     places: Any = None
+    owner: Any = None
 
     def take(self, rows: Any) -> "Stored":
         """Returns some rows."""
@@ -77,6 +79,7 @@ def encode(found: Descriptors, dtype: str, pooled_dtype: str) -> Stored:
         weights=np.where(found.valid, found.weights, 0).astype(np.float32),
         valid=np.asarray(found.valid, bool),
         places=found.places,
+        owner=found.owner,
     )
 
 
@@ -92,4 +95,5 @@ def decode(stored: Stored) -> Descriptors:
         weights=stored.weights,
         valid=stored.valid,
         places=stored.places,
+        owner=stored.owner,
     )
