@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vitjax.config import EvalConfig
+from vitjax.config import EvalConfig, ModelConfig
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Explanation, deletion, match_pairs, pair_plans
 from vitjax.retrieval.truth import shares
@@ -163,6 +163,12 @@ def keys_of(view: QueryView) -> list[str]:
     return [view.image, *(candidate.image for candidate in view.candidates)]
 
 
+def _name_tokens(model: ModelConfig) -> str:
+    block = "the last block" if model.block == -1 else f"block {model.block}"
+    where = f"after {block}" if model.facet == "token" else f"the {model.facet} of {block}'s attention"
+    return where if model.smooth == 1 else f"{where}, averaged over {model.smooth} x {model.smooth}"
+
+
 def make_report(
     config: EvalConfig,
     views: Sequence[QueryView],
@@ -190,7 +196,7 @@ def make_report(
         settings={
             "model": model.name,
             "weights": results["weights"]["source"].partition("#")[0],
-            "tokens": f"after block {model.block}, {grid[0]} x {grid[1]}",
+            "tokens": f"{_name_tokens(model)}, {grid[0]} x {grid[1]}",
             "taken out of the tokens": model.center,
             "method": rule.method,
             "marginals": rule.marginals,
