@@ -23,7 +23,7 @@ lint: $(VENV)/.dev       ## ruff, ruff format --check, pyright
 	$(VENV)/bin/pyright
 
 bench: $(VENV)/.dev      ## pairs/s of the transport solvers
-	$(PY) benchmarks/transport.py
+	$(PY) -m benchmarks.transport
 
 clean:           ## remove the environment
 	rm -rf $(VENV)

@@ -1,6 +1,6 @@
 """Pairs per second of the transport solvers at equal marginal error, beside their floor, in one run.
 
-    python benchmarks/transport.py [--pairs 100 --tokens 49 --dim 128 --tolerance 1e-3 --csv transport.csv]
+    python -m benchmarks.transport [--photos DIR] [--pairs 100 --tokens 49 --dim 128 --tolerance 1e-3]
 
 The floor is what any score of all token pairs must pay: the similarity matrices and one sum of them weighted
 by the marginals, in one jit. Chamfer is the cheapest matching: every token's best match. Each solver runs
@@ -11,8 +11,9 @@ there, and stop no earlier. `--iterations` caps all.
 Tokens are synthetic but related, like photos of one place: an image is a smooth layout of a few regions (sky,
 wall, grass) that all images share, a candidate's layout is the query's with another one mixed in. Regions
 cover different areas in different images, so mass has to cross between them, and that is what takes
-iterations; independent noise converges in a few, which would flatter every solver. `--tokens-file` takes real
-ones. Marginals are uniform.
+iterations; independent noise converges in a few, which would flatter every solver. `--photos` takes real
+ones: the demo's model and recipe, averaged on a square grid and turned on their main axes; the first photo is
+the query. Marginals are uniform.
 
 On a CPU every core is a device (`--devices`) and pairs are cut over them, for all that runs in JAX; torch has
 as many threads. The contenders take turns, and each figure is the median over rounds: other work on the
@@ -34,7 +35,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+import vitjax
 from vitjax import ot, parallel
+from vitjax.data.sources import FolderSource, RowsSource
 
 
 class Row(NamedTuple):
@@ -96,23 +99,42 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=21, help="rounds; the median counts")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic tokens")
     parser.add_argument("--devices", type=int, default=os.cpu_count() or 1, help="CPU devices")
+    parser.add_argument("--photos", type=pathlib.Path, help="a folder, for tokens of real pictures")
     parser.add_argument(
-        "--tokens-file",
-        type=pathlib.Path,
-        help=".npy of real tokens (images, tokens, dim): the first is the query",
+        "--center",
+        choices=("none", "mean", "position"),
+        default="position",
+        help="of the photos' tokens; none is the hardest to converge",
     )
     parser.add_argument("--csv", type=pathlib.Path, help="write the table here as well")
     return parser
 
 
 def _tokens(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    if args.tokens_file:
-        tokens = np.load(args.tokens_file).astype(np.float32)
-        query, candidates = tokens[:1], tokens[1 + np.arange(args.pairs) % (len(tokens) - 1)]
+    if args.photos:
+        tokens = _photo_tokens(args)
+        query, candidates = tokens[:1], tokens[1:]
     else:
         query, candidates = _related_images(args.pairs, args.tokens, args.dim, args.seed)
     unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query, candidates)]
     return np.repeat(unit[0], args.pairs, axis=0), unit[1]
+
+
+def _photo_tokens(args: argparse.Namespace) -> np.ndarray:
+    photos = FolderSource(args.photos)
+    side = math.isqrt(args.tokens)
+    if side**2 != args.tokens or len(photos) <= args.pairs:
+        raise SystemExit(
+            f"--photos takes a square number of --tokens and at least {args.pairs + 1} pictures, "
+            f"found {len(photos)}; lower --pairs"
+        )
+    config = vitjax.demo_config()
+    config.model.grid, config.model.center = side, args.center
+    reranker = vitjax.Reranker.from_config(config)
+    found, _, _ = reranker.describe(RowsSource(photos, np.arange(args.pairs + 1)))
+    tokens = found.tokens.astype(np.float32)
+    axes = np.linalg.svd(tokens.reshape(-1, tokens.shape[-1]), full_matrices=False)[2]
+    return tokens @ axes[: args.dim].T
 
 
 def _related_images(pairs: int, tokens: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
