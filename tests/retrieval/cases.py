@@ -1,10 +1,13 @@
-"""Random descriptors, and galleries of them, that several tests share."""
+"""Random descriptors, and galleries of them, whole and damaged, that several tests share."""
 
 import pathlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 
-from vitjax.retrieval import Descriptors, Gallery
+from vitjax.retrieval import Descriptors, Gallery, GalleryError
 
 
 def random_descriptors(n: int, tokens: int = 9, d: int = 16, seed: int = 0) -> Descriptors:
@@ -33,3 +36,55 @@ def tree(path) -> dict[str, bytes]:
 def assert_same(one: Descriptors, two: Descriptors) -> None:
     for name in ("pooled", "tokens", "weights", "valid"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name), err_msg=name)
+
+
+def damaged(data: bytes) -> dict[str, bytes | None]:
+    """Ways a file can be broken; None = gone."""
+
+    def flipped(i: int) -> bytes:
+        return data[:i] + bytes([data[i] ^ 16]) + data[i + 1 :]
+
+    where = [0, len(data) // 3, len(data) // 2, len(data) - 1]
+    broken: dict[str, bytes | None] = {f"bit flipped in byte {i}": flipped(i) for i in where}
+    return broken | {"half": data[: len(data) // 2], "one byte short": data[:-1], "empty": b"", "gone": None}
+
+
+def everything(path) -> tuple[str, tuple[Descriptors, list] | None]:
+    """What is said, or what is read."""
+    try:
+        gallery = Gallery.open(path)
+        return "", (gallery.take(slice(None)), gallery.ids())
+    except GalleryError as error:
+        return str(error), None
+
+
+BUILD = """
+import sys
+from tests.retrieval.cases import random_descriptors
+from vitjax.retrieval import Gallery, GalleryError
+found, path = random_descriptors(900), sys.argv[1]
+try:
+    gallery = Gallery.open(path)
+except GalleryError:
+    gallery = Gallery.create(path, dtype="int8")
+print("ready", flush=True)
+for start in range(len(gallery), 900, 20):
+    rows = slice(start, start + 20)
+    gallery.add(found.take(rows), [f"picture {i}" for i in range(900)[rows]])
+    print(len(gallery), flush=True)
+gallery.close()
+print("done", flush=True)
+"""
+
+
+def build(path, kill: tuple[int, float] | None = None) -> None:
+    """Builds in another process; (commits, seconds): killed that long after so many."""
+    command = [sys.executable, "-c", BUILD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        if kill is None:
+            assert process.communicate()[0].endswith("done\n")
+            return
+        for _ in range(kill[0] + 1):
+            process.stdout.readline()
+        time.sleep(kill[1])
+        process.kill()

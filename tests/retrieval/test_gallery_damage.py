@@ -3,34 +3,20 @@
 import os
 import random
 import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
-from tests.retrieval.cases import assert_same, filled_gallery, random_descriptors, tree
+from tests.retrieval.cases import (
+    assert_same,
+    build,
+    damaged,
+    everything,
+    filled_gallery,
+    random_descriptors,
+    tree,
+)
 from vitjax.retrieval import Descriptors, Gallery, GalleryError, arrays, manifest
-
-
-def damaged(data: bytes) -> dict[str, bytes | None]:
-    """Ways a file can be broken; None = gone."""
-
-    def flipped(i: int) -> bytes:
-        return data[:i] + bytes([data[i] ^ 16]) + data[i + 1 :]
-
-    where = [0, len(data) // 3, len(data) // 2, len(data) - 1]
-    broken: dict[str, bytes | None] = {f"bit flipped in byte {i}": flipped(i) for i in where}
-    return broken | {"half": data[: len(data) // 2], "one byte short": data[:-1], "empty": b"", "gone": None}
-
-
-def everything(path) -> tuple[str, tuple[Descriptors, list] | None]:
-    """What is said, or what is read."""
-    try:
-        gallery = Gallery.open(path)
-        return "", (gallery.take(slice(None)), gallery.ids())
-    except GalleryError as error:
-        return str(error), None
 
 
 @pytest.mark.parametrize("ids", [True, False])
@@ -137,38 +123,6 @@ def test_the_first_add_cut_off_is_begun_again(tmp_path, monkeypatch):
     again = Gallery.open(tmp_path / "g")
     again.add(random_descriptors(3, tokens=2))
     assert len(Gallery.open(tmp_path / "g").take(slice(None))) == 3
-
-
-BUILD = """
-import sys
-from tests.retrieval.cases import random_descriptors
-from vitjax.retrieval import Gallery, GalleryError
-found, path = random_descriptors(900), sys.argv[1]
-try:
-    gallery = Gallery.open(path)
-except GalleryError:
-    gallery = Gallery.create(path, dtype="int8")
-print("ready", flush=True)
-for start in range(len(gallery), 900, 20):
-    rows = slice(start, start + 20)
-    gallery.add(found.take(rows), [f"picture {i}" for i in range(900)[rows]])
-    print(len(gallery), flush=True)
-gallery.close()
-print("done", flush=True)
-"""
-
-
-def build(path, kill: tuple[int, float] | None = None) -> None:
-    """Builds in another process; (commits, seconds): killed that long after so many."""
-    command = [sys.executable, "-c", BUILD, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        if kill is None:
-            assert process.communicate()[0].endswith("done\n")
-            return
-        for _ in range(kill[0] + 1):
-            process.stdout.readline()
-        time.sleep(kill[1])
-        process.kill()
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])

@@ -12,6 +12,7 @@ from typing import Any
 import tensorstore as ts
 
 CACHE_BYTES = 2**26  # of chunks read from any gallery, kept for the next read
+RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "16s"}  # half a minute together
 REMEDY = "put that file back from a copy, or delete the gallery and build it again"
 _STORES = {"gs": "gcs", "s3": "s3"}
 _BROKEN = {"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE"}
@@ -56,8 +57,9 @@ class Place:
 def locate(path: str | os.PathLike[str]) -> Place:
     """Reads a local path, or gs://bucket/folder, s3://bucket/folder, memory://name (of this process).
 
-    Nothing is opened. Credentials, region and endpoint of an object store come from its usual environment
-    variables and files.
+    Nothing is opened. Credentials of an object store come from its usual environment variables and files. A
+    store that is like S3 but not Amazon's is named by AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, and its region
+    by AWS_REGION or AWS_DEFAULT_REGION.
 
     Raises:
         GalleryError: another scheme, no bucket, or a path that no file can have.
@@ -77,7 +79,21 @@ def locate(path: str | os.PathLike[str]) -> Place:
             f"gallery {name!r}: expected a folder, gs://bucket/folder or s3://bucket/folder; "
             "a file system that is mounted is a folder"
         )
-    return Place(name, {"driver": _STORES[scheme], "bucket": bucket, "path": key.strip("/") + "/"}, None)
+    found = {"driver": _STORES[scheme], "bucket": bucket, "path": key.strip("/") + "/"}
+    return Place(name, found | (_s3_access() if scheme == "s3" else {}), None)
+
+
+def _s3_access() -> dict[str, Any]:
+    """What the usual variables of S3's clients say and TensorStore does not read by itself."""
+    set_ = {name: value for name, value in os.environ.items() if value}
+    found: dict[str, Any] = {"use_conditional_write": True}  # of two writers one is told
+    endpoint = set_.get("AWS_ENDPOINT_URL_S3") or set_.get("AWS_ENDPOINT_URL")
+    region = set_.get("AWS_REGION") or set_.get("AWS_DEFAULT_REGION")
+    if endpoint:  # without one, TensorStore asks Amazon where the bucket is
+        found |= {"endpoint": endpoint.rstrip("/"), "aws_region": region or "us-east-1"}
+    if "AWS_ACCESS_KEY_ID" in set_:
+        found["aws_credentials"] = {"type": "environment"}
+    return found
 
 
 def _not_utf8(name: str) -> bool:
@@ -91,7 +107,13 @@ def _not_utf8(name: str) -> bool:
 @functools.cache
 def context() -> ts.Context:
     """What all galleries of this process share: the cache, and the threads that read."""
-    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}})
+    return ts.Context(
+        {
+            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
+            "s3_request_retries": RETRIES,
+            "gcs_request_retries": RETRIES,
+        }
+    )
 
 
 @contextlib.contextmanager
@@ -111,6 +133,16 @@ def plain_errors(place: Place, what: str) -> Iterator[None]:
         where = f"gallery {place.name}: {what}"
         if code in _BROKEN:
             raise GalleryError(f"{where} is damaged; {REMEDY} ({text})") from error
+        if "NoSuchBucket" in text or "bucket does not exist" in text:
+            raise GalleryError(
+                f"gallery {place.name}: there is no such bucket; make it, or check its name"
+            ) from error
+        if place.folder is None and (code == "PERMISSION_DENIED" or "credentials" in text):
+            raise GalleryError(f"{where}: no permission; check the store's credentials ({text})") from error
+        if code == "ABORTED" and "retry" in text:
+            raise GalleryError(
+                f"{where}: the store does not answer; check the endpoint and the network ({text})"
+            ) from error
         if code == "NOT_FOUND":
             raise GalleryError(f"{where} has a file missing; {REMEDY} ({text})") from error
         if code == "RESOURCE_EXHAUSTED":

@@ -34,7 +34,7 @@ def acquire(place: Place) -> Callable[[], None]:
         keys = place.keys()
         found = keys.read(FILE).result()
         if found.state == "value":
-            raise _taken(place, found.value, f"; if that is gone, delete {FILE} there")
+            raise _taken(place, found.value, f"; if that is gone, delete {place.name.rstrip('/')}/{FILE}")
         mine = keys.write(FILE, me.encode(), if_equal=found.stamp.generation).result().generation
     if not mine:
         raise _taken(place, b"another program", "")
