@@ -16,6 +16,7 @@ has a row for all tokens, which its speeds refer to, and the first of these is s
 
 import argparse
 import csv
+import importlib.util
 import math
 import pathlib
 import runpy
@@ -55,6 +56,8 @@ class Row(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
+    if args.plot and importlib.util.find_spec("matplotlib") is None:
+        raise SystemExit("--plot needs matplotlib: pip install matplotlib")
     if args.read:
         found = [row for file in args.read for row in read(file)]
         rows = [row for i, row in enumerate(found) if not i or row.model != found[0].model]

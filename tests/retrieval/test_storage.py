@@ -11,14 +11,19 @@ from vitjax.retrieval.storage import locate
     ("path", "kvstore"),
     [
         ("gs://shop/a/b", {"driver": "gcs", "bucket": "shop", "path": "a/b/"}),
-        ("s3://shop/a b/#1/", {"driver": "s3", "bucket": "shop", "path": "a b/#1/"}),
+        (
+            "s3://shop/a b/#1/",
+            {"driver": "s3", "bucket": "shop", "path": "a b/#1/", "use_conditional_write": True},
+        ),
         ("memory://x", {"driver": "memory", "path": "x/"}),
         ("/a/../b", {"driver": "file", "path": "/b/"}),
         ("c:d", {"driver": "file", "path": f"{os.getcwd()}/c:d/"}),
     ],
 )
-def test_a_path_becomes_what_tensorstore_opens(path, kvstore):
-    """Object stores are not reached: that TensorStore takes the specification is all that is tested."""
+def test_a_path_becomes_what_tensorstore_opens(path, kvstore, monkeypatch):
+    """Nothing is reached; tests/retrieval/test_gallery_object_store.py does that."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID"):
+        monkeypatch.delenv(name, raising=False)
     place = locate(path)
     assert place.kvstore == kvstore and (place.folder is None) == ("://" in path)
     assert ts.KvStore.Spec(place.kvstore).to_json()["path"] == kvstore["path"]
