@@ -54,6 +54,20 @@ def test_two_steps_keep_the_books_right(name, tokens):
     np.testing.assert_array_equal(alive.size.sum(axis=1), (rows >= 0).sum(axis=1))
 
 
+@pytest.mark.parametrize(("grid", "kept"), [((14, 14), (98, 49)), ((8, 20), (80, 40)), ((7, 10), (35, 20))])
+def test_evenly_kept_tokens_lie_in_every_row_and_column_of_patches(grid, kept):
+    cells = grid[0] * grid[1]
+    reducer = Reducer("uniform", (1, 2), tuple(count / cells for count in kept))
+    out, alive = jax.random.normal(jax.random.key(0), (1, cells, D)), Alive.all(1, cells)
+    for stage, size in zip((0, 1), (1, 2), strict=True):
+        out, alive = reducers.reduce(reducer, stage, out, alive, grid=grid)
+        there = np.asarray(alive.owner >= 0).reshape(grid)
+        assert there.sum() == kept[stage]
+        for row in range(0, grid[0] - size + 1, size):  # a half: checkerboard; a quarter: one of 2 x 2
+            for column in range(0, grid[1] - 1, 2):
+                assert there[row : row + size, column : column + 2].sum() == 1
+
+
 def test_the_fused_token_is_the_sum_of_the_rest_by_attention(tokens):
     scores = _settings()["scores"] / N
     out, alive = reduce(Reducer("evit", (0,), 0.5), 0, tokens, Alive.all(B, N), scores=scores)

@@ -173,7 +173,7 @@ class LVViT(nn.Module):
         }  # fmt: skip
         tokens, maps, parts, keep = run_reduced(
             self, Block, fields, tokens,
-            last=last, prefix=1, train=train, keep_ratio=keep_ratio, decisions=decisions,
+            last=last, grid=grid, train=train, keep_ratio=keep_ratio, decisions=decisions,
         )  # fmt: skip
         tokens = LayerNorm(self.eps, name="norm")(tokens)
         prefix, patches = tokens[:, :1], tokens[:, 1:]

@@ -62,7 +62,7 @@ def run_reduced(
     tokens: Float[Array, "b n d"],
     *,
     last: int,
-    prefix: int,
+    grid: tuple[int, int],
     train: bool = False,
     keep_ratio: Any = None,
     decisions: Float[Array, "b stages cells"] | None = None,
@@ -76,7 +76,7 @@ def run_reduced(
         fields: of every block.
         tokens: prefix first, then all patches.
         last: index from 0.
-        prefix: number of tokens that always stay.
+        grid: (h, w) of the patches; tokens before them, the prefix, always stay.
         train: "dynamicvit" samples decisions, from the rng "gumbel", and masks. All others drop tokens for
             real, as it does without `train`.
         keep_ratio: instead of the model's own.
@@ -100,8 +100,8 @@ def run_reduced(
         return kind(**fields_of(model, fields, i), **more, name=f"blocks_{i}")
 
     if reducer.name == "dynamicvit" and (train or decisions is not None):
-        return _masked(model, layer, tokens, reducer, last, prefix, decisions)
-    return _gathered(model, layer, tokens, reducer, last, prefix)
+        return _masked(model, layer, tokens, reducer, last, grid, decisions)
+    return _gathered(model, layer, tokens, reducer, last, grid)
 
 
 def _masked(
@@ -110,11 +110,12 @@ def _masked(
     tokens: Float[Array, "b n d"],
     reducer: Reducer,
     last: int,
-    prefix: int,
+    grid: tuple[int, int],
     decisions: Float[Array, "b stages cells"] | None,
 ) -> Reduced:
     """All tokens go through all blocks; those dropped are not seen by the others."""
-    cells, stages = tokens.shape[1] - prefix, len(reducer.blocks)
+    cells, stages = grid[0] * grid[1], len(reducer.blocks)
+    prefix = tokens.shape[1] - cells
     if decisions is not None and decisions.shape != (len(tokens), stages, cells):
         raise ValueError(
             f"decisions have shape {decisions.shape}; expected (images, stages, patches) = "
@@ -142,10 +143,11 @@ def _gathered(
     tokens: Float[Array, "b n d"],
     reducer: Reducer,
     last: int,
-    prefix: int,
+    grid: tuple[int, int],
 ) -> Reduced:
     """Tokens that leave are gone and cost nothing; where images keep different numbers, padding is masked."""
-    cells = tokens.shape[1] - prefix
+    cells = grid[0] * grid[1]
+    prefix = tokens.shape[1] - cells
     alive, valid, overflow = Alive.all(len(tokens), cells), None, []
     scores, index, owner, maps = [], [], [], []
     for i in range(last + 1):
@@ -158,7 +160,9 @@ def _gathered(
             given = scores[-1] if scores else None
             if reducer.budget == "fixed":
                 worth = None if given is None else given[..., 0]
-                patches, alive = reduce(reducer, stage, patches, alive, prefix=prefix, scores=worth)
+                patches, alive = reduce(
+                    reducer, stage, patches, alive, prefix=prefix, grid=grid, scores=worth
+                )
             else:
                 patches, alive, valid, extra = _own_number(
                     reducer, stage, patches, alive, valid, given, prefix

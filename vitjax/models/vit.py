@@ -238,7 +238,7 @@ class VisionTransformer(nn.Module):
         refuse_facet(self, facet)
         tokens, maps, parts, keep = run_reduced(
             self, Block, fields, tokens,
-            last=last, prefix=self.prefix_count, train=train, keep_ratio=keep_ratio, decisions=decisions,
+            last=last, grid=grid, train=train, keep_ratio=keep_ratio, decisions=decisions,
         )  # fmt: skip
         norm_after_pool = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
         tokens = tokens.astype(jnp.float32) if norm_after_pool else LayerNorm(self.eps, name="norm")(tokens)

@@ -7,7 +7,7 @@ Source, by name:
   without the fused token.
 - "evit": the same, and one token more: the sum of the rest, each times its attention (Eq. 3).
 - "tome": no token leaves, the r most alike pairs become one. Bolya et al. 2023, ToMe (arXiv:2210.09461).
-- "random", "uniform": as many as "dynamicvit" keeps, by lot or evenly spaced: what choosing is worth.
+- "random", "uniform": as many as "dynamicvit" keeps, by lot or evenly on the grid: what choosing is worth.
 
 All but "dynamicvit" work with the weights of any plain ViT as they are. Different from the papers' code:
 tokens stay in raster order after every step, and the prefix (CLS and what stands beside it) neither leaves
@@ -162,6 +162,7 @@ def reduce(
     alive: Alive,
     *,
     prefix: int = 0,
+    grid: tuple[int, int] | None = None,
     scores: Float[Array, "b n"] | None = None,
     keys: Float[Array, "b n w"] | None = None,
 ) -> tuple[Float[Array, "b m d"], Alive]:
@@ -173,6 +174,8 @@ def reduce(
         tokens: patch tokens.
         alive: what they stand for.
         prefix: number of tokens beside them.
+        grid: (h, w) of the patches before the first step, on which "uniform" spreads what it keeps; None: one
+            row.
         scores: which are worth keeping: log-probabilities of the predictor ("dynamicvit") or CLS's attention
             ("topk", "evit").
         keys: the block's keys, mean over heads; "tome" calls tokens alike whose keys are.
@@ -188,7 +191,7 @@ def reduce(
         if keys is None:
             raise ValueError("reducer 'tome' compares keys: give `keys`.")
         return merge(tokens, alive, keys, count - kept)
-    index = _chosen(reducer.name, stage, scores, tokens.shape[0], count, kept)
+    index = _chosen(reducer.name, stage, scores, tokens.shape[0], count, kept, grid or (1, cells))
     row = _rows_after_keeping(index, count)
     if reducer.name != "evit" or scores is None:
         return take(tokens, index), alive.moved(row, take(alive.index, index), take(alive.worth, index))
@@ -308,8 +311,26 @@ class ReducedAttention(flax.struct.PyTreeNode):
         return jnp.where(alone[:, None], 1.0, full)
 
 
+def spread_order(grid: tuple[int, int]) -> np.ndarray:
+    """All cells of a grid, such that the first k lie evenly on it, whatever k.
+
+    A half of the cells is every other one, a quarter every other one of every other row.
+
+    Source: Bayer 1973, the threshold matrix of ordered dithering, cut to the grid.
+
+    >>> spread_order((2, 4)).tolist()
+    [0, 2, 5, 7, 1, 3, 4, 6]
+    """
+    matrix = np.zeros((1, 1), int)
+    while len(matrix) < max(grid):
+        matrix = 4 * np.block([[matrix, matrix], [matrix, matrix]]) + np.kron(
+            [[0, 2], [3, 1]], np.ones_like(matrix)
+        )
+    return np.argsort(matrix[: grid[0], : grid[1]], axis=None, kind="stable")
+
+
 def _chosen(
-    name: str, stage: int, scores: Array | None, batch: int, count: int, kept: int
+    name: str, stage: int, scores: Array | None, batch: int, count: int, kept: int, grid: tuple[int, int]
 ) -> Int[Array, "b k"]:
     """Ascending rows that stay."""
     if name in ("random", "uniform"):
@@ -317,7 +338,8 @@ def _chosen(
         if name == "random":
             fixed = np.sort(np.random.default_rng((0, stage)).permutation(count)[:kept])
         else:
-            fixed = ((np.arange(kept) + 0.5) * count / kept).astype(int)
+            order = spread_order(grid)  # the tokens that are left are the first ones of it
+            fixed = np.searchsorted(np.sort(order[:count]), np.sort(order[:kept]))
         return jnp.broadcast_to(jnp.asarray(fixed, jnp.int32)[None], (batch, kept))
     if scores is None:
         raise ValueError(f"reducer {name!r} ranks tokens: give `scores`.")
