@@ -128,7 +128,7 @@ def test_a_mistake_is_named(reranker, pictures, arguments, words):
 @pytest.mark.slow
 def test_a_rerank_config_alone_is_enough(reranker, pictures):
     model = vitjax.build("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     plain = vitjax.Reranker(model, variables, vitjax.RerankConfig(mass=0.5))
     (hit,) = plain.rank(pictures[0], [pictures[1]])
     assert plain.preprocess.image_size == 32

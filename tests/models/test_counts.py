@@ -149,12 +149,22 @@ def test_the_table_of_costs_has_every_model():
     assert sorted(COSTS) == list_models()
 
 
-@pytest.mark.parametrize("name", list_models())
+def _models() -> list:
+    """Every model; the smallest of each family by default."""
+    quick = {
+        "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_384",
+        "vit_small_patch14_reg4_dinov2", "swin_tiny_patch4_window7_224", "cvt_13", "lvvit_t", "resnet50",
+        "dynamicvit_deit_tiny_patch16_224", "dynamicvit_lvvit_s", "dynamicswin_tiny_patch4_window7_224",
+    }  # fmt: skip
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in list_models()]
+
+
+@pytest.mark.parametrize("name", _models())
 def test_parameter_count_is_exact(name):
     assert _counted(name).params == COSTS[name].params
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", _models())
 def test_multiply_accumulates_are_exact(name):
     assert _counted(name).macs == COSTS[name].macs
 

@@ -81,7 +81,7 @@ def test_asking_for_attention_changes_nothing_else():
 def test_the_depthwise_projection_is_a_grouped_convolution_and_has_its_gradients(stride):
     image = jax.random.normal(jax.random.key(0), (2, 7, 6, 4))
     model = ConvProjection(stride, bn_eps=0.0)
-    variables = model.init(jax.random.key(1), image)
+    variables = jax.jit(model.init)(jax.random.key(1), image)
 
     def convolution(kernel, image):
         return jax.lax.conv_general_dilated(

@@ -31,7 +31,7 @@ def _value(kind: str, weight, **settings):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("zeros", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_implicit_gradients_equal_finite_differences_in_float64(kind, zeros):
     with jax.enable_x64(True):
         cost, a, b = problem(30, 2, 5, 4, zeros=zeros, dtype=jnp.float64)

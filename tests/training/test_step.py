@@ -33,11 +33,11 @@ class Trainer:
     def __init__(self, name="deit_tiny_patch16_224", config=CONFIG, devices=2, loss=None, extra=None):
         self.mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
         self.model = models.build(name, **SMALL)
-        variables = self.model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+        variables = jax.jit(self.model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
         variables["params"] |= {"metric": extra} if extra else {}
         teacher = {}
         if name.startswith("dynamic"):
-            teacher = dense(self.model).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+            teacher = jax.jit(dense(self.model).init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
         self.teacher = parallel.replicate(teacher, self.mesh)
         tx = optim.make_optimizer(config.optim)
         _, rates = optim.make_rates(config.optim, variables["params"], steps=10, steps_per_epoch=5)
@@ -182,7 +182,7 @@ def test_embeddings_become_those_of_the_teacher_and_classes_keep_apart(kind):
     model = models.build("deit_tiny_patch16_224", **SMALL)
     teacher, theirs = None, jax.random.normal(jax.random.key(5), (8, 3))
     if kind == "model":
-        teacher, theirs = model, model.init(jax.random.key(5), jnp.zeros((1, 8, 8, 3)))
+        teacher, theirs = model, jax.jit(model.init)(jax.random.key(5), jnp.zeros((1, 8, 8, 3)))
     same = Renormalise(PIXELS, PIXELS)
     trainer = Trainer(config=config, loss=make_distill_loss(model, teacher, same, DistillConfig()))
     trainer.teacher = parallel.replicate(theirs, trainer.mesh)
