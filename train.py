@@ -11,65 +11,42 @@ if __name__ == "__main__":
     program.use_large_pages()
 
 import contextlib
-import functools
 import json
 import os
 import pathlib
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from rich.console import Console
-from rich.markup import escape
 
-from vitjax import models, parallel, record
-from vitjax.backbone import dense
+from vitjax import parallel, record
 from vitjax.checkpoint import Checkpoints, total_bytes
 from vitjax.data.augment import Augment
-from vitjax.data.cifar import CifarSource
-from vitjax.data.digits import DigitsSource
 from vitjax.data.feed import Feed, TrainBatch
-from vitjax.data.idx import IdxSource
-from vitjax.data.msls import SIDES, VALIDATION, all_cities, read_msls
 from vitjax.data.pipeline import batches
 from vitjax.data.places import Places
-from vitjax.data.sources import ClassesSource, FolderSource, ImageSource, RowsSource
-from vitjax.data.tfds import TfdsSource
-from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.data.transforms import Preprocess
+from vitjax.screen import say
 from vitjax.starting import start
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
-from vitjax.training.evaluation import (
-    Classification,
-    PlaceSearch,
-    Retrieval,
-    embed_pictures,
-    make_embed,
-)
+from vitjax.training.evaluation import Classification, PlaceSearch, Retrieval, make_embed
+from vitjax.training.initial import build, initial, open_teacher, with_metric
 from vitjax.training.log import MetricLog
-from vitjax.training.losses import (
-    is_dynamic,
-    make_distill_loss,
-    make_loss,
-    make_metric_loss,
-    metric_start,
-)
-from vitjax.training.mining import Mining
-from vitjax.training.pixels import Pixels, Renormalise
+from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss
+from vitjax.training.pace import Pace
+from vitjax.training.pictures import labels_like, mine, model_input, open_sources, renewal
+from vitjax.training.pixels import Pixels
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
-from vitjax.weights import WeightsError, load_with_report
 from vitjax.weights.write import write_weights
 
 PROFILE_FROM = 10  # steps after the start: compilation and warm-up are over
-console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +134,7 @@ def loop(
     saves: Checkpoints,
     stop: stopping.Stop,
     log: MetricLog | None,
-    pace: "Pace",
+    pace: Pace,
 ) -> tuple[State, dict[str, Any]]:
     """Every step of the run; returns the last state and what is to be noted with it."""
 
@@ -223,7 +200,7 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
     )
     classes = len(learn.class_names)
     model = build(config, recipe, classes=classes if config.task == "classify" else config.metric.embed_dim)
-    variables, teacher = initial(config, model, recipe)
+    variables, teacher = initial(config, model, recipe, say)
     if config.task == "metric":
         variables = with_metric(config, model, variables, classes)
         loss = make_metric_loss(model, config.metric)
@@ -253,7 +230,7 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
     if mining is not None and isinstance(held_out, Places):
         embed = make_embed(model, mesh, places.evaluated)
         evaluation = PlaceSearch(rest, held_out, mesh, embed)
-        renew = renewal(config, mining, embed, recipe, mesh)
+        renew = renewal(config, mining, embed, recipe, mesh, say)
     elif config.task != "classify":
         evaluation = Retrieval.make(model, rest, np.asarray(held_out.labels), mesh, config.metric)
     else:
@@ -262,172 +239,6 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
     every = config.eval_every or feed.steps_per_epoch
     teacher = parallel.replicate(teacher, mesh)
     return Run(feed, evaluation, teacher, mesh, recipe, steps, every, update, rate, renew), state
-
-
-def model_input(config: TrainConfig) -> Preprocess:
-    """How pictures become input: as the weights, or else models of that name, expect it, unless told."""
-    try:
-        recipe = preprocess(config.model.weights or config.model.name)
-    except ValueError:
-        recipe = preprocess(config.model.name)
-    return recipe.replace(
-        image_size=config.model.img_size or recipe.image_size,
-        resize=config.data.resize,
-        interpolation=config.data.interpolation or recipe.interpolation,
-    )
-
-
-def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
-    """Pictures to learn from, and those held out."""
-    if config.data.source == "digits":
-        return DigitsSource("train"), DigitsSource("test")
-    if config.data.source == "tfds":
-        split: Any = functools.partial(TfdsSource, config.data.name, data_dir=config.data.dir)
-        return split(config.data.train), split(config.data.test)
-    if config.data.source in ("idx", "cifar"):
-        kind = IdxSource if config.data.source == "idx" else CifarSource
-        return kind(config.data.dir, "train"), kind(config.data.dir, "test")
-    if config.data.source == "msls":
-        return open_places(config)
-    learn = FolderSource(config.data.train)
-    if config.data.test:
-        return learn, FolderSource(config.data.test)
-    count = round((1 - config.metric.held_out) * len(learn.class_names))
-    kept, unseen = range(count), range(count, len(learn.class_names))
-    return ClassesSource(learn, kept), ClassesSource(learn, unseen)
-
-
-def open_places(config: TrainConfig) -> tuple[Places, Places]:
-    """Queries of cities of MSLS and the photos they are looked for among, to learn from and held out."""
-    held_out = config.data.test.split(",") if config.data.test else VALIDATION
-    cities = config.data.train.split(",") if config.data.train else all_cities(config.data.dir)
-
-    def some(cities: Sequence[str], subtask: str) -> Places:
-        return Places(*(read_msls(config.data.dir, side, cities=cities, subtask=subtask) for side in SIDES))
-
-    return some([city for city in cities if city not in held_out], ""), some(held_out, "all")
-
-
-def mine(config: TrainConfig, learn: Places, out: pathlib.Path) -> Mining:
-    """What chooses queries, photos of their places and hard negatives."""
-    wanted = config.distill
-    return Mining(
-        learn, config.batch_size, wanted.negatives, wanted.mine_every, wanted.pool, config.seed,
-        folder=out / "mined", writes=parallel.is_main_process(),
-    )  # fmt: skip
-
-
-def renewal(
-    config: TrainConfig, mining: Mining, embed: Any, recipe: Preprocess, mesh: Mesh
-) -> Callable[[int, Any, Callable[[], bool]], None]:
-    """(step, variables, whether to stop) -> nothing; `mining` chooses anew where that is due."""
-    data, shard = config.data, (jax.process_index(), jax.process_count())
-
-    def renew(step: int, variables: Any, stopped: Callable[[], bool]) -> None:
-        def embedded(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-            say(f"step {step}: looking at {len(rows)} photos for what is mistaken for what")
-            photos = batches(
-                RowsSource(mining.photos, rows), recipe, config.batch_size,
-                workers=data.workers, on_bad_image=data.on_bad_image, shard=shard,
-            )  # fmt: skip
-            vectors, index = embed_pictures(embed, variables, photos, mesh, stopped)
-            return None if stopped() else (vectors, rows[index])
-
-        mining.renew(step, embedded)
-
-    return renew
-
-
-def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
-    """Class of each held-out picture, in the numbering of those that are learned from."""
-    if not held_out.class_names:
-        raise program.UserError("held-out pictures need classes: put them into one sub-folder for each")
-    number = {name: i for i, name in enumerate(learn.class_names)}
-    unknown = [name for name in held_out.class_names if name not in number]
-    if unknown:
-        raise program.UserError(
-            f"held-out class {unknown[0]!r} and {len(unknown) - 1} more are not among the learned"
-        )
-    return np.array([number[name] for name in held_out.class_names], np.int32)[held_out.labels]
-
-
-def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
-    """The model that is trained."""
-    wanted = config.model
-    sizes = {
-        name: value
-        for name in ("patch_size", "embed_dim", "depth", "num_heads", "keep_ratio", "remat")
-        if (value := getattr(wanted, name))
-    }
-    if wanted.drop_path:
-        sizes["drop_path_rate"] = wanted.drop_path
-    return models.build(
-        wanted.name, img_size=recipe.image_size, num_classes=classes, dtype=wanted.dtype, **sizes
-    )
-
-
-def initial(config: TrainConfig, model: Any, recipe: Preprocess) -> tuple[dict, Any]:
-    """Variables that the model starts from, and those of its teacher; {} where it has none."""
-    wanted, source = config.model, config.sparsify.teacher or config.model.weights
-    if wanted.weights:
-        drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
-        variables, report = load_with_report(wanted.weights, model, strict=False, drop_head=drop)
-        missing = [m for m in report.missing if not optim.is_new(m.name)]
-        unexpected = [m for m in report.unexpected if not is_cut_off(m.name, wanted.depth)]
-        if missing or unexpected or report.mis_shaped:
-            raise WeightsError(str(report))
-        fresh = f"; {len(report.missing)} start at random" if report.missing else ""
-        say(escape(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{fresh}"))
-    else:
-        variables = random_variables(config, model, recipe)
-    if not is_dynamic(model) or config.task != "classify":
-        return variables, {}
-    if source:
-        return variables, load_with_report(source, dense(model))[0]
-    say("[yellow]the teacher is RANDOM; set config.sparsify.teacher or config.model.weights[/yellow]")
-    return variables, random_variables(config, dense(model), recipe)
-
-
-def is_cut_off(name: str, depth: int) -> bool:
-    """Tells whether a weight belongs to a block behind the first `depth`; 0 = all blocks are wanted."""
-    block = re.search(r"\b(?:blocks|layer)\.(\d+)\.", name)  # timm's and Hugging Face's names
-    return bool(depth) and block is not None and int(block[1]) >= depth
-
-
-def with_metric(config: TrainConfig, model: Any, variables: dict, classes: int) -> dict:
-    """Variables with what the metric's loss learns beside the model."""
-    width = config.metric.embed_dim or getattr(model, "embed_dim", 0)
-    start = metric_start(config.metric, classes, width, jax.random.key(config.seed))
-    params = variables["params"] | ({"metric": start} if start else {})
-    return {**variables, "params": params}
-
-
-def open_teacher(config: TrainConfig, recipe: Preprocess, pictures: int) -> tuple[Any, Any, Renormalise]:
-    """The teacher of embeddings, None where it is vectors; its variables, and what it does to pixels.
-
-    Raises:
-        UserError: vectors that are not one for each picture, or of another length than the embedding.
-    """
-    wanted, width = config.distill, config.metric.embed_dim
-    ours = Pixels(recipe.mean, recipe.std)
-    if wanted.vectors:
-        vectors = np.load(wanted.vectors, allow_pickle=False)
-        if vectors.ndim != 2 or len(vectors) != pictures or width not in (0, vectors.shape[1]):
-            raise program.UserError(
-                f"config.distill.vectors has shape {vectors.shape}; expected ({pictures} pictures to learn "
-                f"from, config.metric.embed_dim {width})"
-            )
-        return None, vectors.astype(np.float32), Renormalise(ours, ours)
-    model = models.build(wanted.name, img_size=recipe.image_size, num_classes=width, dtype=config.model.dtype)
-    theirs = preprocess(wanted.name)
-    variables = load_with_report(wanted.teacher_weights, model)[0]
-    return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))
-
-
-def random_variables(config: TrainConfig, model: Any, recipe: Preprocess) -> dict:
-    """Initial variables, decided by the seed."""
-    blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
-    return jax.jit(model.init)(jax.random.key(config.seed), blank)
 
 
 def resume(saves: Checkpoints, state: State) -> tuple[State, dict[str, Any]]:
@@ -542,7 +353,7 @@ def summarize(
     step: int,
     notes: dict[str, Any],
     stop: stopping.Stop,
-    pace: "Pace",
+    pace: Pace,
     seconds: float,
 ) -> dict[str, Any]:
     """Everything results.json holds."""
@@ -602,48 +413,6 @@ def profile(config: TrainConfig, out: pathlib.Path, step: int, steps: int) -> No
         jax.profiler.start_trace(out / "profile")
     if config.profile and step == end > PROFILE_FROM:
         jax.profiler.stop_trace()
-
-
-class Pace:
-    """How fast steps go, and how long they wait for data; evaluations and saves between laps do not count."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._rows = batch_size
-        self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
-        self._all_steps, self._all_seconds = 0, 0.0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts a step and the time until its data is there."""
-        if not self._steps:
-            self._start = time.perf_counter()
-        begin = time.perf_counter()
-        yield
-        self._steps += 1
-        self._waited += time.perf_counter() - begin
-
-    def lap(self) -> dict[str, float]:
-        """Figures since the last lap; call it when the devices are done."""
-        steps, seconds = max(self._steps, 1), max(time.perf_counter() - self._start, 1e-9)
-        lap = {
-            "images_per_second": self._steps * self._rows / seconds,
-            "step_ms": 1e3 * seconds / steps,
-            "data_wait": self._waited / seconds,
-        }
-        self._all_steps += self._steps
-        self._all_seconds += seconds if self._steps else 0.0
-        self._steps, self._waited = 0, 0.0
-        return lap
-
-    def overall(self) -> float:
-        """Images per second of all laps."""
-        return self._all_steps * self._rows / self._all_seconds if self._all_seconds else 0.0
-
-
-def say(text: str) -> None:
-    """Prints a line for people, once per run."""
-    if parallel.is_main_process():
-        console.print(text)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 import jax
 import pytest
 
-# Tests spend their time compiling: no optimisation, and loops by the older emitter, which halves it. XLA reads
-# its flags once, and programs that tests start as processes do not inherit them: those run as users' do.
+# Tests spend their time compiling: no optimisation, and loops by the older emitter, which halves it. XLA
+# reads its flags once, and programs that tests start do not inherit this one: those run as users' do.
 jax.config.update("jax_disable_most_optimizations", True)
 if jax.__version_info__ < (0, 11):  # a flag that a later XLA has no more would end the process
     inherited = os.environ["XLA_FLAGS"]

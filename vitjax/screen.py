@@ -1,4 +1,4 @@
-"""What eval.py prints for people, all on stderr: lines, progress bars and tables."""
+"""What the programs print for people, all on stderr: lines, progress bars and tables."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ def bar(items: Iterable[Any], count: int, what: str) -> Iterator[Any]:
 def say(text: str) -> None:
     """Prints a line for people, once per run."""
     if parallel.is_main_process():
-        console.print(text)
+        console.print(text, soft_wrap=True)  # a log reads one line as one
 
 
 def show_table(results: dict[str, Any]) -> None:

@@ -1,0 +1,104 @@
+"""What a run starts from: the model and its weights, and the teacher's."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.markup import escape
+
+from vitjax import models, program
+from vitjax.backbone import dense
+from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.training import optim
+from vitjax.training.config import TrainConfig
+from vitjax.training.losses import is_dynamic, metric_start
+from vitjax.training.pixels import Pixels, Renormalise
+from vitjax.weights import WeightsError, load_with_report
+
+
+def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
+    """The model that is trained."""
+    wanted = config.model
+    sizes = {
+        name: value
+        for name in ("patch_size", "embed_dim", "depth", "num_heads", "keep_ratio", "remat")
+        if (value := getattr(wanted, name))
+    }
+    if wanted.drop_path:
+        sizes["drop_path_rate"] = wanted.drop_path
+    return models.build(
+        wanted.name, img_size=recipe.image_size, num_classes=classes, dtype=wanted.dtype, **sizes
+    )
+
+
+def initial(
+    config: TrainConfig, model: Any, recipe: Preprocess, say: Callable[[str], None]
+) -> tuple[dict, Any]:
+    """Variables that the model starts from, and those of its teacher; {} where it has none.
+
+    Raises:
+        WeightsError: a file that does not fit the model, in more than the parts that are new in it.
+    """
+    wanted, source = config.model, config.sparsify.teacher or config.model.weights
+    if wanted.weights:
+        drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
+        variables, report = load_with_report(wanted.weights, model, strict=False, drop_head=drop)
+        missing = [m for m in report.missing if not optim.is_new(m.name)]
+        unexpected = [m for m in report.unexpected if not _is_cut_off(m.name, wanted.depth)]
+        if missing or unexpected or report.mis_shaped:
+            raise WeightsError(str(report))
+        fresh = f"; {len(report.missing)} start at random" if report.missing else ""
+        say(escape(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{fresh}"))
+    else:
+        variables = _random_variables(config, model, recipe)
+    if not is_dynamic(model) or config.task != "classify":
+        return variables, {}
+    if source:
+        return variables, load_with_report(source, dense(model))[0]
+    say("[yellow]the teacher is RANDOM; set config.sparsify.teacher or config.model.weights[/yellow]")
+    return variables, _random_variables(config, dense(model), recipe)
+
+
+def _is_cut_off(name: str, depth: int) -> bool:
+    """Tells whether a weight belongs to a block behind the first `depth`; 0 = all blocks are wanted."""
+    block = re.search(r"\b(?:blocks|layer)\.(\d+)\.", name)  # timm's and Hugging Face's names
+    return bool(depth) and block is not None and int(block[1]) >= depth
+
+
+def with_metric(config: TrainConfig, model: Any, variables: dict, classes: int) -> dict:
+    """Variables with what the metric's loss learns beside the model."""
+    width = config.metric.embed_dim or getattr(model, "embed_dim", 0)
+    start = metric_start(config.metric, classes, width, jax.random.key(config.seed))
+    params = variables["params"] | ({"metric": start} if start else {})
+    return {**variables, "params": params}
+
+
+def open_teacher(config: TrainConfig, recipe: Preprocess, pictures: int) -> tuple[Any, Any, Renormalise]:
+    """The teacher of embeddings, None where it is vectors; its variables, and what it does to pixels.
+
+    Raises:
+        UserError: vectors that are not one for each picture, or of another length than the embedding.
+    """
+    wanted, width = config.distill, config.metric.embed_dim
+    ours = Pixels(recipe.mean, recipe.std)
+    if wanted.vectors:
+        vectors = np.load(wanted.vectors, allow_pickle=False)
+        if vectors.ndim != 2 or len(vectors) != pictures or width not in (0, vectors.shape[1]):
+            raise program.UserError(
+                f"config.distill.vectors has shape {vectors.shape}; expected ({pictures} pictures to learn "
+                f"from, config.metric.embed_dim {width})"
+            )
+        return None, vectors.astype(np.float32), Renormalise(ours, ours)
+    model = models.build(wanted.name, img_size=recipe.image_size, num_classes=width, dtype=config.model.dtype)
+    theirs = preprocess(wanted.name)
+    variables = load_with_report(wanted.teacher_weights, model)[0]
+    return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))
+
+
+def _random_variables(config: TrainConfig, model: Any, recipe: Preprocess) -> dict:
+    """Initial variables, decided by the seed."""
+    blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
+    return jax.jit(model.init)(jax.random.key(config.seed), blank)

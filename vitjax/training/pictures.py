@@ -1,0 +1,116 @@
+"""The pictures of a run: those to learn from, those held out, and which of them a step sees."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vitjax import parallel, program
+from vitjax.data.cifar import CifarSource
+from vitjax.data.digits import DigitsSource
+from vitjax.data.idx import IdxSource
+from vitjax.data.msls import SIDES, VALIDATION, all_cities, read_msls
+from vitjax.data.pipeline import batches
+from vitjax.data.places import Places
+from vitjax.data.sources import ClassesSource, FolderSource, ImageSource, RowsSource
+from vitjax.data.tfds import TfdsSource
+from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.training.config import TrainConfig
+from vitjax.training.evaluation import embed_pictures
+from vitjax.training.mining import Mining
+
+
+def model_input(config: TrainConfig) -> Preprocess:
+    """How pictures become input: as the weights, or else models of that name, expect it, unless told."""
+    try:
+        recipe = preprocess(config.model.weights or config.model.name)
+    except ValueError:
+        recipe = preprocess(config.model.name)
+    return recipe.replace(
+        image_size=config.model.img_size or recipe.image_size,
+        resize=config.data.resize,
+        interpolation=config.data.interpolation or recipe.interpolation,
+    )
+
+
+def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
+    """Pictures to learn from, and those held out."""
+    if config.data.source == "digits":
+        return DigitsSource("train"), DigitsSource("test")
+    if config.data.source == "tfds":
+        split: Any = functools.partial(TfdsSource, config.data.name, data_dir=config.data.dir)
+        return split(config.data.train), split(config.data.test)
+    if config.data.source in ("idx", "cifar"):
+        kind = IdxSource if config.data.source == "idx" else CifarSource
+        return kind(config.data.dir, "train"), kind(config.data.dir, "test")
+    if config.data.source == "msls":
+        return open_places(config)
+    learn = FolderSource(config.data.train)
+    if config.data.test:
+        return learn, FolderSource(config.data.test)
+    count = round((1 - config.metric.held_out) * len(learn.class_names))
+    kept, unseen = range(count), range(count, len(learn.class_names))
+    return ClassesSource(learn, kept), ClassesSource(learn, unseen)
+
+
+def open_places(config: TrainConfig) -> tuple[Places, Places]:
+    """Queries of cities of MSLS and the photos they are looked for among, to learn from and held out."""
+    held_out = config.data.test.split(",") if config.data.test else VALIDATION
+    cities = config.data.train.split(",") if config.data.train else all_cities(config.data.dir)
+
+    def some(cities: Sequence[str], subtask: str) -> Places:
+        return Places(*(read_msls(config.data.dir, side, cities=cities, subtask=subtask) for side in SIDES))
+
+    return some([city for city in cities if city not in held_out], ""), some(held_out, "all")
+
+
+def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
+    """Class of each held-out picture, in the numbering of those that are learned from."""
+    if not held_out.class_names:
+        raise program.UserError("held-out pictures need classes: put them into one sub-folder for each")
+    number = {name: i for i, name in enumerate(learn.class_names)}
+    unknown = [name for name in held_out.class_names if name not in number]
+    if unknown:
+        raise program.UserError(
+            f"held-out class {unknown[0]!r} and {len(unknown) - 1} more are not among the learned"
+        )
+    return np.array([number[name] for name in held_out.class_names], np.int32)[held_out.labels]
+
+
+def mine(config: TrainConfig, learn: Places, out: pathlib.Path) -> Mining:
+    """What chooses queries, photos of their places and hard negatives."""
+    wanted = config.distill
+    return Mining(
+        learn, config.batch_size, wanted.negatives, wanted.mine_every, wanted.pool, config.seed,
+        folder=out / "mined", writes=parallel.is_main_process(),
+    )  # fmt: skip
+
+
+def renewal(
+    config: TrainConfig,
+    mining: Mining,
+    embed: Any,
+    recipe: Preprocess,
+    mesh: Mesh,
+    say: Callable[[str], None],
+) -> Callable[[int, Any, Callable[[], bool]], None]:
+    """(step, variables, whether to stop) -> nothing; `mining` chooses anew where that is due."""
+    data, shard = config.data, (jax.process_index(), jax.process_count())
+
+    def renew(step: int, variables: Any, stopped: Callable[[], bool]) -> None:
+        def embedded(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+            say(f"step {step}: looking at {len(rows)} photos for what is mistaken for what")
+            photos = batches(
+                RowsSource(mining.photos, rows), recipe, config.batch_size,
+                workers=data.workers, on_bad_image=data.on_bad_image, shard=shard,
+            )  # fmt: skip
+            vectors, index = embed_pictures(embed, variables, photos, mesh, stopped)
+            return None if stopped() else (vectors, rows[index])
+
+        mining.renew(step, embedded)
+
+    return renew
