@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-FACETS = ("token", "query", "key", "value")
+from vitjax.config import FACETS
 
 
 def last_block(block: int | None, depth: int) -> int:
