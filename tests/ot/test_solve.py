@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.ot.problems import difference, problem, reference_plan
 from vitjax import ot
+from vitjax.ot.solve import transport_value
 
 EPSILONS = (1.0, 0.3, 0.1, 0.05, 0.02, 0.01, 0.005)
 
@@ -204,7 +205,7 @@ def test_jit_equals_eager_and_traces_once_for_all_values():
         )
 
     compiled = jax.jit(run)
-    for values in ((0.05, 0.5, 1e-4), (0.3, 0.9, 1e-3), (0.01, 1.0, 0.0)):
+    for values in ((0.01, 1.0, 1e-4), (0.3, 0.9, 1e-3), (0.05, 0.5, 0.0)):  # the last is run to its end
         jitted = compiled(*values)
         assert all(np.isfinite(x).all() for x in jitted)
     assert traces == 1
@@ -307,3 +308,74 @@ def test_numpy_arrays_are_as_good_as_jax_arrays():
     np.testing.assert_allclose(weights, [1.0, 0.0, 0.0])
     third = np.full(3, 1 / 3, np.float32)
     assert float(ot.structural_similarity(tokens, tokens, third, third)) > 0.99
+
+
+@pytest.mark.parametrize("solver", ["fused", "ott"])
+@pytest.mark.parametrize("level", [-30.0, 20.0])
+def test_partial_plans_do_not_depend_on_the_level_of_the_cost(solver, level):
+    cost, a, b = problem(50, 2, 6, 5)
+    settings = {"mass": 0.6, "epsilon": 0.05, "iterations": 500, "solver": solver}
+    plain, moved = (ot.partial_sinkhorn(c, a, b, **settings) for c in (cost, cost + level))
+    np.testing.assert_allclose(moved.mass, 0.6, atol=1e-4)
+    np.testing.assert_allclose(moved.plan, plain.plan, atol=1e-4)  # a cost of 20 has 6e-7 of its own rounding
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 5), (2, 0, 3), (3, 0, 4, 5)])
+@pytest.mark.parametrize("solver", ["fused", "pallas", "ott"])
+def test_of_nothing_nothing_is_made(shape, solver):
+    cost = jnp.zeros(shape)
+    found = ot.partial_sinkhorn(
+        cost, jnp.ones(shape[:-1]), jnp.ones((*shape[:-2], shape[-1])), mass=0.5, epsilon=0.1, solver=solver
+    )
+    assert found.plan.shape == shape and found.mass.shape == shape[:-2] and not found.mass.any()
+    np.testing.assert_array_equal(found.col_error, np.full(shape[:-2], shape[-1]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"epsilon": 0.0}, "epsilon is 0.0; it must be above 0"),
+        ({"epsilon": -1, "mass": 0.5}, "epsilon is -1"),
+        ({"epsilon": float("nan")}, "epsilon is nan"),
+        ({"epsilon": 0.1, "mass": 0}, "mass is 0; it must be above 0 and at most 1"),
+        ({"epsilon": 0.1, "mass": 2.0}, "mass is 2.0"),
+        ({"epsilon": 0.1, "taus": (0.5, 1.5)}, "a tau is 1.5; it must be from 0 to 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(settings, told):
+    cost, a, b = problem(51, 1, 3, 3)
+    with pytest.raises(ValueError, match=told):
+        transport_value(cost, cost, a, b, **settings)
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-6])
+def test_a_pair_without_mass_has_no_gradient_and_leaves_the_others_theirs(tolerance):
+    cost, a, b = problem(52, 2, 4, 4)
+
+    def value(scale, a):
+        found = ot.partial_sinkhorn(cost, a * jnp.exp(scale), b, mass=0.5, epsilon=0.05, tolerance=tolerance)
+        return found.plan[0, 0].sum()
+
+    gradient = jax.jit(jax.grad(value, argnums=(0, 1)))
+    alone, whole = gradient(0.0, a), gradient(0.0, a.at[1].set(0.0))
+    np.testing.assert_allclose(whole[0], alone[0], rtol=1e-5)
+    np.testing.assert_allclose(whole[1][0], alone[1][0], rtol=1e-5)
+    assert not np.asarray(whole[1][1]).any()
+
+
+@pytest.mark.parametrize("mass", [None, 0.6])
+def test_gradients_through_the_other_solver_equal_finite_differences_in_float64(mass):
+    with jax.enable_x64(True):
+        cost, a, b = problem(53, 1, 5, 4, zeros=True, dtype=jnp.float64)
+        weight = jnp.asarray(np.random.default_rng(0).normal(size=cost.shape))
+
+        def value(cost, a, b):
+            settings = {"epsilon": 0.05, "iterations": 100, "solver": "ott"}
+            return transport_value(cost, weight, a, b, mass=mass, **settings)[1].sum()
+
+        value, point = jax.jit(value), [cost, a, b]
+        gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(*point)
+        rng = np.random.default_rng(1)
+        for i, gradient in enumerate(gradients):
+            step, wanted = difference(value, point, i, rng.normal(size=point[i].shape), 1e-5)
+            np.testing.assert_allclose(np.sum(gradient * step), wanted, rtol=1e-5, atol=1e-8, err_msg=str(i))

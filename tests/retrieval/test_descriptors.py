@@ -114,6 +114,16 @@ def test_arrays_become_unit_vectors_and_shares():
     assert (found.weights[1, 2:] == 0).all() and found.tokens.dtype == np.float32 and len(found) == 3
 
 
+@pytest.mark.parametrize("size", [1e38, 1e20, 1e-15])
+def test_no_array_is_too_large_to_be_normalised_nor_weights_too_small(size):
+    pooled, tokens = np.eye(2, 4, dtype=np.float32), np.ones((2, 3, 4), np.float32)
+    scale = max(size, 1.0)
+    found = Descriptors.from_arrays(scale * pooled, scale * tokens, size * np.ones((2, 3)))
+    np.testing.assert_allclose(found.pooled, pooled, rtol=1e-6)
+    np.testing.assert_allclose(found.tokens, tokens / 2, rtol=1e-6)
+    np.testing.assert_allclose(found.weights, np.full((2, 3), 1 / 3), rtol=1e-6)
+
+
 def test_bad_arrays_are_refused_by_name():
     good, tokens = np.ones((3, 2)), np.ones((3, 4, 2))
     with pytest.raises(ValueError, match="expected \\(n, d\\) and \\(n, tokens, d\\)"):

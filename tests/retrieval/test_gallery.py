@@ -87,6 +87,7 @@ ODD = ["", "a\nb", "a\0b", "../../etc/passwd", "\udcff.jpg", "ß" * 5000, "🐈"
         (ODD, ODD),
         (np.array([3, -1, 2**63 - 1, -(2**63)]), [3, -1, 2**63 - 1, -(2**63)]),
         (np.array(["x", "yy"]), ["x", "yy"]),
+        (["", ""], ["", ""]),
         (None, [0, 1, 2]),
     ],
 )
@@ -98,9 +99,17 @@ def test_ids_come_back(tmp_path, ids, want):
     assert gallery.ids(slice(1, 2)) == want[1:2] and gallery.ids([]) == []
 
 
+def test_ids_of_what_was_found_are_a_list_for_each_query(tmp_path):
+    gallery = filled_gallery(tmp_path / "g", 5)
+    rows = gallery.search(random_descriptors(2, seed=1), 7)[1]
+    assert gallery.ids(rows) == [gallery.ids(row) for row in rows]
+    assert gallery.ids(rows)[0][5:] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("ids", "text"),
     [
+        ("ab", "ids is one text, 'ab'"),
         (["a"], "1 ids for 2 images"),
         (["a", 1], "an id is 'a', a str; give texts only, or integers only"),
         ([True, 1], "an id is True, a bool"),

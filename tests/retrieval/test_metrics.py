@@ -129,6 +129,24 @@ def test_recall_beyond_the_ranking_is_refused():
         metrics.relevance_metrics(np.array([[0, 1]]), [[0]])
 
 
+@pytest.mark.parametrize(
+    ("ranking", "told"),
+    [
+        ([[0, 1, 2, 3], [1, 0, 2, 3]], "a ranking holds the whole gallery, the query included"),
+        ([[1, -1, -1], [0, 2, 0]], "the ranking of query 1 holds a row of the gallery twice"),
+    ],
+)
+def test_rankings_that_would_count_an_image_wrongly_are_refused(ranking, told):
+    labels = np.array([0, 0, 1, 1])
+    with pytest.raises(ValueError, match=told):
+        retrieval_metrics(np.array(ranking), labels[:2], labels, ref_includes_query=True, ks=(1,))
+
+
+def test_recall_at_nothing_is_refused():
+    with pytest.raises(ValueError, match="ks holds -1; each must be at least 1"):
+        metrics.relevance_metrics(np.array([[0, 1]]), [[0]], ks=(1, -1))
+
+
 def test_the_radius_itself_is_near():
     gallery = np.array([[500000.0, 4e6], [500025.0, 4e6], [500025.001, 4e6], [np.nan, 4e6]])
     assert [each.tolist() for each in metrics.positives_within(gallery[:1], gallery)] == [[0, 1]]

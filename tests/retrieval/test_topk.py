@@ -119,3 +119,22 @@ def test_queries_in_many_blocks_compile_once(monkeypatch):
 def test_impossible_searches_say_why(queries, gallery, k, text):
     with pytest.raises(ValueError, match=text):
         search(queries, gallery, k)
+
+
+@pytest.mark.parametrize(
+    ("queries", "exclude", "told"),
+    [
+        (np.zeros((2, 3)), np.array([0.0, np.nan]), "exclude is float64"),
+        (np.zeros((2, 3)), np.array([0]), r"exclude is int64 \(1,\) for 2 queries"),
+        (np.zeros((2, 3)), np.array([-2, 0]), "rows of the gallery"),
+        (np.zeros(3), None, r"queries have shape \(3,\); expected \(queries, d\)"),
+    ],
+)
+def test_arrays_that_say_nothing_sensible_are_refused(queries, exclude, told):
+    with pytest.raises(ValueError, match=told):
+        topk.checked(queries, exclude, 4, 3, 1)
+
+
+def test_a_row_that_no_gallery_has_is_no_other_row():
+    found = search(np.ones((1, 3)), np.ones((2, 3)), 2, exclude=np.array([2**32]))[1]
+    assert found.tolist() == [[0, 1]]

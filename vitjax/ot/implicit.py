@@ -79,6 +79,7 @@ def _backward(iterations: int, on_chip: bool, saved: Any, cotangents: Any) -> tu
         b=tau_b[:, 0] * _ratio(y[:, :m], problem.b),
         rows=None,
         cols=None,
+        dummies=None,
         slack=None if problem.slack is None else _ratio(x[:, n] + y[:, m], problem.slack),
         price=None,
         tau_a=_by_tau(problem.tau_a, x, potentials.rows, problem.a, sums[0]),

@@ -55,6 +55,7 @@ def _one(cost, a, b, epsilon, slack, tolerance, *, taus: tuple, iterations: int)
     n, m = cost.shape
     # Where there is no mass the cost means nothing, and a NaN there must not spread.
     cost = jnp.where((a > 0)[:, None] & (b > 0)[None, :], cost, 0.0)
+    a, b = jnp.where(a > 0, a, 0.0), jnp.where(b > 0, b, 0.0)  # OTT's gradient at an exact 0 is NaN
     wanted_rows, wanted_cols = a, b
     if slack is not None:
         # exp(-1e3) is 0 in float32 and float64: the dummies cannot meet, at any epsilon.
@@ -65,6 +66,8 @@ def _one(cost, a, b, epsilon, slack, tolerance, *, taus: tuple, iterations: int)
         threshold=-1.0 if tolerance is None else tolerance,
         min_iterations=iterations if tolerance is None else 0,
         max_iterations=iterations,
+        # A fixed number is one inner loop: of several, OTT's backward pass sees only a part.
+        inner_iterations=iterations if tolerance is None else 10,
         implicit_diff=None,
     )
     out = solver(
@@ -79,6 +82,10 @@ def _one(cost, a, b, epsilon, slack, tolerance, *, taus: tuple, iterations: int)
     plan = out.matrix
     row_error = _error(plan.sum(-1), wanted_rows, out.f / epsilon, taus[0])
     col_error = _error(plan.sum(-2), wanted_cols, out.g / epsilon, taus[1])
+    # Dummies without real points to meet would meet one another.
+    lost = ~((a > 0).any() & (b > 0).any())
+    row_error = jnp.where(lost, wanted_rows.sum(), row_error)
+    col_error = jnp.where(lost, wanted_cols.sum(), col_error)
     plan = plan[:n, :m]
     return Transport(plan, row_error, col_error, plan.sum())
 

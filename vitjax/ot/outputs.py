@@ -16,7 +16,8 @@ class Transport(NamedTuple):
         row_error: L1 distance between the plan's row sums and the wanted ones, unitless. Partial transport:
             of the extended problem, dummy point included. Relaxed transport: the wanted row sums are those
             that the relaxed problem's own optimality condition asks of the last potentials.
-        col_error: the same for columns. NaN in either error: the problem held NaN or infinite numbers.
+        col_error: the same for columns. NaN in either error: the problem held NaN. (A cost of +inf forbids a
+            match.)
         mass: sum of the plan.
     """
 

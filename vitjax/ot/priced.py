@@ -76,7 +76,8 @@ class Extended(NamedTuple):
 def extended(cost: Values, a: Values, b: Values, price: Number) -> Extended:
     """Adds a dummy row and column; where a side has no mass at all, its dummy has none either."""
     cost, a, b = jnp.asarray(cost), jnp.asarray(a), jnp.asarray(b)
-    cost = cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
+    dtype = jnp.promote_types(cost.dtype, jnp.float32)
+    cost, a, b = cost.astype(dtype), a.astype(dtype), b.astype(dtype)
     half = jnp.broadcast_to(jnp.asarray(price, cost.dtype) / 2, cost.shape[:-2])
     column = jnp.broadcast_to(half[..., None, None], (*cost.shape[:-1], 1))
     row = jnp.broadcast_to(half[..., None, None], (*cost.shape[:-2], 1, cost.shape[-1]))

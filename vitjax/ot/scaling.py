@@ -49,6 +49,7 @@ class Problem:
         rows: (p, n) bool, has mass.
         cols: (p, m) bool, has mass.
         slack: (p,), mass of one dummy point per side; None: balanced.
+        dummies: (p,) bool, whether they have mass and there are real points that they could meet.
         price: (p,), cost of meeting the dummy point.
         tau_a: (p,), how much the row sums count; None: fully, like 1.
         tau_b: (p,), the same for column sums.
@@ -61,6 +62,7 @@ class Problem:
     rows: Any
     cols: Any
     slack: Any
+    dummies: Any
     price: Any
     tau_a: Any
     tau_b: Any
@@ -100,14 +102,15 @@ def prepare(
     scaled = jnp.where(rows[:, :, None] & cols[:, None, :], cost, 0.0) / epsilon[:, None, None]
     # Any constant price gives the same plan, the dummies' own scalings absorb it; 1 = the cost of zero
     # similarity.
-    return Problem(scaled, a, b, rows, cols, slack, 1.0 / epsilon, *(taus or (None, None)))
+    dummies = None if slack is None else (slack > 0) & any_of(rows)
+    return Problem(scaled, a, b, rows, cols, slack, dummies, 1.0 / epsilon, *(taus or (None, None)))
 
 
 def first_potentials(problem: Problem) -> Sides:
     """Hard c-transforms: f_i = min_j cost_ij - g_j, g_j = min_i cost_ij - f_i, where there is mass."""
     no_row, no_col = jnp.where(problem.rows, 0.0, _FAR), jnp.where(problem.cols, 0.0, _FAR)
     slack = problem.slack is not None
-    no_slack: Maybe = jnp.where(problem.slack > 0, 0.0, _FAR) if slack else None
+    no_slack: Maybe = jnp.where(problem.dummies, 0.0, _FAR) if slack else None
     tau_a, tau_b = (1.0, 1.0) if problem.tau_a is None else (problem.tau_a[:, None], problem.tau_b[:, None])
     cols = jnp.zeros_like(problem.b)
     for _ in range(1 if problem.tau_a is None else _RELAXED_START):
@@ -125,8 +128,8 @@ def first_potentials(problem: Problem) -> Sides:
         return sides
     col_slack = _min(problem.price[:, None] - rows + no_row, -1)
     return sides._replace(
-        row_slack=jnp.where(problem.slack > 0, problem.price, -_FAR),
-        col_slack=jnp.where(problem.slack > 0, col_slack, -_FAR),
+        row_slack=jnp.where(problem.dummies, problem.price, -_FAR),
+        col_slack=jnp.where(problem.dummies, col_slack, -_FAR),
     )
 
 
@@ -158,7 +161,7 @@ def make_kernel(problem: Problem, potentials: Sides) -> Kernel:
 
 def ones(problem: Problem) -> Sides:
     """Scalings of a kernel that has just absorbed them."""
-    slack = None if problem.slack is None else jnp.ones_like(problem.slack)
+    slack = None if problem.slack is None else problem.dummies.astype(problem.a.dtype)
     return Sides(problem.rows.astype(problem.a.dtype), problem.cols.astype(problem.b.dtype), slack, slack)
 
 
@@ -172,9 +175,8 @@ def absorb(problem: Problem, potentials: Sides, scale: Sides) -> Sides:
     cols = add(potentials.cols, scale.cols, problem.cols)
     if problem.slack is None:
         return Sides(rows, cols)
-    live = problem.slack > 0
-    row_slack = add(potentials.row_slack, scale.row_slack, live)
-    return Sides(rows, cols, row_slack, add(potentials.col_slack, scale.col_slack, live))
+    row_slack = add(potentials.row_slack, scale.row_slack, problem.dummies)
+    return Sides(rows, cols, row_slack, add(potentials.col_slack, scale.col_slack, problem.dummies))
 
 
 def any_of(x: Bool[Array, "*batch k"], *, keepdims: bool = False) -> Bool[Array, "..."]:
@@ -191,8 +193,7 @@ def too_large(problem: Problem, scale: Sides) -> Bool[Array, " p"]:
     found = any_of(large(scale.rows, problem.rows)) | any_of(large(scale.cols, problem.cols))
     if problem.slack is None:
         return found
-    live = problem.slack > 0
-    return found | large(scale.row_slack, live) | large(scale.col_slack, live)
+    return found | large(scale.row_slack, problem.dummies) | large(scale.col_slack, problem.dummies)
 
 
 def row_sums(problem: Problem, kernel: Kernel, scale: Sides) -> dict[str, Array]:
@@ -224,9 +225,8 @@ def new_rows(problem: Problem, potentials: Sides, scale: Sides, sums: Sides, pac
     rows = _scaling(problem.a, sums.rows, problem.rows, potentials.rows, problem.tau_a)
     new = {"rows": _over(rows, scale.rows, problem.rows, pace)}
     if problem.slack is not None:
-        live = problem.slack > 0
-        slack = _scaling(problem.slack, sums.row_slack, live)
-        new["row_slack"] = _over(slack, scale.row_slack, live, pace)
+        slack = _scaling(problem.slack, sums.row_slack, problem.dummies)
+        new["row_slack"] = _over(slack, scale.row_slack, problem.dummies, pace)
     return new
 
 
@@ -235,9 +235,8 @@ def new_cols(problem: Problem, potentials: Sides, scale: Sides, sums: Sides, pac
     cols = _scaling(problem.b, sums.cols, problem.cols, potentials.cols, problem.tau_b)
     new = {"cols": _over(cols, scale.cols, problem.cols, pace)}
     if problem.slack is not None:
-        live = problem.slack > 0
-        slack = _scaling(problem.slack, sums.col_slack, live)
-        new["col_slack"] = _over(slack, scale.col_slack, live, pace)
+        slack = _scaling(problem.slack, sums.col_slack, problem.dummies)
+        new["col_slack"] = _over(slack, scale.col_slack, problem.dummies, pace)
     return new
 
 

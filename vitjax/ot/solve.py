@@ -28,11 +28,13 @@ def sinkhorn(
     """Entropic transport of all mass: minimises sum(plan * cost) - epsilon * entropy(plan) under both
     marginals.
 
+    Inside a `jax.shard_map` of your own, pass it check_vma=False.
+
     Source: Cuturi 2013 (arXiv:1306.0895), Alg. 1. Solved in float32 (float64 where the cost is), every
     problem of the batch for itself: its result does not depend on the others.
 
     Args:
-        cost: finite wherever both marginals have mass; 1 - cosine for unit tokens.
+        cost: finite wherever both marginals have mass, of any level; 1 - cosine for unit tokens.
         a: row sums; non-negative, each problem's sum 1. An exact 0 takes the row out.
         b: column sums; likewise.
         epsilon: entropic regularisation in units of the cost; a number or one per problem; may be traced.
@@ -40,7 +42,7 @@ def sinkhorn(
         tolerance: a problem is done once row_error + col_error is at most this, looked at every few
             iterations; 0 = run them all. May be traced. Gradients: 0 unrolls the iterations, exact for the
             plan they gave; above 0 they come from the optimality conditions (`vitjax.ot.implicit`), with
-            less memory and an error of about the tolerance.
+            less memory and an error of about the tolerance, and in reverse mode once: no jvp, no Hessian.
         solver: "fused", ours; "pallas", the same iterations in one kernel that keeps a problem on chip (see
             `vitjax.ot.on_chip`; gradients as with a tolerance above 0), or "ott", OTT-JAX.
         compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and
@@ -82,7 +84,8 @@ def partial_sinkhorn(
         a: row sums, each problem's sum 1.
         b: column sums, likewise.
         mass: share s in (0, 1] that must be moved; a number or one per problem; may be traced. 1 is
-            `sinkhorn`.
+            `sinkhorn`. Its gradient is one-sided at 1, where there are no dummy points, and given as 0: learn
+            a mass from below 1.
         epsilon: as in `sinkhorn`.
         iterations: as in `sinkhorn`.
         tolerance: as in `sinkhorn`, on the errors of the extended problem.
@@ -165,6 +168,7 @@ def _solve(
 ) -> tuple[Transport, Array | None]:
     cost, a, b = jnp.asarray(cost), jnp.asarray(a), jnp.asarray(b)
     _check(cost, a, b, iterations, compat)
+    _check_numbers(epsilon, mass, taus or ())
     dtype = jnp.promote_types(cost.dtype, jnp.float32)  # transport is float32 whatever the tokens were
     batch = cost.shape[:-2]
     size = math.prod(batch)
@@ -182,9 +186,11 @@ def _solve(
             cost.astype(dtype), a.astype(dtype), b.astype(dtype), mass, epsilon, iterations
         )
         return result, None
+    if 0 in cost.shape:
+        return _nothing(cost.astype(dtype), a.astype(dtype), b.astype(dtype))
     endless = isinstance(tolerance, float | int) and tolerance <= 0
     flat = (
-        cost.astype(dtype).reshape(size, *cost.shape[-2:]),
+        (cost if balanced else _from_least(cost, a, b)).astype(dtype).reshape(size, *cost.shape[-2:]),
         a.astype(dtype).reshape(size, a.shape[-1]),
         b.astype(dtype).reshape(size, b.shape[-1]),
         per_problem(epsilon),
@@ -202,6 +208,22 @@ def _solve(
     else:
         raise ValueError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'pallas', 'ott'")
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result)
+
+
+def _nothing(cost: Array, a: Array, b: Array) -> tuple[Transport, Array]:
+    """Of no problems, or of problems without rows or columns: their mass goes nowhere."""
+    none = jnp.zeros(cost.shape[:-2], cost.dtype)
+    return Transport(jnp.zeros_like(cost), none + a.sum(-1), none + b.sum(-1), none), none
+
+
+def _from_least(cost: Array, a: Array, b: Array) -> Array:
+    """Costs measured from each problem's least, which is the same partial transport.
+
+    The price of the dummies is then near the costs whatever their level, and no first kernel is all zeros.
+    """
+    live = (a > 0)[..., :, None] & (b > 0)[..., None, :]
+    least = jnp.min(jnp.where(live, cost, jnp.inf), axis=(-2, -1), keepdims=True)
+    return cost - jax.lax.stop_gradient(jnp.where(jnp.isinf(least), 0.0, least))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))  # called without jit, it still compiles once per shape
@@ -225,3 +247,14 @@ def _check(cost, a, b, iterations: int, compat: str | None) -> None:
         raise ValueError(f"vitjax.ot: iterations is {iterations}; it must be at least 1")
     if compat not in (None, "released"):
         raise ValueError(f"vitjax.ot: compat {compat!r} is unknown; known: None, 'released'")
+
+
+def _check_numbers(epsilon: Number, mass: Number | None, taus: tuple[Number, ...]) -> None:
+    """Refuses what is out of range where that can be seen: numbers, not what is traced."""
+    if isinstance(epsilon, float | int) and not epsilon > 0:
+        raise ValueError(f"vitjax.ot: epsilon is {epsilon}; it must be above 0")
+    if isinstance(mass, float | int) and not 0 < mass <= 1:
+        raise ValueError(f"vitjax.ot: mass is {mass}; it must be above 0 and at most 1")
+    for tau in taus:
+        if isinstance(tau, float | int) and not 0 <= tau <= 1:
+            raise ValueError(f"vitjax.ot: a tau is {tau}; it must be from 0 to 1")

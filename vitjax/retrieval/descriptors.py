@@ -99,7 +99,8 @@ class Descriptors:
         finite = [np.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in (pooled, tokens, weights)]
         refuse_rows("values that are not finite", np.logical_and.reduce(finite))
         refuse_rows("weights below zero", (weights >= 0).all(axis=1))
-        return cls(_unit(pooled), _unit(tokens), _share(weights), valid, places)
+        weights = weights / np.where(weights > 0, weights, 0).max(axis=1, keepdims=True, initial=TINY**3)
+        return cls(_unit(_tamed(pooled)), _unit(_tamed(tokens)), _share(weights), valid, places)
 
 
 def refuse_rows(what: str, good: np.ndarray) -> None:
@@ -108,6 +109,12 @@ def refuse_rows(what: str, good: np.ndarray) -> None:
     if rows:
         named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
         raise ValueError(f"Descriptors: {what} in {len(rows)} of {len(good)} rows: {named}")
+
+
+def _tamed(x: np.ndarray) -> np.ndarray:
+    """Vectors too long to be squared in float32, made shorter; the rest as they are."""
+    largest = np.abs(x).max(axis=-1, keepdims=True, initial=0)
+    return np.where(largest > 1e15, x / np.maximum(largest, 1), x)
 
 
 def _unit(x: Any) -> Any:

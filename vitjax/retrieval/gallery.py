@@ -1,5 +1,6 @@
 """Descriptors of any number of images on a disk or in an object store, never all of them in memory."""
 
+import itertools
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -166,6 +167,8 @@ class Gallery:
         """
         found: Descriptors = parallel.fetch(descriptors)
         stored.check(found)
+        if reached is not None and reached < 0:
+            raise ValueError(f"Gallery.add: reached is {reached}; it must be 0 or more")
         packed, old, rows = image_ids.pack(ids, len(found)), self._content, len(self) + len(found)
         new = replace(old, rows=rows, reached=rows if reached is None else reached)
         if len(found):
@@ -288,7 +291,10 @@ class Gallery:
         return search_stream(queries, reader, k, exclude=exclude, mesh=mesh)
 
     def ids(self, rows: Any = None) -> list[Any]:
-        """Ids of some rows, in their order; None: of all. A row of -1, the padding of `search`, has None."""
+        """Ids of some rows, in their order; None: of all. A row of -1, the padding of `search`, has None.
+
+        Rows (q, k), as `search` gives them, have a list for each query.
+        """
 
         def read(name: str, rows: Rows) -> np.ndarray:
             return self._reading((name,), rows).result()[name]
@@ -298,6 +304,9 @@ class Gallery:
         if rows is None or isinstance(rows, slice):
             return image_ids.unpack(self._content.ids, read, self._checked(rows or slice(None)))
         rows = np.asarray(rows)
+        if rows.ndim == 2:
+            flat = iter(self.ids(rows.ravel()))
+            return [list(itertools.islice(flat, rows.shape[1])) for _ in rows]
         real = rows != -1
         found = iter(image_ids.unpack(self._content.ids, read, self._checked(rows[real])))
         return [next(found) if there else None for there in real]

@@ -36,6 +36,8 @@ def pack(ids: Sequence[Any] | np.ndarray | None, count: int) -> PackedIds:
     blank = np.zeros(0, np.int64)
     if ids is None:
         return PackedIds("none", blank, blank, blank.astype(np.uint8))
+    if isinstance(ids, str):
+        raise ValueError(f"Gallery.add: ids is one text, {ids!r}; give a list with a text for each image")
     plain: list[Any] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     if len(plain) != count:
         raise ValueError(f"Gallery.add: {len(plain)} ids for {count} images; give one each")
@@ -71,6 +73,8 @@ def unpack(kind: str, read: Callable[[str, Rows], np.ndarray], rows: Rows) -> li
         return index.tolist()
     ends = read(ENDS, rows)
     starts = np.where(index > 0, read(ENDS, np.maximum(index - 1, 0)), 0)
+    if (starts == ends).all():  # of nothing but empty texts nothing is stored
+        return [""] * len(index)
     if isinstance(rows, slice):  # texts of rows that follow each other do so as well
         text = read(TEXT, slice(int(starts[0]), int(ends[-1])))
     else:

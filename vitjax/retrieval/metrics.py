@@ -68,9 +68,14 @@ def retrieval_metrics(
             f"retrieval_metrics: definition is {definition!r}, on_short is {on_short!r}; "
             f"they must be one of {DEFINITIONS} and one of {ON_SHORT}"
         )
-    _check(index, len(own), len(labels), "retrieval_metrics")
+    _check(index, len(own), len(labels), ks, "retrieval_metrics")
     if not len(labels):
         raise ValueError("retrieval_metrics: the gallery is empty")
+    if ref_includes_query and (index >= 0).all(axis=1).any() and index.shape[1] >= len(labels):
+        raise ValueError(
+            "retrieval_metrics: ref_includes_query is True, but a ranking holds the whole gallery, the query "
+            "included; leave it out: search(..., exclude=...)"
+        )
     relevant = _class_sizes(own, labels)
     if ref_includes_query and definition == "musgrave":
         relevant = relevant - 1
@@ -144,7 +149,7 @@ def _class_sizes(own: np.ndarray, labels: np.ndarray) -> Int[np.ndarray, " q"]:
     return np.where(names[place] == own, sizes[place], 0)
 
 
-def _check(index: np.ndarray, queries: int, gallery: int | None, where: str) -> None:
+def _check(index: np.ndarray, queries: int, gallery: int | None, ks: Sequence[int], where: str) -> None:
     if index.ndim != 2 or len(index) != queries or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
             f"{where}: the ranking is {index.dtype} of shape {index.shape} for {queries} queries; "
@@ -155,6 +160,14 @@ def _check(index: np.ndarray, queries: int, gallery: int | None, where: str) -> 
             f"{where}: the ranking holds rows {index.min()} to {index.max()}; "
             f"the gallery has {gallery} rows, and -1 is padding"
         )
+    if min(ks, default=1) < 1:
+        raise ValueError(f"{where}: ks holds {min(ks)}; each must be at least 1")
+    for start in range(0, len(index), _ROWS):
+        ordered = np.sort(index[start : start + _ROWS], axis=1)
+        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
+        if twice.any():
+            query = start + int(twice.argmax())
+            raise ValueError(f"{where}: the ranking of query {query} holds a row of the gallery twice")
 
 
 def relevance_metrics(
@@ -185,7 +198,7 @@ def relevance_metrics(
         ValueError: shapes that do not fit, or a ranking shorter than k.
     """
     index = np.asarray(index)
-    _check(index, len(positives), None, "relevance_metrics")
+    _check(index, len(positives), None, ks, "relevance_metrics")
     if max(ks, default=1) > index.shape[1]:
         raise ValueError(f"relevance_metrics: k is {max(ks)}, but the ranking has {index.shape[1]} columns")
     hits = _hits(index, positives)

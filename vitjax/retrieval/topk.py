@@ -76,15 +76,22 @@ def checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points (q, d) and rows to leave out (q, e) on the host; raises ValueError for impossible searches."""
     points = np.asarray(_rows(queries), np.float32)
+    if points.ndim != 2:
+        raise ValueError(f"search: queries have shape {points.shape}; expected (queries, d)")
     q = len(points)
     if not q or not n:
         raise ValueError(f"search: {q} queries and {n} gallery rows; there must be at least one of each")
     if points.shape[1] != d:
         raise ValueError(f"search: queries have length {points.shape[1]}, gallery rows {d}")
-    if k < 1:
-        raise ValueError(f"search: k is {k}; it must be at least 1")
-    out = np.full((q, 1), -1) if exclude is None else np.asarray(exclude).reshape(q, -1)
-    return points, out.astype(np.int32)
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"search: k is {k}; it must be a whole number of at least 1")
+    out = np.full((q, 1), -1) if exclude is None else np.asarray(exclude)
+    if len(out) != q or not np.issubdtype(out.dtype, np.integer) or out.min(initial=0) < -1:
+        raise ValueError(
+            f"search: exclude is {out.dtype} {out.shape} for {q} queries; give rows of the gallery, one or "
+            "several for each, -1 = none"
+        )
+    return points, np.where(out < n, out, -1).reshape(q, -1).astype(np.int32)
 
 
 def query_block(q: int) -> int:
@@ -103,8 +110,11 @@ def _rows(x: Descriptors | Array | np.ndarray) -> Array | np.ndarray:
 
 
 def _valid(gallery: Descriptors | Array | np.ndarray, valid: Array | np.ndarray | None) -> Array | np.ndarray:
+    n = len(_rows(gallery))
+    if valid is not None and np.shape(valid) != (n,):
+        raise ValueError(f"search: valid has shape {np.shape(valid)}; expected ({n},)")
     if not isinstance(gallery, Descriptors):
-        return np.ones(gallery.shape[0], bool) if valid is None else valid
+        return np.ones(n, bool) if valid is None else valid
     real = gallery.valid.any(axis=1)
     return real if valid is None else real & valid
 
