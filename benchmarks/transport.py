@@ -17,7 +17,8 @@ the query. Marginals are uniform.
 
 On a CPU every core is a device (`--devices`) and pairs are cut over them, for all that runs in JAX; torch has
 as many threads. The contenders take turns, and each figure is the median over rounds: other work on the
-machine hits all of them alike. Compile time is apart.
+machine hits all of them alike; a slow one leaves the tokens out of the cache for the next, which costs the
+floor most. Compile time is apart.
 """
 
 import argparse
