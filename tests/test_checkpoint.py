@@ -116,6 +116,14 @@ def test_the_state_of_another_model_is_refused_by_name(saved):
         Checkpoints(saved, keep=2).load(3, wanted)
 
 
+def test_the_state_of_another_optimiser_is_not_said_to_be_of_another_model(tmp_path):
+    saves = Checkpoints(tmp_path, keep=2)
+    saves.save(1, {"opt": {"mu": jnp.zeros(2)}}, {})
+    saves.wait()
+    with pytest.raises(CheckpointError, match=r"another optimiser: opt\.mu is \[\[2\], 'float32'\] in it"):
+        saves.load(1, like({"opt": {"mu": jnp.zeros(3)}}))
+
+
 def test_a_save_that_fails_is_never_the_latest_and_the_next_one_counts(tmp_path):
     saves = Checkpoints(tmp_path, keep=3)
     large = {"noise": jax.random.normal(jax.random.key(0), (200, 200))}

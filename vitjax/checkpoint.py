@@ -134,8 +134,9 @@ class Checkpoints:
         ]
         if different:
             name = different[0]
+            other = "optimiser" if all(name.startswith("opt.") for name in different) else "model"
             raise CheckpointError(
-                f"checkpoint of step {step} in {self.root} is of another model: {name} is "
+                f"checkpoint of step {step} in {self.root} is of another {other}: {name} is "
                 f"{manifest['shapes'].get(name, 'not there')} in it and {asked.get(name, 'not there')} now "
                 f"({len(different)} leaves differ); use the config it was made with, or another --workdir"
             )

@@ -71,3 +71,8 @@ def test_the_first_update_is_adams_sign_plus_decay():
     fc1 = updates["blocks_0"]["mlp"]["fc1"]
     np.testing.assert_allclose(fc1["bias"], 1, rtol=1e-5)
     np.testing.assert_allclose(fc1["kernel"], 1 + 0.5, rtol=1e-5)
+
+
+def test_a_run_may_go_on_with_another_clip():
+    states = [jax.eval_shape(make_optimizer(OptimConfig(clip=clip)).init, PARAMS) for clip in (0.0, 1.0)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])

@@ -17,10 +17,12 @@ Rates = Callable[[Int32[Array, ""]], Any]
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Adam with decoupled weight decay, before the learning rate (see `make_rates`)."""
-    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    """Adam with decoupled weight decay, before the learning rate (see `make_rates`).
+
+    The state has the same leaves with and without `clip`, so that a run may go on with another one.
+    """
     return optax.chain(
-        *clip,
+        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         optax.scale_by_adam(config.beta1, config.beta2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
     )
