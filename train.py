@@ -85,7 +85,7 @@ def main(config: TrainConfig, workdir: str) -> None:
         results = train(config, out, stop)
         if writes:
             print(json.dumps(record.plain(results), allow_nan=False))
-        if stop.busy:  # a compilation that cannot be interrupted: the interpreter would wait for it
+        if stop.busy:  # a compilation or a read that cannot be interrupted: the interpreter would wait
             sys.stdout.flush()
             os._exit(0)
 
@@ -104,7 +104,7 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     if start < run.steps or notes.get("evaluated") != start:
         run = stop.unless(lambda: compiled(run, state)) or run
         parallel.wait_for_all("compiled")
-        with contextlib.closing(run.feed.steps(start, run.steps)) as rows:
+        with contextlib.closing(run.feed.steps(start, run.steps, stop.now)) as rows:
             state, notes = loop(
                 config, out, run, state, notes, rows, saves=saves, stop=stop, log=log, pace=pace
             )
@@ -156,7 +156,10 @@ def loop(
             return state, notes | (look(metrics, run, saves, out) if metrics else {})
         profile(config, out, step - start, run.steps - start)
         with pace.waiting():
-            batch = parallel.shard_batch(next(rows), run.mesh)
+            if (read := next(rows, None)) is None:  # told to stop while the pictures do not come
+                stop.busy = True
+                return state, notes | (look(metrics, run, saves, out) if metrics else {})
+            batch = parallel.shard_batch(read, run.mesh)
         with jax.transfer_guard("disallow"):
             before = metrics
             state, metrics = run.update(state, batch, run.teacher)

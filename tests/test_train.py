@@ -299,6 +299,21 @@ def test_a_signal_to_the_whole_group_of_processes_stops_the_run_saved(undisturbe
     assert json.loads(out.splitlines()[-1])["step"] == last_saved(tmp_path) < STEPS
 
 
+@pytest.mark.slow
+def test_told_to_stop_while_pictures_do_not_come_a_run_exits_0_saved(tmp_path):
+    process = start(tmp_path, "--config.data.processes=1", "--config.steps=9999")
+    wait_for_step(tmp_path, 3, process)
+    (reader,) = data_processes(process.pid)
+    os.kill(reader, signal.SIGSTOP)
+    time.sleep(3)  # what was read ahead is used up
+    process.send_signal(signal.SIGTERM)
+    told = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert time.monotonic() - told < 10
+    assert json.loads(out.splitlines()[-1])["step"] == last_saved(tmp_path)
+
+
 def data_processes(parent: int) -> list[int]:
     """Processes that read pictures for a run."""
     mine = [p for p in pathlib.Path("/proc").glob("[0-9]*") if f"PPid:\t{parent}\n" in _text(p / "status")]

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +97,20 @@ def test_pictures_that_do_not_come_stop_the_run_and_say_at_which_step():
     one.source.read = lambda i: gone.wait() and read(i) if i == one.index(2)[0] else read(i)
     with pytest.raises(StoppedFeed, match=r"step 2 do not come: .* 0 s, config.data.patience"):
         list(one.steps(0, 12))
+    gone.set()
+
+
+def test_told_to_stop_while_pictures_do_not_come_there_are_no_more():
+    gone, asked = threading.Event(), threading.Event()
+    one = feed(patience=60.0)
+    read = one.source.read
+    one.source.read = lambda i: gone.wait() and read(i) if i == one.index(2)[0] else read(i)
+    rows = one.steps(0, 12, asked.is_set)
+    next(rows), next(rows)
+    threading.Timer(0.3, asked.set).start()
+    told = time.monotonic()
+    assert list(rows) == []
+    assert time.monotonic() - told < 5
     gone.set()
 
 

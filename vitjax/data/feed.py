@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from vitjax.data.sources import ImageSource
 Augment = Callable[[Image.Image, np.random.Generator], UInt8[np.ndarray, "h w 3"]]
 
 _AHEAD = 2  # batches per thread that are made before they are asked for
+_LOOK = 0.5  # seconds between looks at whether to stop while none comes
 _TRIES = 20  # other pictures that take a bad one's place
 
 
@@ -158,14 +160,19 @@ class Feed:
             labels.append(self._label(found))
         return TrainBatch(np.stack(images), np.array(labels, np.int32), np.array(index, np.int32)), bad
 
-    def steps(self, start: int, stop: int) -> Generator[TrainBatch, None, None]:
-        """Batches of the steps from `start` on, made in threads before they are asked for; see `_steps`."""
-        while start < stop:
+    def steps(
+        self, start: int, stop: int, stopped: Callable[[], bool] = lambda: False
+    ) -> Generator[TrainBatch, None, None]:
+        """Batches of the steps from `start` on, made in threads before they are asked for; see `_steps`.
+
+        Where none comes and `stopped()` holds there are no more; a thread may then wait on, for ever.
+        """
+        while start < stop and not stopped():
             end = min(stop, self.chosen.end(start)) if self.chosen else stop
-            yield from self._steps(start, end)
+            yield from self._steps(start, end, stopped)
             start = end
 
-    def _steps(self, start: int, stop: int) -> Generator[TrainBatch, None, None]:
+    def _steps(self, start: int, stop: int, stopped: Callable[[], bool]) -> Generator[TrainBatch, None, None]:
         """Batches of steps whose rows are known.
 
         Raises:
@@ -186,7 +193,10 @@ class Feed:
         reader, waiter = iter(made), concurrent.futures.ThreadPoolExecutor(1, "feed")
         try:
             for step in range(start, stop):
-                batch, bad = self._next(reader, waiter, step)
+                found = self._next(reader, waiter, step, stopped)
+                if found is None:
+                    return  # to close would wait for what does not come
+                batch, bad = found
                 self._note(bad)
                 yield batch
         except StoppedFeed:
@@ -199,10 +209,18 @@ class Feed:
         finally:
             waiter.shutdown(wait=False)
 
-    def _next(self, reader: Iterator[Any], waiter: concurrent.futures.Executor, step: int) -> Any:
-        """The next batch, or an error where none comes: grain itself would wait for ever."""
+    def _next(
+        self,
+        reader: Iterator[Any],
+        waiter: concurrent.futures.Executor,
+        step: int,
+        stopped: Callable[[], bool],
+    ) -> Any:
+        """The next batch; None or, after all patience, an error where none comes: grain waits for ever."""
         coming = waiter.submit(next, reader)
-        concurrent.futures.wait([coming], self.patience)
+        end = time.monotonic() + self.patience
+        while not (coming.done() or stopped()) and (left := end - time.monotonic()) > 0:
+            concurrent.futures.wait([coming], min(left, _LOOK))
         reason = f"no picture came for {self.patience:.0f} s, config.data.patience; is their disk there?"
         try:
             if coming.done():
@@ -214,6 +232,8 @@ class Feed:
         for child in multiprocessing.active_children():
             if child.name.startswith("grain"):
                 child.kill()  # one that is stuck would outlive this process
+        if stopped():
+            return None
         raise StoppedFeed(
             f"the pictures of step {step} do not come: {reason} The same command goes on from the last "
             "checkpoint."

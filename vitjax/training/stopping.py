@@ -33,7 +33,7 @@ class Stop:
 
     Attributes:
         reason: name of the signal; "" = go on.
-        busy: work of `unless` is still going on in its thread; the process must end by `os._exit`.
+        busy: what cannot be interrupted still goes on in a thread; the process must end by `os._exit`.
     """
 
     def __init__(self) -> None:
