@@ -111,7 +111,7 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     step = int(state.step)
     if stop.reason:
         say(f"{stop.reason}: saving step {step}; the same command goes on from there")
-    saves.save(step, state, notes)
+    saves.save(step, state, notes, prune=notes.get("train_loss") is not None)
     saves.wait()
     if not stop.reason:
         export(out / "last.safetensors", state)
@@ -153,12 +153,12 @@ def loop(
         if run.renew is not None:
             run.renew(step, state.evaluated, stop.now)
         if stop.asked(step):
-            return state, notes | (look(metrics, run, saves, out) if metrics else {})
+            return state, notes | (look(config, metrics, run, saves, out) if metrics else {})
         profile(config, out, step - start, run.steps - start)
         with pace.waiting():
             if (read := next(rows, None)) is None:  # told to stop while the pictures do not come
                 stop.busy = True
-                return state, notes | (look(metrics, run, saves, out) if metrics else {})
+                return state, notes | (look(config, metrics, run, saves, out) if metrics else {})
             batch = parallel.shard_batch(read, run.mesh)
         with jax.transfer_guard("disallow"):
             before = metrics
@@ -170,12 +170,12 @@ def loop(
         if not (logs or evaluates or keeps):
             continue
         saves.check()
-        notes.update(look(metrics, run, saves, out))
+        notes.update(look(config, metrics, run, saves, out))
         if logs:
             write_line(log, run, done, jax.device_get(metrics), pace.lap())
         if evaluates:
             measure(done)
-        if keeps and not stop.reason:
+        if keeps and not stop.reason and notes["train_loss"] is not None:
             saves.save(done, state, notes)
     return state, notes
 
@@ -277,28 +277,47 @@ def compiled(run: Run, state: State) -> Run:
     return replace(run, update=update, evaluation=evaluation)
 
 
-def look(metrics: dict[str, Any], run: Run, saves: Checkpoints, out: pathlib.Path) -> dict[str, Any]:
-    """What is noted of a step; raises where more steps than allowed were not finite.
+def look(
+    config: TrainConfig, metrics: dict[str, Any], run: Run, saves: Checkpoints, out: pathlib.Path
+) -> dict[str, Any]:
+    """What is noted of a step, its loss None where it was left out.
 
     Raises:
-        UserError: with the step, its pictures, and the last good checkpoint.
+        UserError: more steps than allowed were not finite; with the last of them, its pictures, and the last
+            good checkpoint: one after which a step was finite.
     """
     figures = jax.device_get(metrics)
     bad = int(figures["bad_step"])
     if bad < 0:
-        return {"train_loss": float(figures["loss"]), "skipped": int(figures["skipped"])}
+        finite = np.isfinite(figures["loss"]) and np.isfinite(figures["grad_norm"])
+        return {
+            "train_loss": float(figures["loss"]) if finite else None,
+            "skipped": int(figures["skipped"]),
+        }
     saves.wait()
-    index, latest = run.feed.index(bad), saves.latest()
+    index = run.feed.index(bad)
     names = [run.feed.source.names[i] for i in index]
     if parallel.is_main_process():
         record.write_json(out / "not_finite.json", {"step": bad, "index": index, "names": names})
-    good = "none was saved yet" if latest is None else f"step {latest}"
+    good = last_good(saves, before=bad - config.max_skipped)
     raise program.UserError(
         f"the loss or its gradient was not finite at step {bad} (learning rate {float(run.rate(bad)):.2e}; "
         f"pictures {', '.join(names[:4])}, ...: all are in {out / 'not_finite.json'}); last good checkpoint: "
         f"{good}; lower config.optim.lr, set config.optim.clip, or allow some such steps with "
         "config.max_skipped"
     )
+
+
+def last_good(saves: Checkpoints, *, before: int) -> str:
+    """Says which is the last checkpoint before a step, and that those after it must go first."""
+    steps = saves.steps()
+    good = [step for step in steps if step < before]
+    bad = [str(saves.root / str(step)) for step in steps if step >= before]
+    said = f"step {good[-1]}" if good else "none"
+    if not bad:
+        return said
+    remedy = f"to go on from {said}" if good else "to start anew"
+    return f"{said} (delete {', '.join(bad)}, after which steps were not finite, {remedy})"
 
 
 def write_line(

@@ -143,3 +143,14 @@ def test_a_save_that_fails_is_never_the_latest_and_the_next_one_counts(tmp_path)
         saves.save(step, large, {})
     saves.wait()
     assert saves.steps() == [1, 2, 3]
+
+
+def test_a_state_that_may_be_bad_pushes_no_good_one_out(tmp_path):
+    saves = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        saves.save(step, state(step), {}, prune=step != 3)
+    saves.wait()
+    assert saves.steps() == [1, 2, 3]
+    saves.save(4, state(4), {})
+    saves.wait()
+    assert saves.steps() == [3, 4]

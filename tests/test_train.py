@@ -367,19 +367,22 @@ def test_places_are_learned_from_a_teachers_vectors_and_hard_negatives_and_a_run
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_with_step_pictures_and_last_good_checkpoint(tmp_path):
-    args = ["--config.optim.lr=1e19", "--config.optim.warmup_epochs=0.4", "--config.checkpoint.every=1"]
+    args = ["--config.optim.lr=1e19", "--config.optim.warmup_epochs=0.2", "--config.checkpoint.every=1"]
     code, out, err = run(tmp_path, *args)
     assert code == 1
     assert out == ""
     said = err.splitlines()[-1]
     assert "not finite at step" in said
     step = int(said.split("at step ")[1].split()[0])
-    assert f"last good checkpoint: step {step}" in said
+    assert f"last good checkpoint: step {step - 1} (delete {tmp_path}/checkpoints/{step}, after" in said
     noted = json.loads((tmp_path / "not_finite.json").read_text())
     assert noted["step"] == step
     assert len(noted["names"]) == 64
     assert noted["names"][0] in said
     assert last_saved(tmp_path) == step
+    shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    code, _, err = run(tmp_path, "--config.optim.lr=1e-3", f"--config.steps={step + 3}")
+    assert code == 0, err
 
 
 @pytest.mark.slow
@@ -388,6 +391,9 @@ def test_steps_that_are_not_finite_are_left_out_and_counted_where_allowed(tmp_pa
     code, out, err = run(tmp_path, *args)
     assert code == 0, err
     assert 0 < json.loads(out.splitlines()[-1])["steps_skipped"] < STEPS
+    first = next(line["step"] for line in lines(tmp_path) if line.get("skipped"))
+    saved = sorted(int(p.parent.name) for p in tmp_path.glob("checkpoints/*/whole.json"))
+    assert [step for step in saved[:-1] if step >= first] == []  # the last is where the run ended
 
 
 @pytest.mark.slow

@@ -63,13 +63,14 @@ class Checkpoints:
         steps = self.steps()
         return steps[-1] if steps else None
 
-    def save(self, step: int, state: Any, notes: dict[str, Any]) -> None:
+    def save(self, step: int, state: Any, notes: dict[str, Any], *, prune: bool = True) -> None:
         """Starts to write a state; returns once it is copied off the devices.
 
         Args:
             step: its number; nothing happens where that step is there already.
             state: a pytree of arrays.
             notes: plain data kept with it.
+            prune: whether older ones than the last `keep` go; a state that may be bad pushes none out.
 
         Raises:
             CheckpointError: this save, or the one before, could not be written.
@@ -90,7 +91,9 @@ class Checkpoints:
             raise self._failed(step, error) from error
         shapes = {name: [list(x.shape), x.dtype.name] for name, x in leaves.items()}
         self._known.add(step)
-        self._pending = self._thread.submit(self._finish, step, response, sums, shapes, dict(notes))
+        self._pending = self._thread.submit(
+            self._finish, step, response, sums, shapes, dict(notes), prune=prune
+        )
 
     def check(self) -> None:
         """Raises what a save that runs beside has failed with; does not wait."""
@@ -153,7 +156,9 @@ class Checkpoints:
         state = jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
         return state, manifest["notes"]
 
-    def _finish(self, step: int, response: Any, sums: dict, shapes: dict, notes: dict) -> None:
+    def _finish(
+        self, step: int, response: Any, sums: dict, shapes: dict, notes: dict, *, prune: bool
+    ) -> None:
         """Runs beside: waits for orbax, hashes what it wrote, and names it whole."""
         response.result()
         if not self._writes:
@@ -173,7 +178,8 @@ class Checkpoints:
         }
         with replacing(folder / MANIFEST) as file:
             json.dump({"sha256": _hash_of(content), "content": content}, file)
-        self._prune()
+        if prune:
+            self._prune()
 
     def _prune(self) -> None:
         for step in self.steps()[: -self._keep]:

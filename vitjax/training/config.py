@@ -136,7 +136,7 @@ class CheckpointConfig:
     """When the state is saved; the same command goes on from the last one."""
 
     every: int = 1000  # steps
-    keep: int = 2  # last ones that are kept; the best is kept beside
+    keep: int = 2  # last ones that are kept, 2 at least: the next step may show the last to be bad
 
 
 @dataclass(slots=True)
@@ -299,7 +299,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "optim.backbone_lr": (0, None),
     "optim.freeze_epochs": (0, None),
     "checkpoint.every": (1, None),
-    "checkpoint.keep": (1, None),
+    "checkpoint.keep": (2, None),
 }
 
 
