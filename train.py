@@ -191,7 +191,7 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
     recipe = model_input(config)
     learn, held_out = open_sources(config)
     shard, data = (jax.process_index(), jax.process_count()), config.data
-    mining = mine(config, learn, out) if isinstance(learn, Places) else None
+    mining = mine(config, learn, out, say) if isinstance(learn, Places) else None
     feed = Feed(
         learn, Augment(recipe, config.augment), config.batch_size, config.seed,
         workers=data.workers, processes=data.processes, shard=shard,

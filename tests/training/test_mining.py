@@ -45,7 +45,10 @@ def look(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mining(folder: pathlib.Path, photos: Places = PHOTOS, **fields) -> Mining:
-    return Mining(photos, 8, **{"negatives": 2, "every": 3, "pool": 80, "seed": 1, "folder": folder} | fields)
+    return Mining(
+        photos,
+        **{"batch_size": 8, "negatives": 2, "every": 3, "pool": 80, "seed": 1, "folder": folder} | fields,
+    )
 
 
 def test_groups_are_a_query_a_near_photo_and_the_most_alike_of_those_far_away(tmp_path):
@@ -60,6 +63,20 @@ def test_groups_are_a_query_a_near_photo_and_the_most_alike_of_those_far_away(tm
             pool = pool[~PHOTOS.within(query, pool, FAR)]
             like = (look(pool)[0] @ look(np.array([query]))[0][0])[np.isin(pool, negatives)]
             assert (like > 0.999).all()  # the other city's photos of the same metres, and those 60 m away
+
+
+@pytest.mark.parametrize("fields", [{"every": 2}, {"batch_size": 16}, {"negatives": 6}, {"every": 4}])
+def test_rows_chosen_for_other_batches_are_chosen_anew_with_a_word(tmp_path, fields):
+    mining(tmp_path).renew(0, look)
+    mining(tmp_path).renew(3, look)
+    said = []
+    other = mining(tmp_path, say=said.append, **fields)
+    if not (tmp_path / f"{5 // other.every * other.every}.npy").exists():
+        (tmp_path / "3.npy").rename(tmp_path / "4.npy")
+    other.renew(5, look)
+    assert len(other.index(5)) == other.batch_size
+    assert other.index(5).reshape(-1, other.group)[:, 0].max() < PHOTOS.queries
+    assert ["4.npy" in line or "3.npy" in line for line in said] == [True]
 
 
 def test_a_run_that_goes_on_between_two_choices_sees_what_it_would_have_seen(tmp_path):

@@ -31,6 +31,7 @@ class Mining:
         seed: of what is drawn.
         folder: where choices are kept.
         writes: whether this process is the one that does.
+        say: prints a line for people.
     """
 
     photos: Places
@@ -41,6 +42,7 @@ class Mining:
     seed: int
     folder: pathlib.Path
     writes: bool = True
+    say: Callable[[str], None] = print
     _base: int = -1
     _table: Int32[np.ndarray, "steps b"] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
 
@@ -74,8 +76,9 @@ class Mining:
         if base == self._base:
             return
         path = self.folder / f"{base}.npy"
-        if step > base and path.is_file():  # the run goes on in between
-            self._table = np.load(path, allow_pickle=False)
+        table = self._read(path) if step > base else None  # the run goes on in between
+        if table is not None:
+            self._table = table
         else:
             table = self._choose(base, embed)
             if table is None:
@@ -98,6 +101,18 @@ class Mining:
             return i
         gap = np.linalg.norm(self.photos.places[same] - self.photos.places[i][None], axis=1)
         return int(same[gap.argmin()])
+
+    def _read(self, path: pathlib.Path) -> Int32[np.ndarray, "steps b"] | None:
+        """What was chosen; None where nothing was, or for batches of another kind."""
+        if not path.is_file():
+            return None
+        table = np.load(path, allow_pickle=False)
+        if table.shape == (self.every, self.batch_size) and (table < len(self.photos)).all():
+            queries = table.reshape(self.every, -1, self.group) < self.photos.queries
+            if queries[..., 0].all() and not queries[..., 1:].any():
+                return table
+        self.say(f"{path} was chosen for other batches: what a step compares is chosen anew")
+        return None
 
     def _choose(self, base: int, embed: Embed) -> Int32[np.ndarray, "steps b"] | None:
         draw = np.random.default_rng([self.seed, base, self.negatives])

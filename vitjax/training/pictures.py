@@ -81,12 +81,12 @@ def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
     return np.array([number[name] for name in held_out.class_names], np.int32)[held_out.labels]
 
 
-def mine(config: TrainConfig, learn: Places, out: pathlib.Path) -> Mining:
+def mine(config: TrainConfig, learn: Places, out: pathlib.Path, say: Callable[[str], None]) -> Mining:
     """What chooses queries, photos of their places and hard negatives."""
     wanted = config.distill
     return Mining(
         learn, config.batch_size, wanted.negatives, wanted.mine_every, wanted.pool, config.seed,
-        folder=out / "mined", writes=parallel.is_main_process(),
+        folder=out / "mined", writes=parallel.is_main_process(), say=say,
     )  # fmt: skip
 
 
