@@ -36,7 +36,7 @@ from vitjax.starting import start
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
 from vitjax.training.evaluation import Classification, PlaceSearch, Retrieval, make_embed
-from vitjax.training.initial import build, initial, open_teacher, with_metric
+from vitjax.training.initial import build, check_dynamic, initial, open_teacher, with_metric
 from vitjax.training.log import MetricLog
 from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss
 from vitjax.training.pace import Pace
@@ -203,6 +203,7 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
     )
     classes = len(learn.class_names)
     model = build(config, recipe, classes=classes if config.task == "classify" else config.metric.embed_dim)
+    check_dynamic(config, model)
     variables, teacher = initial(config, model, recipe, say)
     if config.task == "metric":
         variables = with_metric(config, model, variables, classes)

@@ -49,6 +49,7 @@ def get_config(arg: str = "") -> TrainConfig:
         config.epochs, config.log_every, config.eval_every = 60.0, 100, 330
         config.model.name, config.model.weights = "deit_small_patch16_224", ""
         config.model.keep_ratio, config.augment.mixup = 0.0, 0.4
+        config.sparsify = SparsifyConfig()
         config.optim = OptimConfig(lr=3e-3, warmup_epochs=3.0, weight_decay=0.1, ema=0.99)
         config.checkpoint.every = 500
     elif arg:

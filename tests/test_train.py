@@ -367,7 +367,7 @@ def test_places_are_learned_from_a_teachers_vectors_and_hard_negatives_and_a_run
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_with_step_pictures_and_last_good_checkpoint(tmp_path):
-    args = ["--config.optim.lr=1e19", "--config.optim.warmup_epochs=0.2", "--config.checkpoint.every=1"]
+    args = ["--config.optim.lr=1e19", "--config.optim.warmup_epochs=0.4", "--config.checkpoint.every=1"]
     code, out, err = run(tmp_path, *args)
     assert code == 1
     assert out == ""

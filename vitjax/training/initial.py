@@ -1,5 +1,7 @@
 """What a run starts from: the model and its weights, and the teacher's."""
 
+import dataclasses
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +34,37 @@ def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
     return models.build(
         wanted.name, img_size=recipe.image_size, num_classes=classes, dtype=wanted.dtype, **sizes
     )
+
+
+def check_dynamic(config: TrainConfig, model: Any) -> None:
+    """Refuses what only a model that learns to drop tokens does, of another; and such a one in other tasks.
+
+    Raises:
+        UserError: with the fields, and the name of the model that was perhaps meant.
+    """
+    if is_dynamic(model):
+        if config.task != "classify":
+            raise program.UserError(
+                f"config.model.name {config.model.name!r} learns which tokens to drop from a teacher's classes, "
+                f"which config.task {config.task!r} has not; choose a plain model, or 'classify'"
+            )
+        return
+    fields = ["model.keep_ratio", *(f"sparsify.{f.name}" for f in dataclasses.fields(config.sparsify))]
+    if config.task == "classify":
+        fields += ["optim.freeze_epochs", "optim.backbone_lr"]
+    usual = TrainConfig()
+    other = [name for name in fields if (get := operator.attrgetter(name))(config) != get(usual)]
+    if other:
+        raise program.UserError(
+            f"config.{', config.'.join(other)}: only of a model that learns to drop tokens, which "
+            f"config.model.name {config.model.name!r} does not; leave {'it' if len(other) == 1 else 'them'} "
+            f"as usual, or name {_dynamic_name(config.model.name)}"
+        )
+
+
+def _dynamic_name(name: str) -> str:
+    known = [x for x in models.list_models() if x.startswith("dynamic") and x.endswith(name)]
+    return repr(known[0]) if known else "one of the models 'dynamicvit_*' or 'dynamicswin_*'"
 
 
 def initial(
