@@ -36,7 +36,7 @@ from vitjax.starting import start
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
 from vitjax.training.evaluation import Classification, PlaceSearch, Retrieval, make_embed
-from vitjax.training.initial import build, check_dynamic, initial, open_teacher, with_metric
+from vitjax.training.initial import build, check_dynamic, embedding_width, initial, open_teacher, with_metric
 from vitjax.training.log import MetricLog
 from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss
 from vitjax.training.pace import Pace
@@ -206,10 +206,11 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
     check_dynamic(config, model)
     variables, teacher = initial(config, model, recipe, say)
     if config.task == "metric":
-        variables = with_metric(config, model, variables, classes)
+        variables = with_metric(config, model, variables, recipe, classes)
         loss = make_metric_loss(model, config.metric)
     elif config.task == "distill":
-        guide, teacher, change = open_teacher(config, recipe, len(learn))
+        width = embedding_width(model, variables, recipe)
+        guide, teacher, change = open_teacher(config, recipe, len(learn), width)
         loss = make_distill_loss(model, guide, change, config.distill)
     else:
         loss = make_loss(model, config.sparsify)

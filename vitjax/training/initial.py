@@ -16,9 +16,11 @@ from vitjax.backbone import dense
 from vitjax.data.transforms import Preprocess, preprocess
 from vitjax.training import optim
 from vitjax.training.config import TrainConfig
-from vitjax.training.losses import is_dynamic, metric_start
+from vitjax.training.losses import embedding_of, is_dynamic, metric_start
 from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.weights import WeightsError, load_with_report
+
+_HOW_WIDE = "; config.metric.embed_dim sets how many, 0 = those of the pooled feature"
 
 
 def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
@@ -45,8 +47,8 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
     if is_dynamic(model):
         if config.task != "classify":
             raise program.UserError(
-                f"config.model.name {config.model.name!r} learns which tokens to drop from a teacher's classes, "
-                f"which config.task {config.task!r} has not; choose a plain model, or 'classify'"
+                f"config.model.name {config.model.name!r} learns what to drop from a teacher's classes, which "
+                f"config.task {config.task!r} has not; choose a plain model, or 'classify'"
             )
         return
     fields = ["model.keep_ratio", *(f"sparsify.{f.name}" for f in dataclasses.fields(config.sparsify))]
@@ -101,33 +103,57 @@ def _is_cut_off(name: str, depth: int) -> bool:
     return bool(depth) and block is not None and int(block[1]) >= depth
 
 
-def with_metric(config: TrainConfig, model: Any, variables: dict, classes: int) -> dict:
+def embedding_width(model: Any, variables: Any, recipe: Preprocess) -> int:
+    """Numbers of a model's embedding; nothing is computed."""
+    blank = jax.ShapeDtypeStruct((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
+    return jax.eval_shape(lambda v, x: embedding_of(model.apply(v, x)), variables, blank).shape[-1]
+
+
+def with_metric(config: TrainConfig, model: Any, variables: dict, recipe: Preprocess, classes: int) -> dict:
     """Variables with what the metric's loss learns beside the model."""
-    width = config.metric.embed_dim or getattr(model, "embed_dim", 0)
+    width = embedding_width(model, variables, recipe)
     start = metric_start(config.metric, classes, width, jax.random.key(config.seed))
     params = variables["params"] | ({"metric": start} if start else {})
     return {**variables, "params": params}
 
 
-def open_teacher(config: TrainConfig, recipe: Preprocess, pictures: int) -> tuple[Any, Any, Renormalise]:
+def open_teacher(
+    config: TrainConfig, recipe: Preprocess, pictures: int, width: int
+) -> tuple[Any, Any, Renormalise]:
     """The teacher of embeddings, None where it is vectors; its variables, and what it does to pixels.
+
+    Args:
+        config: its `distill` names the teacher.
+        recipe: how pictures become input of the student.
+        pictures: number of those to learn from.
+        width: numbers of the student's embedding.
 
     Raises:
         UserError: vectors that are not one for each picture, or of another length than the embedding.
     """
-    wanted, width = config.distill, config.metric.embed_dim
+    wanted = config.distill
     ours = Pixels(recipe.mean, recipe.std)
     if wanted.vectors:
         vectors = np.load(wanted.vectors, allow_pickle=False)
-        if vectors.ndim != 2 or len(vectors) != pictures or width not in (0, vectors.shape[1]):
+        if vectors.shape != (pictures, width):
             raise program.UserError(
                 f"config.distill.vectors has shape {vectors.shape}; expected ({pictures} pictures to learn "
-                f"from, config.metric.embed_dim {width})"
+                f"from, {width} numbers of the embedding{_HOW_WIDE})"
             )
         return None, vectors.astype(np.float32), Renormalise(ours, ours)
-    model = models.build(wanted.name, img_size=recipe.image_size, num_classes=width, dtype=config.model.dtype)
+    model = models.build(
+        wanted.name,
+        img_size=recipe.image_size,
+        num_classes=config.metric.embed_dim,
+        dtype=config.model.dtype,
+    )
     theirs = preprocess(wanted.name)
     variables = load_with_report(wanted.teacher_weights, model)[0]
+    if (found := embedding_width(model, variables, recipe)) != width:
+        raise program.UserError(
+            f"config.distill.name {wanted.name!r} has an embedding of {found} numbers, the model that learns "
+            f"one of {width}{_HOW_WIDE}"
+        )
     return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))
 
 
