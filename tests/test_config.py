@@ -80,6 +80,10 @@ def test_a_value_out_of_range_is_named(part, field, value):
         ("sharding", "fspd"),
         ("model.dtype", "float16"),
         ("optim.lr", float("nan")),
+        ("optim.lr", float("inf")),
+        ("optim.beta1", 1.0),
+        ("optim.beta2", 1.0),
+        ("checkpoint.keep", 1),
         ("optim.accumulate", 3),
         ("data.source", "digit"),
         ("data.train", ""),
@@ -91,6 +95,16 @@ def test_a_value_of_training_out_of_range_is_named(field, value):
     setattr(getattr(config, parts[0]) if parts else config, name, value)
     with pytest.raises(ValueError, match=rf"config\.{field}"):
         training.validate(config)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_no_or_all_classes_held_out_are_refused_where_none_are_given(share):
+    config = training.TrainConfig(task="metric")
+    config.data.train, config.metric.held_out = "here", share
+    with pytest.raises(ValueError, match=r"config\.metric\.held_out"):
+        training.validate(config)
+    config.data.test = "there"
+    training.validate(config)
 
 
 def test_two_ways_to_leave_patches_out_are_one_too_many():

@@ -5,6 +5,7 @@ config file's `get_config` has run.
 """
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 
 from vitjax.config import DTYPES, INTERPOLATIONS, ON_BAD_IMAGE, RESIZE
@@ -212,6 +213,12 @@ def _metric(config: TrainConfig) -> list[str]:
         wrong.append(
             "config.augment.mixup, cutmix and smoothing: mixed pictures have no class; set them to 0"
         )
+    split = config.data.source == "folder" and not config.data.test
+    if split and not 0 < config.metric.held_out < 1:
+        wrong.append(
+            f"config.metric.held_out is {config.metric.held_out}; without config.data.test it must be above "
+            "0 and below 1: some classes are learned, the others held out"
+        )
     if config.optim.accumulate > 1:
         wrong.append("config.optim.accumulate: pictures are compared within a batch; set it to 1")
     return wrong
@@ -290,8 +297,8 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "optim.min_lr": (0, None),
     "optim.warmup_epochs": (0, None),
     "optim.weight_decay": (0, None),
-    "optim.beta1": (0, 1),
-    "optim.beta2": (0, 1),
+    "optim.beta1": (0, 0.999999),
+    "optim.beta2": (0, 0.999999),
     "optim.eps": (0, None),
     "optim.clip": (0, None),
     "optim.accumulate": (1, None),
@@ -309,8 +316,8 @@ def _ranges(config: TrainConfig) -> list[str]:
         value = config
         for part in name.split("."):
             value = getattr(value, part)
-        if not least <= value or (most is not None and not value <= most):  # pyright: ignore[reportOperatorIssue]
-            asked = f"at least {least}" if most is None else f"in [{least}, {most}]"
+        if not least <= value <= (sys.float_info.max if most is None else most):  # pyright: ignore[reportOperatorIssue]
+            asked = f"a finite number, at least {least}" if most is None else f"in [{least}, {most}]"
             wrong.append(f"config.{name} is {value}; it must be {asked}")
     return wrong
 
