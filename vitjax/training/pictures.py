@@ -53,6 +53,11 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
     if config.data.test:
         return learn, FolderSource(config.data.test)
     count = round((1 - config.metric.held_out) * len(learn.class_names))
+    if not 0 < count < len(learn.class_names):
+        raise program.UserError(
+            f"config.metric.held_out {config.metric.held_out} of {len(learn.class_names)} classes leaves "
+            f"{count} to learn from; choose another share, or name other pictures with config.data.test"
+        )
     kept, unseen = range(count), range(count, len(learn.class_names))
     return ClassesSource(learn, kept), ClassesSource(learn, unseen)
 
@@ -79,6 +84,17 @@ def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
             f"held-out class {unknown[0]!r} and {len(unknown) - 1} more are not among the learned"
         )
     return np.array([number[name] for name in held_out.class_names], np.int32)[held_out.labels]
+
+
+def labels_to_find(held_out: ImageSource) -> np.ndarray:
+    """Class of each held-out picture, of which some have another of their class."""
+    labels = np.asarray(held_out.labels)
+    if not held_out.class_names or np.unique(labels, return_counts=True)[1].max() < 2:
+        raise program.UserError(
+            "no two held-out pictures are of one class, so there is nothing to find: put two or more into "
+            "each sub-folder"
+        )
+    return labels
 
 
 def mine(config: TrainConfig, learn: Places, out: pathlib.Path, say: Callable[[str], None]) -> Mining:
