@@ -40,7 +40,7 @@ from vitjax.training.initial import build, check_dynamic, embedding_width, initi
 from vitjax.training.log import MetricLog
 from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss
 from vitjax.training.pace import Pace
-from vitjax.training.pictures import labels_like, mine, model_input, open_sources, renewal
+from vitjax.training.pictures import labels_like, labels_to_find, mine, model_input, open_sources, renewal
 from vitjax.training.pixels import Pixels
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
@@ -198,6 +198,7 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
         on_bad_image=data.on_bad_image, bad_limit=data.bad_limit, patience=data.patience,
         per_class=0 if config.task == "classify" or mining else config.metric.per_class, chosen=mining,
     )  # fmt: skip
+    steps = count_steps(config, feed.steps_per_epoch)
     rest = batches(
         held_out, recipe, config.batch_size, workers=data.workers, on_bad_image=data.on_bad_image, shard=shard
     )
@@ -214,7 +215,6 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
         loss = make_distill_loss(model, guide, change, config.distill)
     else:
         loss = make_loss(model, config.sparsify)
-    steps = config.steps or round(config.epochs * feed.steps_per_epoch)
     tx = optim.make_optimizer(config.optim)
     rate, rates = optim.make_rates(
         config.optim, variables["params"],
@@ -237,13 +237,28 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
         evaluation = PlaceSearch(rest, held_out, mesh, embed)
         renew = renewal(config, mining, embed, recipe, mesh, say)
     elif config.task != "classify":
-        evaluation = Retrieval.make(model, rest, np.asarray(held_out.labels), mesh, config.metric)
+        evaluation = Retrieval.make(model, rest, labels_to_find(held_out), mesh, config.metric)
     else:
         truth = labels_like(held_out, learn)
         evaluation = Classification.make(model, rest, truth, mesh, places.evaluated)
     every = config.eval_every or feed.steps_per_epoch
     teacher = parallel.replicate(teacher, mesh)
     return Run(feed, evaluation, teacher, mesh, recipe, steps, every, update, rate, renew), state
+
+
+def count_steps(config: TrainConfig, per_epoch: int) -> int:
+    """Steps of the whole run; says where its warm-up does not fit into it."""
+    steps = config.steps or round(config.epochs * per_epoch)
+    if steps < 1:
+        raise program.UserError(
+            f"config.epochs {config.epochs} of {per_epoch} steps is no step; raise it or set config.steps"
+        )
+    if (warmup := round(config.optim.warmup_epochs * per_epoch)) >= steps:
+        say(
+            f"[yellow]config.optim.warmup_epochs is {warmup} steps, the run has {steps}: the learning rate "
+            "rises until its last step[/yellow]"
+        )
+    return steps
 
 
 def resume(saves: Checkpoints, state: State) -> tuple[State, dict[str, Any]]:
@@ -357,7 +372,7 @@ def note_evaluation(
         log.write(done, found)
     score = found[run.evaluation.score]
     noted = {"metrics": found, "evaluated": done}
-    if score < notes.get("best", {"score": 0.0})["score"]:
+    if not score >= notes.get("best", {"score": 0.0})["score"]:  # NaN is never the best
         return noted
     export(out / "best.safetensors", state)
     return noted | {"best": {"step": done, "score": score}}

@@ -154,3 +154,11 @@ def test_a_state_that_may_be_bad_pushes_no_good_one_out(tmp_path):
     saves.save(4, state(4), {})
     saves.wait()
     assert saves.steps() == [3, 4]
+
+
+def test_a_note_that_is_not_a_number_comes_back_as_none(tmp_path):
+    saves = Checkpoints(tmp_path, keep=2)
+    saves.save(1, state(1), {"loss": float("nan"), "metrics": {"accuracy": float("inf")}})
+    saves.wait()
+    assert "NaN" not in (tmp_path / "1" / MANIFEST).read_text()
+    assert saves.load(1, like(state(1)))[1] == {"loss": None, "metrics": {"accuracy": None}}

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from vitjax.files import replacing
+from vitjax.record import plain
 
 MANIFEST = "whole.json"
 _ITEM = "state"
@@ -69,7 +70,7 @@ class Checkpoints:
         Args:
             step: its number; nothing happens where that step is there already.
             state: a pytree of arrays.
-            notes: plain data kept with it.
+            notes: plain data kept with it; a number that is not finite becomes None.
             prune: whether older ones than the last `keep` go; a state that may be bad pushes none out.
 
         Raises:
@@ -171,13 +172,13 @@ class Checkpoints:
         }
         content = {
             "step": step,
-            "notes": notes,
+            "notes": plain(notes),
             "files": files,
             "shapes": shapes,
             "sums": {name: int(x) for name, x in jax.device_get(sums).items()},
         }
         with replacing(folder / MANIFEST) as file:
-            json.dump({"sha256": _hash_of(content), "content": content}, file)
+            json.dump({"sha256": _hash_of(content), "content": content}, file, allow_nan=False)
         if prune:
             self._prune()
 
