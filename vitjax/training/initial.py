@@ -47,8 +47,8 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
     if is_dynamic(model):
         if config.task != "classify":
             raise program.UserError(
-                f"config.model.name {config.model.name!r} learns what to drop from a teacher's classes, which "
-                f"config.task {config.task!r} has not; choose a plain model, or 'classify'"
+                f"config.model.name {config.model.name!r} learns what to drop from a teacher's classes, "
+                f"which config.task {config.task!r} has not; choose a plain model, or 'classify'"
             )
         return
     fields = ["model.keep_ratio", *(f"sparsify.{f.name}" for f in dataclasses.fields(config.sparsify))]
