@@ -95,7 +95,7 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     began, writes = time.perf_counter(), parallel.is_main_process()
     note_run(config, out)
     saves = Checkpoints(out / "checkpoints", keep=config.checkpoint.keep, writes=writes)
-    run, state = prepare(config, out)
+    run, state = prepare(config, out, fresh=saves.latest() is None)
     state, notes = resume(saves, state)
     start = int(state.step)
     kept = -1 if saves.latest() is None else start
@@ -180,8 +180,11 @@ def loop(
     return state, notes
 
 
-def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
-    """Opens the data, builds the model and its teacher, and makes the state before the first step."""
+def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run, State]:
+    """Opens the data, builds the model and its teacher, and makes the state before the first step.
+
+    Where the run is not `fresh` the state's numbers are not those of its beginning: a checkpoint follows.
+    """
     mesh = parallel.make_mesh()
     if config.batch_size % (mesh.size * config.optim.accumulate):
         raise program.UserError(
@@ -205,7 +208,7 @@ def prepare(config: TrainConfig, out: pathlib.Path) -> tuple[Run, State]:
     classes = len(learn.class_names)
     model = build(config, recipe, classes=classes if config.task == "classify" else config.metric.embed_dim)
     check_dynamic(config, model)
-    variables, teacher = initial(config, model, recipe, say)
+    variables, teacher = initial(config, model, recipe, say, fresh=fresh)
     if config.task == "metric":
         variables = with_metric(config, model, variables, recipe, classes)
         loss = make_metric_loss(model, config.metric)

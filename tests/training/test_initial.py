@@ -6,10 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitjax.backbone import dense as dense_of
 from vitjax.program import UserError
 from vitjax.training.config import DistillConfig, StudentConfig, TrainConfig
-from vitjax.training.initial import build, check_dynamic, open_teacher, with_metric
+from vitjax.training.initial import build, check_dynamic, initial, open_teacher, with_metric
 from vitjax.training.pictures import model_input
+from vitjax.weights import WeightsError
+from vitjax.weights.write import write_weights
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CONFIGS = sorted(p.stem for p in ROOT.glob("configs/*.py") if "-> TrainConfig" in p.read_text())
@@ -89,3 +92,51 @@ def test_vectors_must_be_one_for_each_picture_as_long_as_the_embedding(tmp_path,
         return
     with pytest.raises(UserError, match=r"expected \(7 pictures to learn from, 16 numbers of the embedding"):
         open_teacher(config, model_input(config), 7, 16)
+
+
+def dynamic(tmp_path, *, blocks: int = 4, **fields) -> tuple[TrainConfig, str]:
+    """A config of a small dynamic model of 4 blocks, and the weights of a dense one of so many."""
+    small = {"img_size": 8, "patch_size": 2, "embed_dim": 12, "num_heads": 2, "depth": 4}
+    config = dense("dynamicvit_deit_small_patch16_224", **small | fields)
+    config.model.depth, depth = blocks, config.model.depth
+    recipe = model_input(config)
+    model = dense_of(build(config, recipe, classes=3))
+    config.model.depth = depth
+    blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3))
+    write_weights(tmp_path / "dense.safetensors", jax.jit(model.init)(jax.random.key(0), blank), {})
+    return config, str(tmp_path / "dense.safetensors")
+
+
+def started(config: TrainConfig, **fields) -> tuple[dict, dict]:
+    recipe = model_input(config)
+    return initial(config, build(config, recipe, classes=3), recipe, lambda _: None, **fields)
+
+
+def test_of_weights_of_more_blocks_a_dynamic_model_and_its_teacher_take_the_first(tmp_path):
+    config, config.model.weights = dynamic(tmp_path, blocks=5)
+    variables, teacher = started(config)
+    ours, theirs = (tree["params"]["blocks_3"]["mlp"] for tree in (variables, teacher))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert "blocks_4" not in teacher["params"]
+
+
+def test_weights_that_do_not_fit_the_teacher_are_said_to_be_the_teachers(tmp_path):
+    config, file = dynamic(tmp_path)
+    config.model.weights = file
+    write_weights(tmp_path / "dynamic.safetensors", started(config)[0], {})
+    config.model.weights = str(tmp_path / "dynamic.safetensors")
+    with pytest.raises(WeightsError, match=r"dense teacher .config\.sparsify\.teacher.*unexpected"):
+        started(config)
+    config.sparsify.teacher = file
+    started(config)
+
+
+def test_where_a_checkpoint_follows_the_weights_need_not_be_there(tmp_path):
+    config, config.sparsify.teacher = dynamic(tmp_path)
+    config.model.weights = config.sparsify.teacher
+    before, _ = started(config)
+    config.model.weights = str(tmp_path / "gone.safetensors")
+    variables, teacher = started(config, fresh=False)
+    like = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (before, variables)]
+    assert like[0] == like[1]
+    assert teacher["params"]["blocks_0"]["mlp"]["fc1"]["kernel"].any()

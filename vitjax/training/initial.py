@@ -18,7 +18,7 @@ from vitjax.training import optim
 from vitjax.training.config import TrainConfig
 from vitjax.training.losses import embedding_of, is_dynamic, metric_start
 from vitjax.training.pixels import Pixels, Renormalise
-from vitjax.weights import WeightsError, load_with_report
+from vitjax.weights import LoadReport, WeightsError, load_with_report
 
 _HOW_WIDE = "; config.metric.embed_dim sets how many, 0 = those of the pooled feature"
 
@@ -70,31 +70,59 @@ def _dynamic_name(name: str) -> str:
 
 
 def initial(
-    config: TrainConfig, model: Any, recipe: Preprocess, say: Callable[[str], None]
+    config: TrainConfig,
+    model: Any,
+    recipe: Preprocess,
+    say: Callable[[str], None],
+    *,
+    fresh: bool = True,
 ) -> tuple[dict, Any]:
     """Variables that the model starts from, and those of its teacher; {} where it has none.
 
+    Args:
+        config: names the weights.
+        model: from `build`.
+        recipe: how pictures become input.
+        say: prints a line for people.
+        fresh: False: a checkpoint takes the place of the model's variables, which are 0 until then.
+
     Raises:
-        WeightsError: a file that does not fit the model, in more than the parts that are new in it.
+        WeightsError: a file that does not fit the model, in more than the parts that are new in it; or that
+            does not fit the teacher.
     """
     wanted, source = config.model, config.sparsify.teacher or config.model.weights
-    if wanted.weights:
+    if not fresh:
+        shapes = jax.eval_shape(model.init, jax.random.key(0), _blank(recipe))
+        variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    elif wanted.weights:
         drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
-        variables, report = load_with_report(wanted.weights, model, strict=False, drop_head=drop)
-        missing = [m for m in report.missing if not optim.is_new(m.name)]
-        unexpected = [m for m in report.unexpected if not _is_cut_off(m.name, wanted.depth)]
-        if missing or unexpected or report.mis_shaped:
-            raise WeightsError(str(report))
-        fresh = f"; {len(report.missing)} start at random" if report.missing else ""
-        say(escape(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{fresh}"))
+        variables, report = _load(wanted.weights, model, wanted.depth, drop_head=drop)
+        rest = f"; {len(report.missing)} start at random" if report.missing else ""
+        say(escape(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{rest}"))
     else:
         variables = _random_variables(config, model, recipe)
     if not is_dynamic(model) or config.task != "classify":
         return variables, {}
     if source:
-        return variables, load_with_report(source, dense(model))[0]
+        try:
+            return variables, _load(source, dense(model), wanted.depth)[0]
+        except WeightsError as error:
+            raise WeightsError(
+                "the dense teacher (config.sparsify.teacher names its weights; empty = config.model.weights): "
+                f"{error}"
+            ) from None
     say("[yellow]the teacher is RANDOM; set config.sparsify.teacher or config.model.weights[/yellow]")
     return variables, _random_variables(config, dense(model), recipe)
+
+
+def _load(source: str, model: Any, depth: int, *, drop_head: bool = False) -> tuple[dict, LoadReport]:
+    """Weights of a model, whose new parts start at random; of a file of more blocks, the first ones."""
+    variables, report = load_with_report(source, model, strict=False, drop_head=drop_head)
+    missing = [m for m in report.missing if not optim.is_new(m.name)]
+    unexpected = [m for m in report.unexpected if not _is_cut_off(m.name, depth)]
+    if missing or unexpected or report.mis_shaped:
+        raise WeightsError(str(report))
+    return variables, report
 
 
 def _is_cut_off(name: str, depth: int) -> bool:
@@ -105,8 +133,7 @@ def _is_cut_off(name: str, depth: int) -> bool:
 
 def embedding_width(model: Any, variables: Any, recipe: Preprocess) -> int:
     """Numbers of a model's embedding; nothing is computed."""
-    blank = jax.ShapeDtypeStruct((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
-    return jax.eval_shape(lambda v, x: embedding_of(model.apply(v, x)), variables, blank).shape[-1]
+    return jax.eval_shape(lambda v, x: embedding_of(model.apply(v, x)), variables, _blank(recipe)).shape[-1]
 
 
 def with_metric(config: TrainConfig, model: Any, variables: dict, recipe: Preprocess, classes: int) -> dict:
@@ -159,5 +186,8 @@ def open_teacher(
 
 def _random_variables(config: TrainConfig, model: Any, recipe: Preprocess) -> dict:
     """Initial variables, decided by the seed."""
-    blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
-    return jax.jit(model.init)(jax.random.key(config.seed), blank)
+    return jax.jit(model.init)(jax.random.key(config.seed), _blank(recipe))
+
+
+def _blank(recipe: Preprocess) -> jax.Array:
+    return jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
