@@ -17,12 +17,13 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
+from rich.markup import escape
 
 from vitjax import parallel, record
 from vitjax.checkpoint import Checkpoints, total_bytes
@@ -46,6 +47,7 @@ from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
 from vitjax.weights.write import write_weights
 
+CHANGES = 8  # of a config that are printed
 PROFILE_FROM = 10  # steps after the start: compilation and warm-up are over
 
 
@@ -87,15 +89,17 @@ def main(config: TrainConfig, workdir: str) -> None:
             print(json.dumps(record.plain(results), allow_nan=False))
         if stop.busy:  # a compilation or a read that cannot be interrupted: the interpreter would wait
             sys.stdout.flush()
-            os._exit(0)
+            os._exit(130 if stop.reason == "SIGINT" else 0)
+    if stop.reason == "SIGINT":
+        raise KeyboardInterrupt  # the exit code of a program that the keyboard ended
 
 
 def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[str, Any]:
     """Trains from the last checkpoint on; writes all under `out` and returns what results.json holds."""
     began, writes = time.perf_counter(), parallel.is_main_process()
-    note_run(config, out)
     saves = Checkpoints(out / "checkpoints", keep=config.checkpoint.keep, writes=writes)
     run, state = prepare(config, out, fresh=saves.latest() is None)
+    note_run(config, run.recipe, out)
     state, notes = resume(saves, state)
     start = int(state.step)
     kept = -1 if saves.latest() is None else start
@@ -116,6 +120,8 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     if not stop.reason:
         export(out / "last.safetensors", state)
     results = summarize(config, run, saves, step, notes, stop, pace, time.perf_counter() - began)
+    if step == start:  # no step was taken: what is known of the pace stays
+        results["images_per_second"] = last_pace(out / "results.json")
     if log is not None:
         log.close()
         record.write_json(out / "results.json", results)
@@ -424,20 +430,43 @@ def summarize(
     }
 
 
-def note_run(config: TrainConfig, out: pathlib.Path) -> None:
+def last_pace(path: pathlib.Path) -> float:
+    """Images per second of the run before, as its results say; 0 where nothing is known."""
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["images_per_second"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def note_run(config: TrainConfig, recipe: Preprocess, out: pathlib.Path) -> None:
     """Writes what the run is made of, and says where that differs from its beginning."""
-    path = out / "run.json"
-    now = record.plain(to_dict(config))
+    path, now = out / "run.json", record.plain({"config": to_dict(config), "input": asdict(recipe)})
     if path.exists():
-        then = json.loads(path.read_text(encoding="utf-8"))["config"]
-        changed = sorted(set(flat(now).items()) ^ set(flat(then).items()))
+        then = begun(path)
+        old, new = flat({name: then.get(name, now[name]) for name in now}), flat(now)
+        changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if changed:
-            names = ", ".join(dict.fromkeys(name for name, _ in changed))
-            say(f"[yellow]not the config this run began with: {names}[/yellow]")
+            some = ", ".join(
+                f"{name}: {old.get(name, 'none')} -> {new.get(name, 'none')}" for name in changed[:CHANGES]
+            )
+            more = f", and {len(changed) - CHANGES} more" if len(changed) > CHANGES else ""
+            say(f"[yellow]not what this run began with: {escape(some)}{more}[/yellow]")
         return
     if parallel.is_main_process():
-        whole = {"config": now, "versions": record.versions(), "git_commit": record.git_commit()}
+        whole = now | {"versions": record.versions(), "git_commit": record.git_commit()}
         record.write_json(path, whole | {"device": record.device()})
+
+
+def begun(path: pathlib.Path) -> dict[str, Any]:
+    """What is written of a run's beginning; nothing where it cannot be read, which is said."""
+    try:
+        then = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(then["config"], dict):
+            return then
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    say(f"[yellow]{path} cannot be read: whether the config is the one of the beginning is unknown[/yellow]")
+    return {}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:

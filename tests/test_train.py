@@ -155,21 +155,35 @@ def test_killed_at_twenty_moments_a_run_ends_bit_for_bit_like_an_undisturbed_one
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [5, 22, 24])  # between saves, about the evaluation, at a save
-def test_told_to_stop_a_run_saves_exits_0_and_goes_on_exactly(undisturbed, tmp_path, step):
+@pytest.mark.parametrize(
+    ("step", "number", "code"),  # between saves, about the evaluation, at a save
+    [(5, signal.SIGTERM, 0), (22, signal.SIGTERM, 0), (24, signal.SIGTERM, 0), (5, signal.SIGINT, 130)],
+)
+def test_told_to_stop_a_run_saves_and_goes_on_exactly(undisturbed, tmp_path, step, number, code):
     process = start(tmp_path / "run")
     wait_for_step(tmp_path / "run", step, process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     told = time.monotonic()
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    assert process.returncode == code, err
     assert time.monotonic() - told < 10
     stopped = json.loads(out.splitlines()[-1])
-    assert stopped["stopped"] == "SIGTERM"
+    assert stopped["stopped"] == number.name
     assert step <= stopped["step"] == last_saved(tmp_path / "run") < STEPS
     assert run(tmp_path / "run")[0] == 0
     assert sums(tmp_path / "run") == sums(undisturbed[0])
     assert lines(tmp_path / "run") == lines(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_leaves_no_run_and_a_finished_run_keeps_its_pace(undisturbed, tmp_path):
+    code, _, err = run(tmp_path / "new", "--config.batch_size=4096")
+    assert code == 1, err
+    assert not (tmp_path / "new" / "run.json").exists()
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    code, out, err = run(tmp_path / "run")
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["images_per_second"] == undisturbed[1]["images_per_second"] > 0
 
 
 @pytest.mark.slow

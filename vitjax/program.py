@@ -1,7 +1,8 @@
 """What train.py and eval.py share on the command line: flags, help, and how errors reach a person.
 
 The flags are the field's usual ones (`--config FILE[:arg] --config.a.b=value --workdir DIR`). Exit codes:
-0 done, 1 an error of the user's (one plain line, no traceback), 2 wrong flags. A traceback means a bug.
+0 done, 1 an error of the user's (one plain line, no traceback), 2 wrong flags, 130 stopped by the keyboard.
+A traceback means a bug.
 """
 
 import dataclasses

@@ -5,6 +5,7 @@ import types
 import pytest
 
 import train
+from vitjax.data.transforms import preprocess
 from vitjax.program import UserError
 from vitjax.training.config import TrainConfig
 
@@ -42,3 +43,32 @@ def test_a_score_that_is_not_a_number_is_never_the_best(tmp_path, said, monkeypa
     assert not (tmp_path / "best.safetensors").exists()
     assert best({}, 0.0) == {"step": 1, "score": 0.0}
     assert best({"best": {"step": 0, "score": 0.5}}, 0.6) == {"step": 1, "score": 0.6}
+
+
+def note(out, said: list[str], **fields) -> list[str]:
+    """What is said of a run with these fields."""
+    said.clear()
+    train.note_run(TrainConfig(**fields), preprocess("deit_small_patch16_224"), out)
+    return said
+
+
+def test_another_config_than_at_the_beginning_is_said_with_both_values(tmp_path, said):
+    assert note(tmp_path, said) == note(tmp_path, said) == []
+    (line,) = note(tmp_path, said, seed=3)
+    assert "config.seed: 0 -> 3" in line
+    many = {"epochs": 1.0, "steps": 2, "eval_every": 3, "log_every": 4, "max_skipped": 5, "profile": 6}
+    (line,) = note(tmp_path, said, seed=3, batch_size=7, wandb="[name]", **many)
+    assert line.endswith(", and 1 more[/yellow]")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 3}'])
+def test_a_damaged_beginning_is_said_and_harms_nothing(tmp_path, said, text):
+    (tmp_path / "run.json").write_text(text)
+    (line,) = note(tmp_path, said)
+    assert "cannot be read" in line
+
+
+def test_the_pace_of_a_finished_run_is_known_from_its_results(tmp_path):
+    assert train.last_pace(tmp_path / "results.json") == 0
+    (tmp_path / "results.json").write_text('{"images_per_second": 12.5}')
+    assert train.last_pace(tmp_path / "results.json") == 12.5

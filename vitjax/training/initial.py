@@ -108,8 +108,8 @@ def initial(
             return variables, _load(source, dense(model), wanted.depth)[0]
         except WeightsError as error:
             raise WeightsError(
-                "the dense teacher (config.sparsify.teacher names its weights; empty = config.model.weights): "
-                f"{error}"
+                "the dense teacher (config.sparsify.teacher names its weights; empty = config.model.weights)"
+                f": {error}"
             ) from None
     say("[yellow]the teacher is RANDOM; set config.sparsify.teacher or config.model.weights[/yellow]")
     return variables, _random_variables(config, dense(model), recipe)
