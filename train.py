@@ -273,7 +273,10 @@ def count_steps(config: TrainConfig, per_epoch: int) -> int:
 def resume(saves: Checkpoints, state: State) -> tuple[State, dict[str, Any]]:
     """The last whole checkpoint's state and notes; the given state where there is none."""
     for step in saves.unfinished():
-        say(f"[yellow]the save of step {step} was never finished: it does not count[/yellow]")
+        say(
+            f"[yellow]the save of step {step} was never finished: it does not count, and goes once a later "
+            "one is whole[/yellow]"
+        )
     step = saves.latest()
     if step is None:
         say(f"a checkpoint has {total_bytes(state) / 2**20:.1f} MiB")

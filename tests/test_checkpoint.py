@@ -162,3 +162,14 @@ def test_a_note_that_is_not_a_number_comes_back_as_none(tmp_path):
     saves.wait()
     assert "NaN" not in (tmp_path / "1" / MANIFEST).read_text()
     assert saves.load(1, like(state(1)))[1] == {"loss": None, "metrics": {"accuracy": None}}
+
+
+def test_a_save_that_was_never_finished_goes_once_a_later_one_is_whole(tmp_path):
+    Checkpoints(tmp_path, keep=2)
+    for step in (1, 5):
+        (tmp_path / str(step) / "state").mkdir(parents=True)
+    saves = Checkpoints(tmp_path, keep=2)
+    assert saves.unfinished() == [1, 5]
+    saves.save(3, state(3), {})
+    saves.wait()
+    assert saves.unfinished() == [5]

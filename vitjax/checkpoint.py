@@ -183,6 +183,9 @@ class Checkpoints:
             self._prune()
 
     def _prune(self) -> None:
+        for step in self.unfinished():
+            if step < self.steps()[-1]:  # never finished, and gone past since
+                shutil.rmtree(self.root / str(step), ignore_errors=True)
         for step in self.steps()[: -self._keep]:
             (self.root / str(step) / MANIFEST).unlink()
             shutil.rmtree(self.root / str(step))
