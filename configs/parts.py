@@ -67,6 +67,7 @@ def dynamic_swin_on_imagenet(name: str, *, weights: str) -> TrainConfig:
     config = dynamic_on_imagenet(name, weights=weights, ratio=10.0)
     config.batch_size, config.epochs, config.optim.accumulate = 4096, 120.0, 4
     config.optim.lr, config.optim.warmup_epochs, config.optim.backbone_lr = 4e-3, 20.0, 0.2
+    config.optim.frozen = ()  # it has neither a CLS token nor a table of positions
     config.model.drop_path = 0.2
     return config
 

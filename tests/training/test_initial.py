@@ -8,8 +8,9 @@ import pytest
 
 from vitjax.backbone import dense as dense_of
 from vitjax.program import UserError
-from vitjax.training.config import DistillConfig, StudentConfig, TrainConfig
+from vitjax.training.config import DistillConfig, OptimConfig, StudentConfig, TrainConfig
 from vitjax.training.initial import build, check_dynamic, initial, open_teacher, with_metric
+from vitjax.training.optim import make_rates
 from vitjax.training.pictures import model_input
 from vitjax.weights import WeightsError
 from vitjax.weights.write import write_weights
@@ -140,3 +141,17 @@ def test_where_a_checkpoint_follows_the_weights_need_not_be_there(tmp_path):
     like = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (before, variables)]
     assert like[0] == like[1]
     assert teacher["params"]["blocks_0"]["mlp"]["fc1"]["kernel"].any()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in CONFIGS if (ROOT / f"configs/{n}.py").read_text().count(":smoke")]
+)
+def test_every_config_freezes_what_its_model_has(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    config = get_config()
+    frozen, config = config.optim.frozen, get_config("" if config.task == "metric" else "smoke")
+    recipe = model_input(config)
+    model = build(config, recipe, classes=3)
+    blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0), blank)["params"]
+    make_rates(OptimConfig(frozen=frozen), params, steps=4, steps_per_epoch=4)

@@ -76,3 +76,9 @@ def test_the_first_update_is_adams_sign_plus_decay():
 def test_a_run_may_go_on_with_another_clip():
     states = [jax.eval_shape(make_optimizer(OptimConfig(clip=clip)).init, PARAMS) for clip in (0.0, 1.0)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+def test_a_frozen_name_that_nothing_has_is_refused_with_the_nearest():
+    config = OptimConfig(frozen=("cls_token", "block_0"))
+    with pytest.raises(ValueError, match=r"names 'block_0', which .*nearest: 'blocks_0'"):
+        make_rates(config, PARAMS, steps=40, steps_per_epoch=10)

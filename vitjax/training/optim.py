@@ -1,5 +1,6 @@
 """AdamW whose learning rate is a function of the step alone, and which parameters it moves when."""
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,11 @@ def make_rates(
         steps_per_epoch: what an epoch is.
         new: modules that are new beside predictors, by the start of their name.
         metric_rate: in units of the full rate.
+
+    Raises:
+        ValueError: `config.frozen` names what is not there.
     """
+    _check_frozen(config.frozen, params)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
     rest = round(config.freeze_epochs * steps_per_epoch)
     if warmup:
@@ -76,6 +81,18 @@ def make_rates(
         return jax.tree.map(lambda part: table[part], parts)
 
     return schedule, rates
+
+
+def _check_frozen(frozen: tuple[str, ...], params: Any) -> None:
+    paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    known = list(dict.fromkeys(name for path in paths for name in path))
+    for name in frozen:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=4, cutoff=0.0)
+            raise ValueError(
+                f"config.optim.frozen names {name!r}, which no parameter or module is called; nearest: "
+                f"{', '.join(map(repr, near))}"
+            )
 
 
 def part_of(path: tuple, frozen: tuple[str, ...] = (), new: tuple[str, ...] = ()) -> str:
