@@ -7,10 +7,11 @@ python train.py --config configs/dynamicvit_deit_base.py --workdir runs/dynamicv
 python train.py --config configs/dynamicvit_deit_base.py:smoke --workdir runs/smoke
 
 Hardware: the authors used 8 GPUs, 128 pictures each; a batch that does not fit goes through in parts with
---config.optim.accumulate. Not trained by us yet: the figure is theirs.
+--config.optim.accumulate. Not trained by us yet: the figure is theirs, and how long the 37,530 steps take
+is not measured here.
 
-Different from the official recipe: no stochastic depth (0.2 there). Should the loss become NaN, keep
-the batch at 1024 and go on from the last checkpoint with another --config.seed, or --config.optim.clip=1.
+Stochastic depth is 0.2, as there. Should the loss become NaN, keep the batch at 1024 and go on from the
+last checkpoint with another --config.seed, or --config.optim.clip=1.
 """
 
 from configs.parts import dynamic_on_imagenet, smoke
