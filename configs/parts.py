@@ -79,7 +79,8 @@ def smoke(config: TrainConfig, arg: str, *, img_size: int, **sizes: int) -> Trai
     if arg:
         config.data.source, config.data.resize, config.data.processes = "digits", "squash", 0
         config.batch_size, config.steps, config.eval_every, config.log_every = 16, 4, 4, 1
-        config.model.weights, config.model.img_size, config.optim.freeze_epochs = "", img_size, 0.01
+        config.model.weights, config.model.img_size = "", img_size
+        config.optim.freeze_epochs = min(config.optim.freeze_epochs, 0.01)
         for name, value in sizes.items():
             setattr(config.model, name, value)
     return config
