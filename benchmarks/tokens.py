@@ -172,7 +172,9 @@ def _measure(label: str, config: EvalConfig, whole: float) -> Iterator[Row]:
     weighed = replace(config, rerank=replace(config.rerank, marginals="keep")) if ranked else config
     reranker = Reranker.from_config(weighed)
     sources = FolderSource(config.data.gallery), FolderSource(config.data.query)
-    reranker.describe([sources[0].read(0)] * 2, batch_size=config.batch_size)  # compiles
+    for source in sources:  # compiles
+        some = [source.read(0)] * min(len(source), config.batch_size)
+        reranker.describe(some, batch_size=config.batch_size)
     begin = time.perf_counter()
     (gallery, rows, _), (queries, asked, _) = (
         reranker.describe(source, batch_size=config.batch_size) for source in sources

@@ -101,6 +101,19 @@ def test_more_candidates_compile_nothing_new(reranker, pictures):
     assert [event for event in counted if "backend_compile" in event] == []
 
 
+def test_a_few_pictures_are_not_padded_to_a_full_batch_and_many_compile_one_shape(pictures):
+    fresh = vitjax.Reranker.from_config(CONFIG)
+    sizes, describe = [], fresh._describe
+    fresh.__dict__["_describe"] = lambda variables, images, valid: (
+        sizes.append(len(images)) or describe(variables, images, valid)
+    )
+    for count, batch in ((2, 32), (3, 32), (9, 4)):
+        described, *_ = fresh.describe(pictures[:count], batch_size=batch)
+        assert len(described) == count
+    assert sizes == [2, 4, 4, 4, 4]
+    assert describe._cache_size() == 2
+
+
 def test_similarity_is_one_number_with_its_matches(reranker, pictures):
     like = vitjax.similarity(picture(0, 0), picture(0, 1), reranker=reranker)
     unlike = vitjax.similarity(picture(0, 0), picture(2, 1), reranker=reranker)

@@ -189,6 +189,10 @@ class Reranker:
     def _rounded(self, batch_size: int) -> int:
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
+    def _compiled_size(self, batch_size: int, pictures: int) -> int:
+        """The batch for so many pictures: a few never wait for a full one, and only powers of two compile."""
+        return self._rounded(min(batch_size, 1 << (max(pictures, 1) - 1).bit_length()))
+
     @classmethod
     def from_config(cls, config: EvalConfig) -> "Reranker":
         """Builds the model a config names and loads its weights; without weights they are random.
@@ -221,7 +225,8 @@ class Reranker:
 
         Args:
             images: paths, PIL images, uint8 arrays (h, w, 3), or a source of `vitjax.data`.
-            batch_size: pictures per forward pass, over all devices; rounded up to a multiple of them.
+            batch_size: pictures per forward pass, over all devices; rounded up to a multiple of them. Of fewer
+                pictures it is the next power of two.
             on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
             progress: wraps the iteration over batches; called with it and the number of batches.
 
@@ -233,7 +238,7 @@ class Reranker:
             ImageError: a picture cannot be read and `on_bad_image` is "error".
         """
         source = images if isinstance(images, ImageSource) else ListSource(images)
-        loader = self._batches(source, batch_size, on_bad_image)
+        loader = self._batches(source, self._compiled_size(batch_size, len(source)), on_bad_image)
         steps = progress(loader, len(loader)) if progress else loader
         descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
         return descriptors, index, loader.skipped
@@ -250,7 +255,7 @@ class Reranker:
 
         Args:
             source: of `vitjax.data`.
-            batch_size: as for `describe`.
+            batch_size: as for `describe`, but never less: a build that goes on computes in the same shapes.
             on_bad_image: likewise.
             progress: likewise.
 
