@@ -269,6 +269,17 @@ def test_one_unlabelled_picture_finds_its_like_and_not_itself(folder, tmp_path):
     assert "1_0.png" not in order
 
 
+def test_a_gallery_of_one_picture_searched_in_itself_gives_a_page_without_candidates(tmp_path):
+    (tmp_path / "one").mkdir()
+    Image.fromarray(picture(0, 0)).save(tmp_path / "one" / "only.png")
+    code, out, err = run("folder", tmp_path / "out", f"--config.data.gallery={tmp_path / 'one'}")
+    assert code == 0, err
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (results["queries"], results["gallery"], results["explanations"]["pairs"]) == (1, 1, 0)
+    assert page_data(tmp_path / "out")["queries"][0]["candidates"] == []
+    assert not (tmp_path / "out" / "figures").exists()
+
+
 def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str]:
     """Arguments of a run with one mistake in it."""
     gallery = f"--config.data.gallery={folder}"

@@ -37,7 +37,8 @@ def draw(
     """
     figures, count = config.figures, len(queries.rows)
     in_report = range(min(figures.report, count))
-    as_png = sorted(range(count), key=lambda q: not rankings.first_hit_changed(q))[: figures.count]
+    drawn = [q for q in range(count) if rankings.shown(q)]  # a picture alone in its gallery finds nothing
+    as_png = sorted(drawn, key=lambda q: not rankings.first_hit_changed(q))[: figures.count]
     views = view_queries(
         config, reranker, queries, gallery, rankings, list(dict.fromkeys([*in_report, *as_png]))
     )

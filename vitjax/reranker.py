@@ -225,8 +225,8 @@ class Reranker:
 
         Args:
             images: paths, PIL images, uint8 arrays (h, w, 3), or a source of `vitjax.data`.
-            batch_size: pictures per forward pass, over all devices; rounded up to a multiple of them. Of fewer
-                pictures it is the next power of two.
+            batch_size: pictures per forward pass, over all devices; rounded up to a multiple of them. For
+                fewer pictures it is the next power of two.
             on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
             progress: wraps the iteration over batches; called with it and the number of batches.
 
