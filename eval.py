@@ -48,7 +48,7 @@ from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import Truth, judge, read_ground_truth
 from vitjax.screen import bar, say, show_classes, show_table
 from vitjax.side import Side
-from vitjax.starting import start
+from vitjax.starting import refuse_training_run, start
 from vitjax.sweep import parse_sweep
 from vitjax.viz.rankings import Rankings
 
@@ -66,6 +66,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     """Searches, reranks and measures; writes all under `workdir` and returns what results.json holds."""
     validate(config)
     sweep = parse_sweep(config.sweep, config.rerank)
+    refuse_training_run(workdir)
     out = start(workdir, say)
     clock = record.Stopwatch()
     if config.task == "classify":
@@ -112,6 +113,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     if not parallel.is_main_process():
         return results
     show_table(results)
+    record.remove_outputs(out)
     rankings = Rankings(
         before, after, queries.names(), gallery.names(), queries.classes(), gallery.classes(), truth.right,
         weight=config.rerank.weight, ranks=config.figures.candidates,
@@ -378,6 +380,7 @@ def finish_index(
         **circumstances(config, reranker, {"gallery": gallery}),
     }
     if parallel.is_main_process():
+        record.remove_outputs(out)
         record.write_json(out / "results.json", results)
         say(f"wrote {out / 'results.json'}")
     return results

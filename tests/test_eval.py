@@ -128,6 +128,7 @@ def test_a_second_run_in_the_same_folder_adds_a_row(folder, searched):
     code, *_ = run("folder", workdir, *arguments)
     assert code == 0
     assert len((workdir / "results.csv").read_text().splitlines()) == 3
+    assert not (workdir / "report.html").exists() and not any((workdir / "figures").iterdir())
 
 
 @pytest.mark.slow
@@ -272,7 +273,7 @@ def test_one_unlabelled_picture_finds_its_like_and_not_itself(folder, tmp_path):
 def test_a_gallery_of_one_picture_searched_in_itself_gives_a_page_without_candidates(tmp_path):
     (tmp_path / "one").mkdir()
     Image.fromarray(picture(0, 0)).save(tmp_path / "one" / "only.png")
-    code, out, err = run("folder", tmp_path / "out", f"--config.data.gallery={tmp_path / 'one'}")
+    code, _, err = run("folder", tmp_path / "out", f"--config.data.gallery={tmp_path / 'one'}")
     assert code == 0, err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["queries"], results["gallery"], results["explanations"]["pairs"]) == (1, 1, 0)
@@ -287,6 +288,8 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
     (tmp_path / "text.json").write_text('{"0": "many"}')
     (tmp_path / "beyond.json").write_text('{"0": [99]}')
     (tmp_path / "file").write_text("")
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "run.json").write_text("{}")
     (tmp_path / "cut.safetensors").write_bytes(b"\x00\x01")
     return {
         "no gallery named": [],
@@ -301,6 +304,7 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
         "no such weights": [gallery, "--config.weights=nowhere.pth"],
         "damaged weights": [gallery, f"--config.weights={tmp_path / 'cut.safetensors'}"],
         "workdir is a file": [gallery, f"--workdir={tmp_path / 'file'}"],
+        "workdir of a training": [gallery, f"--workdir={tmp_path / 'trained'}"],
         "image size": [gallery, "--config.model.img_size=50"],
     }[kind]
 
@@ -320,6 +324,7 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
         ("no such weights", "nowhere.pth"),
         ("damaged weights", "cut.safetensors"),
         ("workdir is a file", "file"),
+        ("workdir of a training", "name another folder"),
         ("image size", "50"),
     ],
 )

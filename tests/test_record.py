@@ -35,3 +35,15 @@ def test_versions_name_the_packages_that_decide_numbers():
     found = record.versions()
     assert set(record.PACKAGES) <= set(found)
     assert found["jax"].count(".") >= 2
+
+
+def test_only_files_of_an_earlier_run_are_removed(tmp_path):
+    (tmp_path / "figures").mkdir()
+    old = ["report.html", "qrels.trec", "figures/0003_matches.png", "figures/0000_tokens.png"]
+    kept = ["results.csv", "results.json", "notes.txt", "figures/mine.png", "figures/0003_matches.png.bak"]
+    for name in (*old, *kept):
+        (tmp_path / name).write_text("")
+    record.remove_outputs(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(kept)
+    record.remove_outputs(tmp_path / "figures")  # a folder without any

@@ -101,7 +101,8 @@ def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[
     }
     if parallel.is_main_process():
         write(config, out, source, recipe, variants, parallel.fetch(variables), rows, truth, results)
-        say(f"wrote {out / 'results.json'} and {out / 'report.html'}")
+        page = f" and {out / 'report.html'}" if config.figures.report else ""
+        say(f"wrote {out / 'results.json'}{page}")
     return results
 
 
@@ -260,6 +261,7 @@ def write(
     results: dict[str, Any],
 ) -> None:
     """Predictions as CSV, pictures of what was dropped, the page, and results.json last."""
+    record.remove_outputs(out)
     with replacing(out / "predictions.csv", "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["picture", "class", *(variant.label for variant in variants)])

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ import numpy as np
 
 from vitjax.files import replacing
 
+# What eval.py leaves, apart from results.json and results.csv; not every run writes all of it.
+OUTPUTS = ("report.html", "predictions.csv", "run.trec", "run_pooled.trec", "qrels.trec")
+FIGURES = re.compile(r"\d{4,}_(ranking|matches|tokens)\.png")
 PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ott-jax", "numpy", "pillow")
 
 
@@ -58,6 +62,19 @@ def write_json(path: pathlib.Path, data: Any) -> None:
     text = json.dumps(plain(data), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as file:
         file.write(text + "\n")
+
+
+def remove_outputs(out: pathlib.Path) -> None:
+    """Removes what an earlier run of eval.py left in its folder and this one may not write anew.
+
+    Nothing else is touched. results.json is replaced last, results.csv goes on.
+    """
+    for name in OUTPUTS:
+        (out / name).unlink(missing_ok=True)
+    figures = out / "figures"
+    for path in figures.iterdir() if figures.is_dir() else ():
+        if FIGURES.fullmatch(path.name):
+            path.unlink()
 
 
 def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:

@@ -20,3 +20,11 @@ def start(workdir: str, say: Callable[[str], None]) -> pathlib.Path:
     device = record.device()
     say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
     return out
+
+
+def refuse_training_run(workdir: str) -> None:
+    """Raises where train.py keeps a run: results of another kind would take the place of its own."""
+    if (pathlib.Path(workdir) / "run.json").is_file():
+        raise program.UserError(
+            f"--workdir {workdir} is a run of train.py, whose results.json would be lost; name another folder"
+        )
