@@ -41,18 +41,30 @@ def show_table(results: dict[str, Any]) -> None:
 
 def show_metrics(title: str, judged: dict[str, Any]) -> None:
     """Prints what `judge` returned, where anything is known."""
-    before, after = shares(judged["metrics"]["pooled"]), shares(judged["metrics"]["reranked"])
-    if not before:
+    if not shares(judged["metrics"]["pooled"]):
         return
-    table = Table("metric, %", title=title)
+    whole = metrics_table(title, judged, ends=True)
+    console.print(whole if fits(whole) else metrics_table(title, judged, ends=False))
+
+
+def metrics_table(title: str, judged: dict[str, Any], *, ends: bool) -> Table:
+    """A row for each metric in both orders, with the 95 % intervals or without."""
+    before, after = shares(judged["metrics"]["pooled"]), shares(judged["metrics"]["reranked"])
+    table = Table(title=title)
+    table.add_column("metric, %", no_wrap=True)
     for column in ("pooled search", "reranked", "difference"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, old in before.items():
         cells = f"{100 * old:.1f}", f"{100 * after[name]:.1f}", f"{100 * (after[name] - old):+.1f}"
-        ends = [judged["intervals"][order].get(name) for order in ("pooled", "reranked", "difference")]
-        row = (cell + interval(end) for cell, end in zip(cells, ends, strict=True))
+        found = [judged["intervals"][order].get(name) for order in ("pooled", "reranked", "difference")]
+        row = (cell + interval(end if ends else None) for cell, end in zip(cells, found, strict=True))
         table.add_row(metric_name(name), *row)
-    console.print(table)
+    return table
+
+
+def fits(table: Table) -> bool:
+    """Whether a table is as wide as it wants to be; a pipe has 80 columns unless COLUMNS says otherwise."""
+    return console.measure(table, options=console.options.update(width=1000)).maximum <= console.width
 
 
 def interval(ends: Sequence[float] | None) -> str:
@@ -61,15 +73,23 @@ def interval(ends: Sequence[float] | None) -> str:
 
 
 def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
-    """Prints one table of a sweep, the pooled search first."""
-    pooled = shares(rows[0]["metrics"]["pooled"]) if rows else {}
-    if not pooled:
+    """Prints one table of a sweep, the pooled search first; of as many metrics as there is room for."""
+    if not rows or not shares(rows[0]["metrics"]["pooled"]):
         return
-    fields, names = list(rows[0]["fields"]), list(pooled)[:5]
-    table = Table(*(name.partition(".")[2] for name in fields), title="sweep, %")
+    shown = [sweep_table(rows, count, ends=ends) for ends in (True, False) for count in (5, 3, 1)]
+    console.print(next(filter(fits, shown), shown[-1]))
+
+
+def sweep_table(rows: Sequence[dict[str, Any]], count: int, *, ends: bool) -> Table:
+    """A row for each combination with the first few metrics, and the gain in the first of them."""
+    pooled = shares(rows[0]["metrics"]["pooled"])
+    fields, names = list(rows[0]["fields"]), list(pooled)[:count]
+    table = Table(title="sweep, %")
+    for name in fields:
+        table.add_column(name.partition(".")[2], no_wrap=True)
     titles = [metric_name(name) for name in names]
     for column in (*titles, f"gain in {titles[0]}", "ms"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_row("pooled", *[""] * (len(fields) - 1), *(f"{100 * pooled[name]:.1f}" for name in names))
     for row in rows:
         found = row["metrics"]["reranked"]
@@ -77,10 +97,10 @@ def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
         table.add_row(
             *(str(value) for value in row["fields"].values()),
             *(f"{100 * found[name]:.1f}" for name in names),
-            gain + interval(row["intervals"]["difference"][names[0]]),
+            gain + interval(row["intervals"]["difference"][names[0]] if ends else None),
             f"{row['milliseconds_per_query']:.1f}",
         )
-    console.print(table)
+    return table
 
 
 def show_classes(results: dict[str, Any]) -> None:

@@ -158,5 +158,12 @@ def read_ground_truth(path: str | os.PathLike[str], queries: int, gallery: int) 
 
 
 def shares(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics that are shares in [0, 1], without the counts of queries."""
-    return {name: value for name, value in metrics.items() if not name.startswith("queries")}
+    """The metrics that are shares in [0, 1], without the counts of queries, and without saying one twice.
+
+    Where every query has a right answer, a share of all queries is that of those that have one.
+    """
+    all_count = metrics.get("queries_counted") == metrics.get("queries")
+    twice = [name for name in metrics if all_count and name.endswith("_over_all_queries")]
+    return {
+        name: value for name, value in metrics.items() if not name.startswith("queries") and name not in twice
+    }

@@ -166,9 +166,11 @@ def metric_name(name: str) -> str:
 
     >>> metric_name("recall_at_5"), metric_name("mean_average_precision_at_r")
     ('Recall@5', 'MAP@R')
+    >>> metric_name("map_at_5"), metric_name("recall_at_1_over_all_queries")
+    ('MAP@5', 'Recall@1 over all queries')
     """
-    short = name.replace("mean_average_precision", "MAP").replace("mean_reciprocal_rank", "MRR")
-    short = re.sub(r"_at_(\w+)$", lambda hit: "@" + hit[1].upper(), short)
+    short = re.sub("^mean_average_precision|^map(?=_)", "MAP", name).replace("mean_reciprocal_rank", "MRR")
+    short = re.sub(r"_at_([a-z\d]+)", lambda hit: "@" + hit[1].upper(), short)
     short = short.replace("r_precision", "R-precision").replace("_", " ")
     return short[:1].upper() + short[1:]
 

@@ -1,0 +1,44 @@
+"""What a person reads where there is little room."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from vitjax import screen
+from vitjax.retrieval.truth import Truth, judge, shares
+
+ORDER = np.arange(10)[None, :].repeat(4, axis=0)
+JUDGED = judge(Truth([np.array([i]) for i in range(4)], None, np.full(4, -1)), ORDER, ORDER[:, ::-1])
+SWEEP = [{"fields": {"rerank.tau": 0.7, "rerank.epsilon": 0.02}, "milliseconds_per_query": 7.1, **JUDGED}]
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """What is printed on a console of so many columns."""
+
+    def show(columns: int) -> str:
+        file = io.StringIO()
+        monkeypatch.setattr(screen, "console", Console(file=file, width=columns))
+        screen.show_metrics("4 queries", JUDGED)
+        screen.show_sweep(SWEEP)
+        return file.getvalue()
+
+    return show
+
+
+def test_metrics_keep_their_names_where_there_is_no_room_for_intervals(printed):
+    narrow, wide = printed(80), printed(160)
+    for name in ("Recall@1", "MAP@1", "Recall@10", "gain in Recall@1", "epsilon"):
+        assert name in narrow and name in wide
+    assert " to " in wide and "\u2026" not in narrow + wide
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
+def test_shares_of_all_queries_are_shown_only_where_some_have_no_answer(printed):
+    assert "over all queries" not in printed(160)
+    some = Truth([np.array([0]), np.array([], int)], None, np.full(2, -1))
+    assert "recall_at_1_over_all_queries" in screen.shares(
+        judge(some, ORDER[:2], ORDER[:2])["metrics"]["pooled"]
+    )
