@@ -114,6 +114,21 @@ def test_a_few_pictures_are_not_padded_to_a_full_batch_and_many_compile_one_shap
     assert describe._cache_size() == 2
 
 
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "cvt_13"])
+def test_a_grid_may_be_the_models_own_but_not_finer(name):
+    model = vitjax.build(name, num_classes=0)
+    config = EvalConfig(model=ModelConfig(name=name, block=-1))
+    blank = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), blank)
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    own, _ = vitjax.Reranker(model, variables, config).patch_grid
+    config.model.grid = own
+    assert vitjax.Reranker(model, variables, config).token_grid == (own, own)
+    config.model.grid = own + 1
+    with pytest.raises(ValueError, match=f"grid is {own + 1}; this model has {own} x {own}"):
+        vitjax.Reranker(model, variables, config)
+
+
 def test_similarity_is_one_number_with_its_matches(reranker, pictures):
     like = vitjax.similarity(picture(0, 0), picture(0, 1), reranker=reranker)
     unlike = vitjax.similarity(picture(0, 0), picture(2, 1), reranker=reranker)

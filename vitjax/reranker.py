@@ -110,6 +110,10 @@ class Reranker:
         native = jax.eval_shape(
             lambda *inputs: jnp.zeros(self._forward(*inputs).grid), self.variables, blank
         ).shape
+        if grid > min(native):
+            raise ValueError(
+                f"config.model.grid is {grid}; this model has {native[0]} x {native[1]}: give no more, or 0"
+            )
         self.patch_grid: tuple[int, int] = native  # of the model, before any token is dropped or pooled
         self.token_grid: tuple[int, int] = (grid, grid) if grid else native
 
