@@ -39,6 +39,5 @@ def test_metrics_keep_their_names_where_there_is_no_room_for_intervals(printed):
 def test_shares_of_all_queries_are_shown_only_where_some_have_no_answer(printed):
     assert "over all queries" not in printed(160)
     some = Truth([np.array([0]), np.array([], int)], None, np.full(2, -1))
-    assert "recall_at_1_over_all_queries" in screen.shares(
-        judge(some, ORDER[:2], ORDER[:2])["metrics"]["pooled"]
-    )
+    metrics = judge(some, ORDER[:2], ORDER[:2])["metrics"]["pooled"]
+    assert "recall_at_1_over_all_queries" in shares(metrics)
