@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from vitjax.retrieval.truth import Truth, judge
+from vitjax.retrieval.truth import Truth, judge, read_ground_truth
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 2])
 
@@ -68,3 +70,34 @@ def test_groups_part_the_queries_and_survive_taking_some():
     part = truth.take(np.array([1, 2]))
     assert (part.ks, part.groups[0].tolist(), len(part.groups[1])) == ((1, 2), [0, 2], 7)
     assert by_class().by_group() == {}
+
+
+def test_ground_truth_is_an_object_or_a_list(tmp_path):
+    path = tmp_path / "truth.json"
+    for data in ({"0": [3, 4], "1": []}, [[3, 4], []]):
+        path.write_text(json.dumps(data))
+        assert read_ground_truth(path, 2, 5) == {0: [3, 4], 1: []}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"1": [3.7]}', "query 1: 3.7 is none of the 5 gallery images; give positions in file-name order"),
+        ('{"1": [true]}', "query 1: True is none"),
+        ('[[1], ["4"]]', "query 1: '4' is none"),
+        ("[[-1]]", "query 0: -1 is none"),
+        ('{"0": [0], "1": [5]}', "query 1: 5 is none of the 5 gallery images; .* to 4"),
+        ('{"-1": [0]}', "query '-1' is none of the 2 queries"),
+        ("[[0], [0], [0]]", "query 2 is none of the 2 queries"),
+        ('{"one": [0]}', "query 'one' is none"),
+        ('{"0": 3}', "query 0: 3 is no list"),
+        ("3", "expected JSON like"),
+        ("{", "expected JSON like"),
+    ],
+)
+def test_a_mistake_in_the_ground_truth_is_one_line_that_names_the_query(tmp_path, text, words):
+    path = tmp_path / "truth.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        read_ground_truth(path, 2, 5)
+    assert "\n" not in str(caught.value) and "truth.json" in str(caught.value)

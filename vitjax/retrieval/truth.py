@@ -140,21 +140,35 @@ def read_ground_truth(path: str | os.PathLike[str], queries: int, gallery: int) 
     """
     try:
         data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        pairs = data.items() if isinstance(data, dict) else enumerate(data)
-        truth = {int(query): [int(i) for i in right] for query, right in pairs}
     except OSError as error:
         raise ValueError(f"ground truth {path}: {error.strerror}; give a JSON file") from None
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict | list):
         raise ValueError(
             f'ground truth {path}: expected JSON like {{"0": [3, 4], "1": [5]}}: query -> right images'
-        ) from None
-    images = [i for right in truth.values() for i in right]
-    if not all(0 <= q < queries for q in truth) or not all(0 <= i < gallery for i in images):
-        raise ValueError(
-            f"ground truth {path}: queries up to {max(truth)} and images up to {max(images, default=0)}; "
-            f"there are {queries} and {gallery}, counted from 0 in file-name order"
         )
+    truth = {}
+    for query, right in data.items() if isinstance(data, dict) else enumerate(data):
+        wrong = _mistake(query, right, queries, gallery)
+        if wrong:
+            raise ValueError(f"ground truth {path}: {wrong}")
+        truth[int(query)] = right
     return truth
+
+
+def _mistake(query: int | str, right: Any, queries: int, gallery: int) -> str:
+    """What is wrong with one entry of a ground-truth file; positions count from 0 in file-name order."""
+    order = "positions in file-name order, from 0"
+    if not str(query).isdecimal() or int(query) >= queries:
+        return f"query {query!r} is none of the {queries} queries; give {order} to {queries - 1}"
+    if not isinstance(right, list):
+        return f"query {query}: {right!r} is no list; give a list of gallery images: {order} to {gallery - 1}"
+    for image in right:
+        if type(image) is not int or not 0 <= image < gallery:  # True is an int, but no position
+            there = f"none of the {gallery} gallery images"
+            return f"query {query}: {image!r} is {there}; give {order} to {gallery - 1}"
+    return ""
 
 
 def shares(metrics: dict[str, float]) -> dict[str, float]:
