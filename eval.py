@@ -45,8 +45,8 @@ from vitjax.retrieval import (
     search,
 )
 from vitjax.retrieval.gate import Calibration
-from vitjax.retrieval.truth import Truth, judge, read_ground_truth
-from vitjax.screen import bar, say, show_classes, show_table
+from vitjax.retrieval.truth import Truth, judge, nothing_right, read_ground_truth
+from vitjax.screen import bar, say, show_classes, show_table, warn
 from vitjax.side import Side
 from vitjax.starting import refuse_training_run, start
 from vitjax.sweep import parse_sweep
@@ -79,7 +79,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
         reranker = Reranker.from_config(config)
         config = measure(reranker, config)
     if not config.weights:
-        say("[yellow]the weights are RANDOM: the figures say nothing; set config.weights[/yellow]")
+        warn("the weights are RANDOM: the figures say nothing; set config.weights")
 
     with clock.stage("extract"):
         if config.index.path:
@@ -110,24 +110,40 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
 
     results = summarize(config, reranker, queries, gallery, truth, before, after, clock) | opened
     results["sweep"] = rows
-    if not parallel.is_main_process():
-        return results
-    show_table(results)
+    warn(*results["notes"])
+    if parallel.is_main_process():
+        show_table(results)
+        write(config, out, reranker, queries, gallery, truth, before, found, after, results)
+    return results
+
+
+def write(
+    config: EvalConfig,
+    out: pathlib.Path,
+    reranker: Reranker,
+    queries: Side,
+    gallery: Side,
+    truth: Truth,
+    before: np.ndarray,
+    scores: np.ndarray,
+    after: Reranked,
+    results: dict[str, Any],
+) -> None:
+    """Leaves both orders, the page and the pictures under `out`, and results.json last."""
     record.remove_outputs(out)
     rankings = Rankings(
         before, after, queries.names(), gallery.names(), queries.classes(), gallery.classes(), truth.right,
         weight=config.rerank.weight, ranks=config.figures.candidates,
     )  # fmt: skip
     names = rankings.query_names, rankings.gallery_names
-    runs.write_run(out / "run_pooled.trec", *names, before, found, tag="pooled")
+    runs.write_run(out / "run_pooled.trec", *names, before, scores, tag="pooled")
     runs.write_run(out / "run.trec", *names, after.index, after.score, tag="reranked")
     if truth.positives is not None:
         runs.write_qrels(out / "qrels.trec", *names, truth.positives)
     results["explanations"] = draw(config, out, reranker, queries, gallery, rankings, results)
-    record.append_row(out / "results.csv", csv_row(config, results))
+    record.append_row(out / "results.csv", record.plain(csv_row(config, results)))
     record.write_json(out / "results.json", results)
     say(f"wrote {out / 'results.json'}" + (f" and {out / 'report.html'}" if config.figures.report else ""))
-    return results
 
 
 def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
@@ -155,9 +171,16 @@ def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
         return dataset, dataset
     if not data.gallery:
         raise program.UserError("say where the pictures are: --config.data.gallery=DIR")
-    gallery = FolderSource(data.gallery)
+    gallery = open_folder(data.gallery)
     same = not data.query or pathlib.Path(data.query).resolve() == pathlib.Path(data.gallery).resolve()
-    return gallery, gallery if same else FolderSource(data.query)
+    return gallery, gallery if same else open_folder(data.query)
+
+
+def open_folder(path: str) -> FolderSource:
+    """The pictures of a folder, or one; says where some lie beside the classes."""
+    source = FolderSource(path)
+    warn(*source.notes())
+    return source
 
 
 def describe(reranker: Reranker, source: ImageSource, config: EvalConfig, what: str) -> Side:
@@ -193,9 +216,9 @@ def index(reranker: Reranker, source: ImageSource, config: EvalConfig) -> Side:
 def say_skipped(skipped: Sequence[Skipped]) -> None:
     """Names the first pictures that were left out."""
     for item in skipped[:5]:
-        say(f"[yellow]skipped {escape(item.reason)}[/yellow]")
+        warn(f"skipped {item.reason}")
     if len(skipped) > 5:
-        say(f"[yellow]skipped {len(skipped) - 5} more: results.json names them[/yellow]")
+        warn(f"skipped {len(skipped) - 5} more: results.json names them")
 
 
 def find(queries: Side, gallery: Side, depth: int, truth: Truth, mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -403,6 +426,7 @@ def summarize(
     asked = before[:, : config.rerank.top_k] >= 0
     return {
         "task": config.task,
+        "notes": nothing_right(truth, queries.classes() or (), gallery.classes() or ()),
         **judge(truth, before, after.index, seed=config.seed),
         "groups": {
             name: judge(truth.take(rows), before[rows], after.index[rows], seed=config.seed)

@@ -281,6 +281,23 @@ def test_a_gallery_of_one_picture_searched_in_itself_gives_a_page_without_candid
     assert not (tmp_path / "out" / "figures").exists()
 
 
+def test_labels_that_nothing_shares_are_said_and_measured_as_nothing(folder, tmp_path):
+    (tmp_path / "asked" / "zebra").mkdir(parents=True)
+    for i, place in enumerate(("zebra/1.png", "loose.png")):
+        Image.fromarray(picture(i, 0)).save(tmp_path / "asked" / place)
+    code, out, err = run(
+        "folder", tmp_path / "out", f"--config.data.gallery={folder}", "--config.figures.count=0",
+        f"--config.data.query={tmp_path / 'asked'}",
+    )  # fmt: skip
+    assert code == 0, err
+    results = json.loads(out.splitlines()[-1])
+    line = "none of the 2 queries has a right answer in the gallery: classes ., zebra against class_0"
+    assert line in err and results["notes"][0].startswith(line) and "nan" not in err
+    assert "1 of 2 pictures lie beside the sub-folders" in err
+    assert set(results["metrics"]["pooled"].values()) == {None, 2, 0}
+    assert page_data(tmp_path / "out")["notes"] == results["notes"]
+
+
 def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str]:
     """Arguments of a run with one mistake in it."""
     gallery = f"--config.data.gallery={folder}"

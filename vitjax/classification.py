@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rich.markup import escape
 
 from vitjax import parallel, record
 from vitjax.backbone import backbone, dense, reducer_name
@@ -63,6 +64,8 @@ def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[
     """
     recipe = model_input(config)
     source = open_source(config)
+    for line in source.notes() if isinstance(source, FolderSource) else ():
+        say(f"[yellow]{escape(line)}[/yellow]")
     variants = make_variants(config, recipe.image_size)
     model = variants[0].model
     if not model.num_classes:

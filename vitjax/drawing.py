@@ -214,5 +214,6 @@ def make_report(
             **results["versions"],
         },
         random_weights=not config.weights,
+        notes=results["notes"],
         skipped=[SkippedView(item["name"], item["reason"]) for item in results["skipped"]],
     )

@@ -1,9 +1,11 @@
 """What the programs print for people, all on stderr: lines, progress bars and tables."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -27,6 +29,12 @@ def say(text: str) -> None:
         console.print(text, soft_wrap=True)  # a log reads one line as one
 
 
+def warn(*lines: str) -> None:
+    """Prints warnings that are not markup, once per run."""
+    for text in lines:
+        say(f"[yellow]{escape(text)}[/yellow]")
+
+
 def show_table(results: dict[str, Any]) -> None:
     """Prints both orders side by side, in percent with 95 % intervals, and what a query costs."""
     show_metrics(f"{results['queries']} queries in {results['gallery']} pictures", results)
@@ -36,15 +44,20 @@ def show_table(results: dict[str, Any]) -> None:
     cost = results["milliseconds_per_query"]
     say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
     if count := results["transport"]["uniform_fallback_pairs"]:
-        say(f"[yellow]{count} pairs had a marginal of zeros; uniform weights took its place[/yellow]")
+        warn(f"{count} pairs had a marginal of zeros; uniform weights took its place")
 
 
 def show_metrics(title: str, judged: dict[str, Any]) -> None:
     """Prints what `judge` returned, where anything is known."""
-    if not shares(judged["metrics"]["pooled"]):
+    if not measured(judged):
         return
     whole = metrics_table(title, judged, ends=True)
     console.print(whole if fits(whole) else metrics_table(title, judged, ends=False))
+
+
+def measured(judged: dict[str, Any]) -> bool:
+    """Whether any metric of what `judge` returned is a number."""
+    return any(math.isfinite(value) for value in shares(judged["metrics"]["pooled"]).values())
 
 
 def metrics_table(title: str, judged: dict[str, Any], *, ends: bool) -> Table:
@@ -74,7 +87,7 @@ def interval(ends: Sequence[float] | None) -> str:
 
 def show_sweep(rows: Sequence[dict[str, Any]]) -> None:
     """Prints one table of a sweep, the pooled search first; of as many metrics as there is room for."""
-    if not rows or not shares(rows[0]["metrics"]["pooled"]):
+    if not rows or not measured(rows[0]):
         return
     shown = [sweep_table(rows, count, ends=ends) for ends in (True, False) for count in (5, 3, 1)]
     console.print(next(filter(fits, shown), shown[-1]))

@@ -46,6 +46,12 @@ def test_folders_that_hold_images_are_classes(tmp_path):
 def test_images_of_the_root_beside_sub_folders_are_a_class_of_their_own(tmp_path):
     source = FolderSource(fill(tmp_path, "x.png", "a/y.png"))
     assert [source.class_names[i] for i in source.labels] == ["a", "."]
+    assert "1 of 2 pictures lie beside the sub-folders" in source.notes()[0]
+
+
+def test_folders_alone_have_no_loose_pictures(tmp_path):
+    fill(tmp_path, "a/1.png")
+    assert FolderSource(tmp_path).notes() == FolderSource(tmp_path / "a").notes() == []
 
 
 def test_one_file_is_a_source_of_one(tmp_path):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vitjax.retrieval.truth import Truth, judge, read_ground_truth
+from vitjax.retrieval.truth import Truth, judge, nothing_right, read_ground_truth
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 2])
 
@@ -101,3 +101,16 @@ def test_a_mistake_in_the_ground_truth_is_one_line_that_names_the_query(tmp_path
     with pytest.raises(ValueError, match=words) as caught:
         read_ground_truth(path, 2, 5)
     assert "\n" not in str(caught.value) and "truth.json" in str(caught.value)
+
+
+def test_queries_without_any_right_answer_are_told_why():
+    away = Truth.from_labels(np.array([0, 1]), np.array([2, 3]), np.full(2, -1))
+    (told,) = nothing_right(away, ["a", "b"], ["w", "x", "y", "z"])
+    assert told == (
+        "none of the 2 queries has a right answer in the gallery: classes a, b against w, x, y and 1 more"
+    )
+    single = Truth.from_labels(np.arange(2), np.arange(2), np.arange(2))
+    assert nothing_right(single, ["a", "b"], ["a", "b"])[0].endswith("where no picture answers itself")
+    listed = Truth([np.array([], int)] * 3, None, np.full(3, -1))
+    assert nothing_right(listed, [], []) == ["none of the 3 queries has a right answer in the gallery"]
+    assert nothing_right(by_class(), ["a"], ["a"]) == nothing_right(by_place(), [], []) == []

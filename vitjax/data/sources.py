@@ -100,6 +100,16 @@ class FolderSource(ListedSource):
         position = {name: i for i, name in enumerate(classes)}
         super().__init__(root, files, np.array([position[name] for name in folders], np.int32), classes)
 
+    def notes(self) -> list[str]:
+        """One line about pictures that lie beside the folders of classes, where there are any."""
+        if "." not in self.class_names:
+            return []
+        loose = int((self.labels == self.class_names.index(".")).sum())
+        return [
+            f"{self.root}: {loose} of {len(self)} pictures lie beside the sub-folders and form a class of "
+            "their own, named '.'"
+        ]
+
 
 class SourceTail:
     """The pictures of a source from one on.

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,6 +126,28 @@ def judge(
         "metrics": metrics,
         "intervals": intervals | {"level": LEVEL, "resamples": RESAMPLES, "seed": seed},
     }
+
+
+def nothing_right(truth: Truth, query_classes: Sequence[str], gallery_classes: Sequence[str]) -> list[str]:
+    """One line on why there is nothing to measure, where no query has a right answer; else none.
+
+    Args:
+        truth: what is right.
+        query_classes: names of the queries' classes, where the truth is from classes.
+        gallery_classes: of the gallery's.
+    """
+    if truth.positives is None or any(map(len, truth.positives)):
+        return []
+    text = f"none of the {len(truth.own)} queries has a right answer in the gallery"
+    if truth.labels is None:
+        return [text]
+    alone = ", where no picture answers itself" if (truth.own >= 0).all() else ""
+    return [f"{text}: classes {_few(query_classes)} against {_few(gallery_classes)}{alone}"]
+
+
+def _few(names: Sequence[str]) -> str:
+    unique = sorted(set(names))
+    return ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if unique[3:] else "")
 
 
 def read_ground_truth(path: str | os.PathLike[str], queries: int, gallery: int) -> dict[int, list[int]]:
