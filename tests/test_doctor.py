@@ -1,4 +1,5 @@
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -26,3 +27,14 @@ def test_a_machine_without_accelerator_is_fine(monkeypatch):
     monkeypatch.setattr(doctor, "present_accelerator", lambda: None)
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     assert doctor.idle_accelerator() is None
+
+
+def test_no_message_names_an_extra_of_a_package_that_no_index_has():
+    package = pathlib.Path(doctor.__file__).parent
+    named = [path.name for path in package.rglob("*.py") if "'vitjax[" in path.read_text()]
+    assert named == []
+
+
+def test_what_is_missing_comes_with_a_command_that_works(monkeypatch):
+    monkeypatch.setattr(doctor, "installed", lambda name: None)
+    assert "  hub         missing: pip install huggingface-hub" in doctor._extras()

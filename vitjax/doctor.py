@@ -59,8 +59,8 @@ def idle_accelerator() -> str | None:
     if name is None:
         return None
     return (
-        f"this machine has {name} but JAX computes on the CPU; install 'vitjax[cuda13]', 'vitjax[cuda12]' or "
-        "'vitjax[tpu]', or set JAX_PLATFORMS=cpu to accept it (python -m vitjax.doctor says more)"
+        f"this machine has {name} but JAX computes on the CPU; pip install 'jax[cuda13]', 'jax[cuda12]' or "
+        "'jax[tpu]', or set JAX_PLATFORMS=cpu to accept it (python -m vitjax.doctor says more)"
     )
 
 
@@ -113,7 +113,7 @@ def _extras() -> list[str]:
     lines = ["extras"]
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if installed(name) is None]
-        state = f"missing {', '.join(missing)}: pip install 'vitjax[{extra}]'" if missing else "installed"
+        state = f"missing: pip install {' '.join(missing)}" if missing else "installed"
         lines.append(f"  {extra:<12}{state}")
     return lines
 

@@ -207,7 +207,7 @@ def test_hub_errors_are_one_plain_line(hub):
 
 def test_without_the_hub_package_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(WeightsError, match=r"pip install 'vitjax\[hub\]'"):
+    with pytest.raises(WeightsError, match=r"pip install huggingface-hub \(in a checkout"):
         fetch("hf:org/repo")
 
 

@@ -23,7 +23,10 @@ class DigitsSource:
         try:
             from sklearn.datasets import load_digits
         except ImportError:
-            raise ValueError("the digits come with scikit-learn: pip install 'vitjax[demo]'.") from None
+            raise ValueError(
+                "the digits come with scikit-learn: pip install scikit-learn "
+                "(in a checkout: pip install -e '.[demo]')."
+            ) from None
         if split not in ("train", "test"):
             raise ValueError(f"digits: split {split!r} is neither 'train' nor 'test'.")
         images, labels = (np.asarray(x) for x in load_digits(return_X_y=True))

@@ -7,7 +7,7 @@ then `--config.data.source=tfds --config.data.name=vitjax/cub --config.data.imag
 (splits train and test, those of zero-shot retrieval), msls (query and database of the validation cities,
 train_query and train_database of the others that are there), folder (sub-folders are classes; or folders
 train, test, validation of such). Image files are copied byte for byte, in the order of the raw download; the
-files are array_record. Needs the extra: pip install 'vitjax[tfds]'.
+files are array_record. Needs the extra: pip install -e '.[tfds]'.
 """
 
 import argparse
@@ -65,7 +65,10 @@ def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise ValueError("this needs the extra: pip install 'vitjax[tfds]'.") from None
+        raise ValueError(
+            "this needs the package of TFDS: pip install tensorflow-datasets importlib-resources "
+            "(in a checkout: pip install -e '.[tfds]')."
+        ) from None
     dataset = dataset or name
     if name not in NAMES or not re.fullmatch(r"\w[\w-]*", dataset):
         raise ValueError(

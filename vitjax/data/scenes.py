@@ -142,7 +142,8 @@ def _locate(package: str, file: str) -> Path:
     if not path.is_file():
         raise ValueError(
             "the demo's photos come with scikit-image and scikit-learn, and "
-            f"{package}/{file} is not there; install 'vitjax[demo]'."
+            f"{package}/{file} is not there; pip install scikit-image scikit-learn "
+            "(in a checkout: pip install -e '.[demo]')."
         )
     return path
 

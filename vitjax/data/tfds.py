@@ -31,7 +31,10 @@ class TfdsSource:
         try:
             import tensorflow_datasets as tfds
         except ImportError:
-            raise ValueError("TFDS names need the extra: pip install 'vitjax[tfds]'.") from None
+            raise ValueError(
+                "TFDS names need its package: pip install tensorflow-datasets importlib-resources "
+                "(in a checkout: pip install -e '.[tfds]')."
+            ) from None
         try:
             builder: Any = tfds.builder(name, data_dir=data_dir or None)
             decoders: Any = {"image": tfds.decode.SkipDecoding()}

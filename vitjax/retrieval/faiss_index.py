@@ -156,5 +156,8 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise GalleryError("FaissIndex needs the package faiss; run: pip install 'vitjax[ann]'") from error
+        raise GalleryError(
+            "FaissIndex needs the package faiss; run: pip install faiss-cpu "
+            "(in a checkout: pip install -e '.[ann]')"
+        ) from error
     return faiss

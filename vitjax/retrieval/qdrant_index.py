@@ -88,6 +88,7 @@ def _qdrant() -> Any:
         import qdrant_client
     except ImportError as error:
         raise GalleryError(
-            "QdrantIndex needs the package qdrant_client; run: pip install 'vitjax[qdrant]'"
+            "QdrantIndex needs the package qdrant_client; run: pip install qdrant-client "
+            "(in a checkout: pip install -e '.[qdrant]')"
         ) from error
     return qdrant_client

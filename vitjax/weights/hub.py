@@ -145,7 +145,10 @@ def _fetch_from_hub(source: str) -> pathlib.Path:
         hub = importlib.import_module("huggingface_hub")
         errors = importlib.import_module("huggingface_hub.errors")
     except ImportError as error:
-        raise WeightsError(f"{source!r} needs huggingface_hub; run: pip install 'vitjax[hub]'") from error
+        raise WeightsError(
+            f"{source!r} needs huggingface_hub; run: pip install huggingface-hub "
+            "(in a checkout: pip install -e '.[hub]')"
+        ) from error
     looked = hub.constants.HF_HUB_CACHE
     unreachable: Exception | None = None
     for candidate in [name] if name else _HF_FILES:

@@ -29,7 +29,8 @@ def read_onnx(path: pathlib.Path) -> dict[str, np.ndarray]:
         from onnx import numpy_helper
     except ImportError as error:
         raise WeightsError(
-            f"reading {path.name!r} needs the package onnx; run: pip install 'vitjax[onnx]'"
+            f"reading {path.name!r} needs the package onnx; run: pip install onnx "
+            "(in a checkout: pip install -e '.[onnx]')"
         ) from error
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
