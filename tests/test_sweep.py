@@ -1,6 +1,9 @@
+import pathlib
+import re
+
 import pytest
 
-from vitjax.config import RerankConfig
+from vitjax.config import RerankConfig, demo_config, validate_rerank
 from vitjax.sweep import parse_sweep
 
 
@@ -26,6 +29,7 @@ def test_all_combinations_come_in_order_and_keep_the_rest():
         ("rerank.top_k=2.5", "rerank.top_k is '2.5'; expected a number"),
         ("rerank.mass=0.5,1.5", r"{'rerank.mass': 1.5}: config.rerank.mass is 1.5"),
         ("rerank.mass=0.5,", "rerank.mass is ''"),
+        ("rerank.tau=0.8 rerank.mass=0.5,x", "rerank.mass is 'x'; expected a number, or 'auto' or 'mutual'"),
         ("rerank.mass=0.5 rerank.tau=0.8", "set one of them to 1"),
         ("rerank.marginals=uniform,rollout", "also set --config.rerank.marginals=rollout"),
         ("rerank.marginals=keep", "also set --config.rerank.marginals=keep"),
@@ -34,3 +38,15 @@ def test_all_combinations_come_in_order_and_keep_the_rest():
 def test_a_sweep_that_cannot_be_is_one_line(text, words):
     with pytest.raises(ValueError, match=words):
         parse_sweep(text, RerankConfig())
+
+
+@pytest.mark.parametrize("text", ["README.md", "vitjax/config.py", "vitjax/sweep.py"])
+def test_the_examples_run_with_the_recipe_for_folders(text):
+    written = (pathlib.Path(__file__).parent.parent / text).read_text(encoding="utf-8")
+    (example,) = re.findall(r"rerank\.\w+=\S+ rerank\.\w+=[\d.,]+\d", written)[:1]
+    assert len(parse_sweep(example, demo_config().rerank)) >= 4
+
+
+def test_a_mass_out_of_range_is_one_complaint():
+    with pytest.raises(ValueError, match=r"^config.rerank.mass is 2; it must be in \(0, 1\]$"):
+        validate_rerank(RerankConfig(mass=2, tau=0.83))

