@@ -1,9 +1,13 @@
 r"""What configs/fashion_mnist_dynamicvit.py trained, on Fashion-MNIST's 10,000 test pictures.
 
+python train.py --config configs/fashion_mnist_vit.py --workdir runs/fashion_mnist_vit --config.data.dir=DIR
+python train.py --config configs/fashion_mnist_dynamicvit.py --workdir runs/fashion_mnist_dynamicvit \
+    --config.data.dir=DIR
 python eval.py --config configs/classify_fashion.py --workdir runs/classify_fashion --config.data.images=DIR
 
 DIR holds t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, .gz or not (Debian's package
-dataset-fashion-mnist, for instance). Other weights with --config.weights=FILE and --config.model.*.
+dataset-fashion-mnist, for instance). The first two commands make the weights that the third reads; others
+with --config.weights=FILE and --config.model.*.
 """
 
 from configs.parts import no_argument

@@ -213,3 +213,8 @@ def test_without_the_hub_package_one_line_says_what_to_install(monkeypatch):
 
 def test_a_path_is_returned_as_it_is():
     assert fetch("some/file.npz") == pathlib.Path("some/file.npz")
+
+
+def test_an_empty_source_is_called_empty():
+    with pytest.raises(WeightsError, match="weights source '' is empty; give a file"):
+        fetch("")

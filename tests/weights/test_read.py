@@ -100,9 +100,16 @@ def test_an_npz_bomb_is_refused_before_it_unpacks(tmp_path):
         read_state(tmp_path / "w.npz")
 
 
-@pytest.mark.parametrize("name", ["missing.npz", "."])
-def test_a_missing_file_is_an_error(tmp_path, name):
-    with pytest.raises(WeightsError, match="does not exist"):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing.npz", "does not exist; check the path.$"),
+        ("last.safetensors", "does not exist; check the path, or run train.py first"),
+        (".", "is a folder; give a file in it"),
+    ],
+)
+def test_a_missing_file_is_an_error(tmp_path, name, words):
+    with pytest.raises(WeightsError, match=words):
         read_state(tmp_path / name)
 
 

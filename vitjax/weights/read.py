@@ -29,6 +29,11 @@ _SAFETENSORS_TYPES = {
     "BOOL": np.bool_,
 }
 
+_TRAINED = dict.fromkeys(
+    ("last.safetensors", "best.safetensors"),
+    ", or run train.py first: it leaves one in its --workdir",
+)
+
 
 def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Arrays of a weight file by their name in it.
@@ -43,8 +48,11 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
         WeightsError: the file is missing, damaged, hostile or of an unknown kind.
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise WeightsError(f"weights file {str(path)!r} is a folder; give a file in it.")
     if not path.is_file():
-        raise WeightsError(f"weights file {str(path)!r} does not exist; check the path.")
+        maker = _TRAINED.get(path.name, "")
+        raise WeightsError(f"weights file {str(path)!r} does not exist; check the path{maker}.")
     try:
         if path.stat().st_size == 0:
             raise WeightsError(f"weights file {str(path)!r} is empty; fetch it again.")
