@@ -46,7 +46,7 @@ from vitjax.retrieval import (
 )
 from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import Truth, judge, nothing_right, read_ground_truth
-from vitjax.screen import bar, say, show_classes, show_table, warn
+from vitjax.screen import bar, count_of, say, show_classes, show_table, warn
 from vitjax.side import Side
 from vitjax.starting import refuse_training_run, start
 from vitjax.sweep import parse_sweep
@@ -187,7 +187,7 @@ def describe(reranker: Reranker, source: ImageSource, config: EvalConfig, what: 
     """Runs the model over one side's pictures, with a progress bar."""
 
     def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-        return bar(batches, count, f"{what} ({len(source)} pictures)")
+        return bar(batches, count, f"{what} ({count_of(len(source), 'picture', 'pictures')})")
 
     descriptors, rows, skipped = reranker.describe(
         source, batch_size=config.batch_size, on_bad_image=config.data.on_bad_image, progress=progress
@@ -200,9 +200,10 @@ def index(reranker: Reranker, source: ImageSource, config: EvalConfig) -> Side:
     """The gallery's descriptors from `config.index.path`; those that are not there yet are made first."""
     path = config.index.path
     kept = len(Gallery.open(path)) if Gallery.exists(path) else 0
+    pictures = count_of(len(source), "picture", "pictures")
 
     def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-        return bar(batches, count, f"gallery ({len(source)} pictures, {kept} of them described before)")
+        return bar(batches, count, f"gallery ({pictures}, {kept} described before)")
 
     gallery, rows, skipped = index_pictures(
         reranker, source, path, dtype=config.index.dtype, batch_size=config.batch_size,
@@ -285,11 +286,11 @@ def rerank_in_steps(
     """Reranks some queries at a time, to show progress; a gallery in memory goes to the devices once."""
     if isinstance(gallery, Descriptors):
         gallery = parallel.replicate(gallery, mesh)
-    step = 64
+    step, what = 64, f"reranking {count_of(len(index), 'query', 'queries')}"
     starts = range(0, len(index), step)
     parts = [
         rerank(queries.take(rows), gallery, index[rows], config=config, mesh=mesh)
-        for rows in bar((slice(i, i + step) for i in starts), len(starts), f"reranking {len(index)} queries")
+        for rows in bar((slice(i, i + step) for i in starts), len(starts), what)
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 

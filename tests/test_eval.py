@@ -277,7 +277,8 @@ def test_a_gallery_of_one_picture_searched_in_itself_gives_a_page_without_candid
     assert code == 0, err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["queries"], results["gallery"], results["explanations"]["pairs"]) == (1, 1, 0)
-    assert page_data(tmp_path / "out")["queries"][0]["candidates"] == []
+    page = page_data(tmp_path / "out")
+    assert page["queries"][0]["candidates"] == [] and page["subtitle"].startswith("1 query in 1 picture;")
     assert not (tmp_path / "out" / "figures").exists()
 
 
@@ -287,7 +288,7 @@ def test_labels_that_nothing_shares_are_said_and_measured_as_nothing(folder, tmp
         Image.fromarray(picture(i, 0)).save(tmp_path / "asked" / place)
     code, out, err = run(
         "folder", tmp_path / "out", f"--config.data.gallery={folder}", "--config.figures.count=0",
-        f"--config.data.query={tmp_path / 'asked'}",
+        f"--config.data.query={tmp_path / 'asked'}", "--config.figures.report=1",
     )  # fmt: skip
     assert code == 0, err
     results = json.loads(out.splitlines()[-1])
@@ -295,7 +296,11 @@ def test_labels_that_nothing_shares_are_said_and_measured_as_nothing(folder, tmp
     assert line in err and results["notes"][0].startswith(line) and "nan" not in err
     assert "1 of 2 pictures lie beside the sub-folders" in err
     assert set(results["metrics"]["pooled"].values()) == {None, 2, 0}
-    assert page_data(tmp_path / "out")["notes"] == results["notes"]
+    page = page_data(tmp_path / "out")
+    assert page["notes"] == results["notes"]
+    assert page["subtitle"].startswith("2 queries in 16 pictures (this page shows the first 1 of 2);")
+    assert results["explanations"]["deletion"]["gain_standard_error"] is None
+    assert "standard error" not in page["explained"] and "of 1 first hit falls" in page["explained"]
 
 
 def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str]:

@@ -10,7 +10,7 @@ from vitjax.config import EvalConfig, ModelConfig
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Explanation, deletion, match_pairs, pair_plans
 from vitjax.retrieval.truth import shares
-from vitjax.screen import bar
+from vitjax.screen import bar, count_of, searched
 from vitjax.side import Side
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
 from vitjax.viz.plans import Patches, PlanView, entries_within, patches_of, sparse_plan
@@ -118,7 +118,7 @@ def judge_explanations(
             "without_first": float(np.mean([each.chosen for each in found])),
             "without_random": float(np.mean([each.random for each in found])),
             "gain": float(gain.mean()),
-            "gain_standard_error": float(gain.std() / np.sqrt(len(gain))),
+            "gain_standard_error": float(gain.std() / np.sqrt(len(gain))) if len(gain) > 1 else None,
         }
     return judged
 
@@ -128,13 +128,16 @@ def say_judged(judged: dict[str, Any]) -> str:
     if not judged["pairs"]:
         return ""
     gap = f"{judged['largest_additivity_error']:.0e}"
-    text = f"What the patches add makes up each of {judged['pairs']} scores, to {gap}"
+    text = f"What the patches add makes up each of {count_of(judged['pairs'], 'score', 'scores')}, to {gap}"
     if fell := judged.get("deletion"):
+        error = fell["gain_standard_error"]
+        sure = "" if error is None else f", standard error {error:.3f}"
+        hits = count_of(fell["pairs"], "first hit", "first hits")
         text += (
-            f"; without the query patches that add most, the structural score of {fell['pairs']} first hits "
+            f"; without the query patches that add most, the structural score of {hits} "
             f"falls from {fell['structural']:.3f} to {fell['without_first']:.3f}, without as many random "
             f"ones to {fell['without_random']:.3f} (an eighth to a half taken away; difference "
-            f"{fell['gain']:.3f}, standard error {fell['gain_standard_error']:.3f})"
+            f"{fell['gain']:.3f}{sure})"
         )
     return text + "."
 
@@ -179,11 +182,12 @@ def make_report(
     grid: tuple[int, int],
 ) -> Report:
     """Fills the page."""
-    model, rule = config.model, config.rerank
+    model, rule, count = config.model, config.rerank, results["queries"]
+    some = f" (this page shows the first {len(views)} of {count})" if len(views) < count else ""
     return Report(
         title="Search, and search again patch by patch",
-        subtitle=f"{results['queries']} queries in {results['gallery']} pictures; the first {rule.top_k} "
-        "candidates of each were matched patch by patch and put in a new order",
+        subtitle=f"{searched(results)}{some}; the first {rule.top_k} candidates of each were "
+        "matched patch by patch and put in a new order",
         images=images,
         queries=views,
         patches=patches,

@@ -29,6 +29,21 @@ def say(text: str) -> None:
         console.print(text, soft_wrap=True)  # a log reads one line as one
 
 
+def count_of(number: int, one: str, many: str) -> str:
+    """A number with its noun.
+
+    >>> count_of(1, "query", "queries"), count_of(111, "query", "queries")
+    ('1 query', '111 queries')
+    """
+    return f"{number} {one if number == 1 else many}"
+
+
+def searched(results: dict[str, Any]) -> str:
+    """What was searched for in what."""
+    queries = count_of(results["queries"], "query", "queries")
+    return f"{queries} in {count_of(results['gallery'], 'picture', 'pictures')}"
+
+
 def warn(*lines: str) -> None:
     """Prints warnings that are not markup, once per run."""
     for text in lines:
@@ -37,9 +52,10 @@ def warn(*lines: str) -> None:
 
 def show_table(results: dict[str, Any]) -> None:
     """Prints both orders side by side, in percent with 95 % intervals, and what a query costs."""
-    show_metrics(f"{results['queries']} queries in {results['gallery']} pictures", results)
+    show_metrics(searched(results), results)
     for name, judged in results["groups"].items():
-        show_metrics(f"{name}: {judged['metrics']['pooled']['queries']} queries", judged)
+        queries = count_of(judged["metrics"]["pooled"]["queries"], "query", "queries")
+        show_metrics(f"{name}: {queries}", judged)
     show_sweep(results["sweep"])
     cost = results["milliseconds_per_query"]
     say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
@@ -120,7 +136,7 @@ def show_classes(results: dict[str, Any]) -> None:
     """Prints the table of a classification."""
     if not parallel.is_main_process():
         return
-    table = Table(title=f"{results['pictures']} pictures")
+    table = Table(title=count_of(results["pictures"], "picture", "pictures"))
     for i, column in enumerate(classification.COLUMNS):
         table.add_column(column, justify="right" if i else "left", no_wrap=not i)
     for row in results["rows"]:
