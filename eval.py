@@ -10,7 +10,6 @@ from vitjax import program
 if __name__ == "__main__":
     program.use_large_pages()
 
-import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -46,7 +45,16 @@ from vitjax.retrieval import (
 )
 from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import Truth, judge, nothing_right, read_ground_truth
-from vitjax.screen import bar, count_of, say, show_classes, show_table, warn
+from vitjax.screen import (
+    bar,
+    count_of,
+    print_results,
+    say,
+    show_answers,
+    show_classes,
+    show_table,
+    warn,
+)
 from vitjax.side import Side
 from vitjax.starting import refuse_training_run, start
 from vitjax.sweep import parse_sweep
@@ -56,10 +64,8 @@ WHOLE_RANKING = 2000  # galleries up to this size are ranked to the end
 
 
 def main(config: EvalConfig, workdir: str) -> None:
-    """Runs the program; the last line on stdout is one JSON object with the final figures."""
-    results = evaluate(config, workdir)
-    if parallel.is_main_process():
-        print(json.dumps(record.plain(results), allow_nan=False))
+    """Runs the program; into a pipe, the last line on stdout is one JSON object with the final figures."""
+    print_results(evaluate(config, workdir))
 
 
 def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
@@ -141,6 +147,8 @@ def write(
     if truth.positives is not None:
         runs.write_qrels(out / "qrels.trec", *names, truth.positives)
     results["explanations"] = draw(config, out, reranker, queries, gallery, rankings, results)
+    if truth.positives is None:
+        show_answers(rankings)
     record.append_row(out / "results.csv", record.plain(csv_row(config, results)))
     record.write_json(out / "results.json", results)
     say(f"wrote {out / 'results.json'}" + (f" and {out / 'report.html'}" if config.figures.report else ""))

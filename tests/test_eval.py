@@ -268,6 +268,8 @@ def test_one_unlabelled_picture_finds_its_like_and_not_itself(folder, tmp_path):
     order = [line.split()[2] for line in (tmp_path / "out" / "run.trec").read_text().splitlines()]
     assert order[0] == "1_1.png"
     assert "1_0.png" not in order
+    asked, best = err.splitlines()[-7:-5]
+    assert asked == "1_0.png: rank, score, picture" and best.endswith("1_1.png")
 
 
 def test_a_gallery_of_one_picture_searched_in_itself_gives_a_page_without_candidates(tmp_path):

@@ -1,6 +1,9 @@
 """What a person reads where there is little room."""
 
 import io
+import json
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from rich.console import Console
 
 from vitjax import screen
 from vitjax.retrieval.truth import Truth, judge, shares
+from vitjax.viz.rankings import Rankings
 
 ORDER = np.arange(10)[None, :].repeat(4, axis=0)
 JUDGED = judge(Truth([np.array([i]) for i in range(4)], None, np.full(4, -1)), ORDER, ORDER[:, ::-1])
@@ -41,3 +45,26 @@ def test_shares_of_all_queries_are_shown_only_where_some_have_no_answer(printed)
     some = Truth([np.array([0]), np.array([], int)], None, np.full(2, -1))
     metrics = judge(some, ORDER[:2], ORDER[:2])["metrics"]["pooled"]
     assert "recall_at_1_over_all_queries" in shares(metrics)
+
+
+def test_a_few_queries_are_answered_in_the_terminal(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(screen, "console", Console(file=file))
+    after = types.SimpleNamespace(index=np.array([[2, 0, -1]]), score=np.array([[0.9, 0.25, -np.inf]]))
+    ways = {"right": lambda q, r: None, "weight": 1.0, "ranks": 5}
+    ways |= {"query_labels": None, "gallery_labels": None}
+    screen.show_answers(Rankings(after.index, after, ["[a].png"], ["x.png", "y.png", "[z].png"], **ways))
+    assert file.getvalue().splitlines() == [
+        "[a].png: rank, score, picture", "   1  0.900  [z].png", "   2  0.250  x.png",
+    ]  # fmt: skip
+    many = Rankings(after.index, after, ["a", "b", "c", "d"], ["x.png"], **ways)
+    screen.show_answers(many)
+    assert len(file.getvalue().splitlines()) == 3
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_line_of_results_is_for_pipes(monkeypatch, capsys, terminal):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    screen.print_results({"a": float("nan")})
+    printed = capsys.readouterr().out
+    assert printed == "" if terminal else json.loads(printed) == {"a": None}

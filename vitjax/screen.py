@@ -1,6 +1,8 @@
 """What the programs print for people, all on stderr: lines, progress bars and tables."""
 
+import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,8 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from vitjax import classification, parallel
+from vitjax import classification, parallel, record
 from vitjax.retrieval.truth import shares
+from vitjax.viz.rankings import Rankings
 from vitjax.viz.report import metric_name
 
 console = Console(stderr=True, highlight=False)
@@ -61,6 +64,27 @@ def show_table(results: dict[str, Any]) -> None:
     say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
     if count := results["transport"]["uniform_fallback_pairs"]:
         warn(f"{count} pairs had a marginal of zeros; uniform weights took its place")
+
+
+def show_answers(rankings: Rankings, *, queries: int = 3, first: int = 5) -> None:
+    """Prints the first results of each query, where there are no more than a few queries."""
+    if len(rankings.query_names) > queries:
+        return
+    for query, name in enumerate(rankings.query_names):
+        say(f"{escape(name)}: rank, score, picture")
+        rows, scores = (x[query, :first] for x in (rankings.after.index, rankings.after.score))
+        for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
+            if row >= 0:
+                say(f"{rank:>4}  {score:.3f}  {escape(rankings.gallery_names[row])}")
+
+
+def print_results(results: dict[str, Any]) -> None:
+    """Prints the results as the last line on stdout, one JSON object, for whoever reads it through a pipe.
+
+    On a terminal it would push the tables away, and the line before has named the file that holds the same.
+    """
+    if parallel.is_main_process() and not sys.stdout.isatty():
+        print(json.dumps(record.plain(results), allow_nan=False))
 
 
 def show_metrics(title: str, judged: dict[str, Any]) -> None:
