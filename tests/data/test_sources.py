@@ -54,6 +54,15 @@ def test_folders_alone_have_no_loose_pictures(tmp_path):
     assert FolderSource(tmp_path).notes() == FolderSource(tmp_path / "a").notes() == []
 
 
+def test_files_of_other_formats_are_counted(tmp_path):
+    source = FolderSource(fill(tmp_path, "a.png", "b.TIF", "deep/c.tif", "d.bmp", ".e.gif", "notes.txt"))
+    (note,) = source.notes()
+    assert len(source) == 1 and note.endswith("convert them: 1 .bmp, 2 .tif")
+    assert FolderSource(tmp_path / "a.png").notes() == []
+    with pytest.raises(ValueError, match=r"no JPEG, PNG or WebP images .*1 \.tif\); give another folder"):
+        FolderSource(tmp_path / "deep")
+
+
 def test_one_file_is_a_source_of_one(tmp_path):
     source = FolderSource(fill(tmp_path, "x.png", "y.png") / "y.png")
     assert (source.names, source.labels, source.read(0).size) == (["y.png"], None, (8, 6))

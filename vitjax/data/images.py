@@ -9,6 +9,7 @@ import os
 import stat
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".tif", ".tiff")
 
 MAX_SIDE = 32_767  # pixels
 MAX_PIXELS = {
@@ -119,13 +121,28 @@ def list_images(folder: str | os.PathLike) -> list[str]:
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{os.fspath(folder)!r} is not a folder; give a folder of images.")
-    found = sorted(_walk(root))
+    found = sorted(_walk(root, SUFFIXES))
     if not found:
-        raise ValueError(f"no JPEG, PNG or WebP images under {os.fspath(folder)!r}; give another folder.")
+        others = f" ({note})" if (note := note_unread(root)) else ""
+        raise ValueError(
+            f"no JPEG, PNG or WebP images under {os.fspath(folder)!r}{others}; give another folder."
+        )
     return found
 
 
-def _walk(root: Path) -> Iterator[str]:
+def note_unread(folder: str | os.PathLike) -> str:
+    """One line about files below a folder that are images by their suffix, but of formats that are not read.
+
+    Empty where there are none.
+    """
+    counts = Counter(Path(name).suffix.lower() for name in _walk(Path(folder), UNREAD))
+    if not counts:
+        return ""
+    each = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    return f"left out as only JPEG, PNG and WebP are read, convert them: {each}"
+
+
+def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
     seen = set()
     for parent, folders, files in os.walk(root, followlinks=True):
         status = os.stat(parent)
@@ -137,7 +154,7 @@ def _walk(root: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = Path(parent).relative_to(root)
         for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
                 yield (relative / name).as_posix()
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from vitjax.data.images import ImageError, list_images, read_image
+from vitjax.data.images import ImageError, list_images, note_unread, read_image
 
 
 @runtime_checkable
@@ -89,6 +89,7 @@ class FolderSource(ListedSource):
 
     def __init__(self, path: str | os.PathLike) -> None:
         root = Path(path)
+        self._whole = root.is_dir()
         if not os.fspath(path) or not root.exists():
             raise ValueError(f"{os.fspath(path)!r} does not exist; give a folder of images or an image file.")
         files, root = (list_images(root), root) if root.is_dir() else ([root.name], root.parent)
@@ -101,13 +102,16 @@ class FolderSource(ListedSource):
         super().__init__(root, files, np.array([position[name] for name in folders], np.int32), classes)
 
     def notes(self) -> list[str]:
-        """One line about pictures that lie beside the folders of classes, where there are any."""
+        """Lines about files of formats that are not read, and about pictures beside the folders of classes."""
+        unread = note_unread(self.root) if self._whole else ""
+        found = [f"{self.root}: {unread}"] if unread else []
         if "." not in self.class_names:
-            return []
+            return found
         loose = int((self.labels == self.class_names.index(".")).sum())
         return [
+            *found,
             f"{self.root}: {loose} of {len(self)} pictures lie beside the sub-folders and form a class of "
-            "their own, named '.'"
+            "their own, named '.'",
         ]
 
 
