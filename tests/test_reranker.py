@@ -1,5 +1,8 @@
 import dataclasses
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import pytest
 from PIL import Image
 
 import vitjax
+from tests.data.corpus import encoded
 from tests.pictures import picture, write_folder
 from vitjax import reranker as front
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
@@ -151,6 +155,66 @@ def test_a_mistake_is_named(reranker, pictures, arguments, words):
     given = {"query": pictures[0], "candidates": pictures[:2]} | arguments
     with pytest.raises((ValueError, ImageError), match=words):
         reranker.rank(**given)
+
+
+MISTAKES = """
+import jax, numpy as np, vitjax
+small = {"img_size": 32, "depth": 1, "num_classes": 0}
+model = vitjax.build("vit_tiny_patch16_224", **small)
+init = lambda model: jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+variables, picture = init(model), np.zeros((40, 40, 3), np.uint8)
+reranker = vitjax.Reranker(model, variables)
+other = init(vitjax.build("vit_small_patch16_224", **small))
+for call in (
+    lambda: reranker.rank(picture, "a.jpg"),
+    lambda: reranker.rank(picture, picture),
+    lambda: reranker.describe(b"bytes"),
+    lambda: reranker.rank(picture, 3),
+    lambda: reranker.rank(picture, [picture], top_k="1"),
+    lambda: vitjax.Reranker(model, {}),
+    lambda: vitjax.Reranker(model, other),
+    lambda: vitjax.Reranker(model, None),
+    lambda: vitjax.Reranker(model, variables, {"rerank": {}}),
+    lambda: vitjax.build(None),
+    lambda: vitjax.build("vit_tiny_patch16_224", num_classes=-1),
+    lambda: vitjax.build("vit_tiny_patch16_224", num_class=3),
+    lambda: vitjax.build("vit_tiny_patch16_224", pretrained=True),
+):
+    try:
+        call()
+    except (TypeError, ValueError) as error:
+        print(error)
+"""
+
+
+def test_a_mistake_of_another_type_is_one_plain_line():
+    # Without the checks of types that the other tests run under.
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", MISTAKES], capture_output=True, text=True, env=env, check=True
+    )
+    expected = (
+        "rank: candidates is one str; give a list",
+        "rank: candidates is one ndarray; give a list",
+        "describe: images is one bytes; give a list",
+        "rank: candidates is one int; give a list",
+        "rank: top_k is '1'; give 1 or more",
+        *["Reranker: these variables are not of this VisionTransformer; give what vitjax.load_weights("] * 2,
+        "Reranker: variables is a NoneType; give what vitjax.load_weights(source, model) returns",
+        "Reranker: config is a dict; give an EvalConfig",
+        "model is None; give a name",
+        "model 'vit_tiny_patch16_224': num_classes is -1; give 0",
+        "model 'vit_tiny_patch16_224' has no field 'num_class'; did you mean 'num_classes'?",
+        "build makes a model without weights; vitjax.load_weights(source, model) loads them",
+    )
+    for line, start in zip(done.stdout.splitlines(), expected, strict=True):
+        assert line.startswith(start) and "http" not in line
+
+
+def test_candidates_may_come_one_by_one_as_bytes_and_with_a_bar(reranker, pictures, capsys):
+    files = [encoded(Image.fromarray(image), "PNG") for image in pictures[:3]]
+    hits = reranker.rank(pictures[0], (file for file in files), progress=True)
+    assert hits == reranker.rank(pictures[0], pictures[:3])
 
 
 @pytest.mark.slow

@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from jax.sharding import Mesh
 from PIL import Image
 
@@ -35,7 +37,7 @@ from vitjax.retrieval.descriptors import describe_each
 from vitjax.retrieval.explain import Match, match_pairs
 from vitjax.weights import LoadReport, load_with_report
 
-Picture = str | pathlib.Path | Image.Image | np.ndarray
+Picture = str | pathlib.Path | bytes | Image.Image | np.ndarray
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 MADE_PICTURES = 32  # of a kind, for `Reranker.center` and `Reranker.rule`
@@ -92,6 +94,16 @@ class Reranker:
     ) -> None:
         if isinstance(config, RerankConfig):
             config = EvalConfig(rerank=config)
+        if config is not None and not isinstance(config, EvalConfig):
+            raise TypeError(
+                f"Reranker: config is a {type(config).__name__}; give an EvalConfig, as vitjax.demo_config() "
+                "returns one, or a RerankConfig."
+            )
+        if not isinstance(variables, Mapping):
+            raise TypeError(
+                f"Reranker: variables is a {type(variables).__name__}; give what "
+                "vitjax.load_weights(source, model) returns."
+            )
         self.config = config or EvalConfig()
         validate(self.config)
         self.model = model
@@ -107,9 +119,15 @@ class Reranker:
         side = self.preprocess.image_size
         blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         grid = self.config.model.grid
-        native = jax.eval_shape(
-            lambda *inputs: jnp.zeros(self._forward(*inputs).grid), self.variables, blank
-        ).shape
+        try:
+            native = jax.eval_shape(
+                lambda *inputs: jnp.zeros(self._forward(*inputs).grid), self.variables, blank
+            ).shape
+        except FlaxError as error:
+            raise ValueError(
+                f"Reranker: these variables are not of this {type(model).__name__}; give what "
+                f"vitjax.load_weights(source, model) returns ({_first_sentence(error)})"
+            ) from None
         if grid > min(native):
             raise ValueError(
                 f"config.model.grid is {grid}; this model has {native[0]} x {native[1]}: give no more, or 0"
@@ -219,20 +237,22 @@ class Reranker:
 
     def describe(
         self,
-        images: ImageSource | Sequence[Picture],
+        images: ImageSource | Iterable[Picture],
         *,
         batch_size: int = 32,
         on_bad_image: str = "error",
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> tuple[Descriptors, np.ndarray, list[Skipped]]:
         """Turns pictures into descriptors.
 
         Args:
-            images: paths, PIL images, uint8 arrays (h, w, 3), or a source of `vitjax.data`.
+            images: paths, PIL images, uint8 arrays (h, w, 3), bytes of image files, or a source of
+                `vitjax.data`.
             batch_size: pictures per forward pass, over all devices; rounded up to a multiple of them. For
                 fewer pictures it is the next power of two.
             on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
-            progress: wraps the iteration over batches; called with it and the number of batches.
+            progress: True = a bar on stderr; or what wraps the iteration over batches, called with it and
+                the number of batches.
 
         Returns:
             Descriptors on the host, one row per picture that could be read; which picture each row is (n,);
@@ -241,9 +261,9 @@ class Reranker:
         Raises:
             ImageError: a picture cannot be read and `on_bad_image` is "error".
         """
-        source = images if isinstance(images, ImageSource) else ListSource(images)
+        source = images if isinstance(images, ImageSource) else _list(images, "describe: images")
         loader = self._batches(source, self._compiled_size(batch_size, len(source)), on_bad_image)
-        steps = progress(loader, len(loader)) if progress else loader
+        steps = _with_progress(loader, progress)
         descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
         return descriptors, index, loader.skipped
 
@@ -253,7 +273,7 @@ class Reranker:
         *,
         batch_size: int = 32,
         on_bad_image: str = "error",
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> Iterator[tuple[Descriptors, np.ndarray, int]]:
         """Turns pictures into descriptors batch by batch: memory does not grow with their number.
 
@@ -268,7 +288,7 @@ class Reranker:
             and how many pictures have been gone through.
         """
         loader = self._batches(source, batch_size, on_bad_image)
-        steps = progress(loader, len(loader)) if progress else loader
+        steps = _with_progress(loader, progress)
         size = self._rounded(batch_size)
         each = describe_each(self._describe, self.variables, steps, mesh=self.mesh)
         for batch, (found, index) in enumerate(each, 1):
@@ -277,19 +297,19 @@ class Reranker:
     def rank(
         self,
         query: Picture,
-        candidates: Sequence[Picture] | Descriptors | Gallery,
+        candidates: ImageSource | Iterable[Picture] | Descriptors | Gallery,
         *,
         searcher: Searcher | None = None,
         top_k: int | None = None,
         ids: Sequence[int | str] | None = None,
         batch_size: int = 32,
         return_matches: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> list[Hit]:
         """Orders candidates by how well they match the query, best first; equal scores keep their order.
 
         Args:
-            query: a path, PIL image or uint8 array (h, w, 3).
+            query: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file.
             candidates: the same, several; or descriptors of them from `describe`, to describe them once; or a
                 gallery on a disk (see `vitjax.indexing`), whose `config.rerank.top_k` nearest are ranked.
             searcher: what finds those nearest; None = the gallery itself, exactly.
@@ -305,14 +325,17 @@ class Reranker:
         Raises:
             ImageError: a picture cannot be read; the line names it.
             ValueError: no candidates, `top_k` below 1, or another number of ids than candidates.
+            TypeError: `candidates` is one picture and not several.
         """
+        if not isinstance(candidates, Descriptors | Gallery | ImageSource):
+            candidates = _list(candidates, "rank: candidates")
         count = len(candidates)
         if not count:
             raise ValueError("rank: there are no candidates; give at least one picture.")
         if ids is not None and len(ids) != count:
             raise ValueError(f"rank: {len(ids)} ids for {count} candidates; give one each.")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"rank: top_k is {top_k}; give 1 or more, or None for all.")
+        if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
+            raise ValueError(f"rank: top_k is {top_k!r}; give 1 or more, or None for all.")
         described, *_ = self.describe([query], batch_size=1)
         if isinstance(candidates, Gallery):
             rows = self._nearest(described, candidates, searcher)
@@ -376,6 +399,28 @@ class Reranker:
         return [tuple(found.explanation(pair, self.token_grid).matches) for pair in range(len(rows))]
 
 
+def _list(pictures: Iterable[Picture], what: str) -> ListSource:
+    """Several pictures as a source; one alone is no list of its letters or rows."""
+    alone = isinstance(pictures, str | bytes | os.PathLike | Image.Image)
+    alone = alone or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
+    if alone or not isinstance(pictures, Iterable):
+        raise TypeError(f"{what} is one {type(pictures).__name__}; give a list of pictures, [ ] around one.")
+    return ListSource(list(pictures))
+
+
+def _with_progress(loader: Batches, progress: Progress | bool | None) -> Iterable[Batch]:
+    if progress is True:
+        from vitjax.screen import bar  # which knows this module
+
+        return bar(loader, len(loader), "describing")
+    return progress(loader, len(loader)) if progress else loader
+
+
+def _first_sentence(error: Exception) -> str:
+    """What went wrong in one line, without the address of a page about it."""
+    return " ".join(str(error).split()).partition(" (http")[0].rstrip(".")
+
+
 @dataclass(frozen=True, slots=True)
 class Similarity:
     """How alike two pictures are: `score` = structural + weight * pooled, and which patches say so."""
@@ -390,7 +435,7 @@ def similarity(image_a: Picture, image_b: Picture, *, reranker: Reranker | None 
     """Compares two pictures, by default with the weights of the demo (fetched once, 90 MB).
 
     Args:
-        image_a: a path, PIL image or uint8 array (h, w, 3).
+        image_a: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file.
         image_b: another.
         reranker: model and recipe to compare with.
 

@@ -75,7 +75,7 @@ def show_answers(rankings: Rankings, *, queries: int = 3, first: int = 5) -> Non
         rows, scores = (x[query, :first] for x in (rankings.after.index, rankings.after.score))
         for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
             if row >= 0:
-                say(f"{rank:>4}  {score:.3f}  {escape(rankings.gallery_names[row])}")
+                say(f"{rank:>4}  {score:.3f}  {escape(rankings.gallery_names[int(row)])}")
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ def test_an_unknown_name_gets_the_nearest_ones():
 
 def test_an_unknown_field_gets_the_list_of_fields():
     with pytest.raises(
-        ValueError, match=r"no field 'image_size'; its fields: img_size, patch_size, embed_dim"
+        ValueError,
+        match=r"no field 'image_size'; did you mean 'img_size'\? Its fields: img_size, ",
     ):
         build("deit_small_patch16_224", image_size=224)
 

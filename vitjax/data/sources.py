@@ -102,7 +102,7 @@ class FolderSource(ListedSource):
         super().__init__(root, files, np.array([position[name] for name in folders], np.int32), classes)
 
     def notes(self) -> list[str]:
-        """Lines about files of formats that are not read, and about pictures beside the folders of classes."""
+        """Lines about files of formats that are not read, and pictures beside the folders of classes."""
         unread = note_unread(self.root) if self._whole else ""
         found = [f"{self.root}: {unread}"] if unread else []
         if "." not in self.class_names:
@@ -188,7 +188,7 @@ class ListSource:
     def __init__(self, items: Sequence[Any]) -> None:
         if isinstance(items, (str, bytes, os.PathLike)):
             raise TypeError(
-                f"ListSource takes a list of pictures, not {type(items).__name__}; wrap it in [ ]."
+                f"expected a list of pictures, not one {type(items).__name__}; put [ ] around it."
             )
         self._items = list(items)
         self.names = [

@@ -53,6 +53,8 @@ def build(name: str, **overrides: Any) -> nn.Module:
     >>> build("vit_small_patch14_dinov2", img_size=224).grid
     (16, 16)
     """
+    if not isinstance(name, str):
+        raise ValueError(f"model is {name!r}; give a name, as list_models() has them.")
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.0)
         raise ValueError(
@@ -61,9 +63,16 @@ def build(name: str, **overrides: Any) -> nn.Module:
     module, fields, _, mistakes = _MODELS[name]
     known = [f.name for f in dataclasses.fields(cast(Any, module)) if f.name not in ("parent", "name")]
     unknown = sorted(set(overrides) - set(known))
-    if unknown:
+    if "pretrained" in unknown:
         raise ValueError(
-            f"model {name!r} has no field {', '.join(map(repr, unknown))}; its fields: {', '.join(known)}."
+            "build makes a model without weights; vitjax.load_weights(source, model) loads them, from a file "
+            "or from where vitjax.models.pretrained_source(name) says they are published."
+        )
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {near[0]!r}? Its" if near else "its"
+        raise ValueError(
+            f"model {name!r} has no field {', '.join(map(repr, unknown))}; {hint} fields: {', '.join(known)}."
         )
     fields = fields | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     size = fields.get("img_size", 224)
@@ -83,6 +92,9 @@ def build(name: str, **overrides: Any) -> nn.Module:
         wrong.append(f"dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'")
     if fields.get("attention", "xla") not in ("xla", "cudnn"):
         wrong.append(f"attention {fields['attention']!r} is neither 'xla' nor 'cudnn'")
+    classes = fields.get("num_classes", 0)
+    if not isinstance(classes, int) or classes < 0:
+        wrong.append(f"num_classes is {classes!r}; give 0 for no classifier, or more")
     if wrong:
         raise ValueError(f"model {name!r}: {'; '.join(wrong)}.")
     return model

@@ -29,7 +29,7 @@ _SAFETENSORS_TYPES = {
     "BOOL": np.bool_,
 }
 
-_TRAINED = dict.fromkeys(
+_TRAINED: dict[str, str] = dict.fromkeys(
     ("last.safetensors", "best.safetensors"),
     ", or run train.py first: it leaves one in its --workdir",
 )
