@@ -33,6 +33,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from vitjax import program
 from vitjax.config import EvalConfig, RerankConfig
 from vitjax.data.images import list_images, read_image
 from vitjax.reranker import Reranker
@@ -256,4 +257,4 @@ def _show(group: str, rows: list[Row], reranker: Reranker) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_benchmark(main)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vitjax import parallel
+from vitjax import parallel, program
 from vitjax.retrieval import Descriptors, Gallery, RerankConfig, Reranked, rerank, search
 
 GROUP = 20  # images that show the same thing
@@ -246,4 +246,4 @@ def _print(rows: Sequence[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_benchmark(main)

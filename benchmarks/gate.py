@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.positions import Look, View, class_set, place_set
+from vitjax import program
 from vitjax.config import EvalConfig, RerankConfig
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, Reranked, calibrate_gate, judge_gate, plan_sharpness, rerank, search
@@ -108,4 +109,4 @@ def _remembered(queries: Descriptors, gallery: Descriptors, config: RerankConfig
 
 
 if __name__ == "__main__":
-    main()
+    program.run_benchmark(main)

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
+from vitjax import program
 from vitjax.config import RerankConfig, demo_config
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.sources import FolderSource
@@ -153,4 +154,4 @@ def _judge(name: str, config: RerankConfig, queries: Descriptors, composites: De
 
 
 if __name__ == "__main__":
-    main()
+    program.run_benchmark(main)

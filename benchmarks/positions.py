@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.explanations import flat_pairs
+from vitjax import program
 from vitjax.config import EvalConfig
 from vitjax.data.made import MadeSource
 from vitjax.data.pipeline import batches
@@ -294,4 +295,4 @@ def _options(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterat
 
 
 if __name__ == "__main__":
-    main()
+    program.run_benchmark(main)

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from vitjax import program
 from vitjax.backbone import backbone
 from vitjax.config import EvalConfig, ReduceConfig
 from vitjax.data.sources import FolderSource
@@ -249,4 +250,4 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_benchmark(main)

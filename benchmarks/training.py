@@ -135,4 +135,4 @@ def torch_turn(torch: Any, batch: int) -> Turn:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_benchmark(main)

@@ -37,7 +37,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 import vitjax
-from vitjax import ot, parallel
+from vitjax import ot, parallel, program
 from vitjax.data.sources import FolderSource, RowsSource
 
 
@@ -295,4 +295,4 @@ def _write(path: pathlib.Path, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program.run_benchmark(main)

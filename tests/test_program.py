@@ -9,6 +9,7 @@ import pytest
 
 from vitjax import program
 from vitjax.config import EvalConfig
+from vitjax.data.sources import FolderSource
 from vitjax.training.config import TrainConfig
 
 CONFIG = """
@@ -166,3 +167,13 @@ def test_a_process_does_not_start_anew_where_that_is_of_no_use_or_not_wanted(tmp
     with started(tmp_path, mode, "a word", **env) as process:
         lines = process.communicate()[0].splitlines()
     assert lines == [str(process.pid), f"{process.pid} {found} ['a word'] True"]
+
+
+def test_a_benchmark_ends_with_one_line_where_the_user_can_mend_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks/tokens.py", "--gallery", "nowhere"])
+    with pytest.raises(SystemExit) as end:
+        program.run_benchmark(lambda: FolderSource("nowhere"))
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith("benchmarks/tokens.py: 'nowhere' does not exist;")
+    with pytest.raises(ZeroDivisionError):
+        program.run_benchmark(lambda: 1 / 0)

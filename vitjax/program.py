@@ -1,4 +1,4 @@
-"""What train.py and eval.py share on the command line: flags, help, and how errors reach a person.
+"""What the programs share on the command line: flags, help, and how errors reach a person.
 
 The flags are the field's usual ones (`--config FILE[:arg] --config.a.b=value --workdir DIR`). Exit codes:
 0 done, 1 an error of the user's (one plain line, no traceback), 2 wrong flags, 130 stopped by the keyboard.
@@ -79,15 +79,24 @@ def _run(main: Callable[[Any, str], None], config_type: type, description: str, 
             "\n".join(f"{path} = {value!r}  # {kind}; {text}" for path, kind, value, text in fields(config))
         )
         return 0
+    return _guarded(lambda: main(config, workdir), argv[0])
+
+
+def run_benchmark(main: Callable[[], None]) -> None:
+    """Calls a benchmark's `main` and exits with the right code; what the user can mend is one line."""
+    sys.exit(_guarded(main, sys.argv[0]))
+
+
+def _guarded(main: Callable[[], None], name: str) -> int:
     try:
-        main(config, workdir)
+        main()
     except KeyboardInterrupt:
-        print(f"{argv[0]}: stopped by the keyboard", file=sys.stderr)
+        print(f"{name}: stopped by the keyboard", file=sys.stderr)
         return 130
     except (UserError, ValueError, OSError) as error:
         if not _is_for_the_user(error):
             raise
-        print(f"{argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
 
@@ -250,5 +259,6 @@ def _is_for_the_user(error: Exception) -> bool:
     last = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
     return last is not None and str(last.frame.f_globals.get("__name__", "")).split(".")[0] in {
         "vitjax",
+        "benchmarks",
         "__main__",
     }

@@ -116,7 +116,7 @@ def test_list_takes_paths_pictures_arrays_and_bytes(tmp_path):
     assert {source.read(i).size for i in range(5)} == {(8, 6)}
     with pytest.raises(ImageError, match="item 0 is a int"):
         ListSource([3]).read(0)
-    with pytest.raises(TypeError, match="wrap it in"):
+    with pytest.raises(TypeError, match="expected a list of pictures, not one str"):
         ListSource("x.png")
 
 
