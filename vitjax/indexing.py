@@ -37,7 +37,7 @@ def index_pictures(
 
     Args:
         reranker: model and recipe.
-        images: paths, PIL images, uint8 arrays (h, w, 3), or a source of `vitjax.data`.
+        images: paths, PIL images, uint8 arrays (h, w, 3), bytes of image files, or a source of `vitjax.data`.
         path: a folder, gs://bucket/folder or s3://bucket/folder.
         dtype: of the stored tokens, float16 or int8.
         batch_size: as for `Reranker.describe`.
