@@ -32,7 +32,7 @@ from vitjax.data.feed import Feed, TrainBatch
 from vitjax.data.pipeline import batches
 from vitjax.data.places import Places
 from vitjax.data.transforms import Preprocess
-from vitjax.screen import say
+from vitjax.screen import print_results, say
 from vitjax.starting import start
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
@@ -85,8 +85,7 @@ def main(config: TrainConfig, workdir: str) -> None:
     out, writes = start(workdir, say), parallel.is_main_process()
     with stopping.only_run(out, holds=writes), stopping.Stop().listening() as stop:
         results = train(config, out, stop)
-        if writes:
-            print(json.dumps(record.plain(results), allow_nan=False))
+        print_results(results)
         if stop.busy:  # a compilation or a read that cannot be interrupted: the interpreter would wait
             sys.stdout.flush()
             os._exit(130 if stop.reason == "SIGINT" else 0)

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "vitjax"
 ALLOWED = {
     "activations": set(),
     "ot": {"ot"},
-    "models": {"models", "sparsify", "activations"},
+    "models": {"models", "sparsify", "activations", "config"},
     "sparsify": {"sparsify", "activations"},
     "weights": {"weights", "files"},
     "data": {"data", "weights", "config"},
@@ -24,7 +24,7 @@ ALLOWED = {
     "files": set(),
     "record": {"files"},
     "program": {"doctor"},
-    "checkpoint": {"files"},
+    "checkpoint": {"files", "record"},
     "sweep": {"config"},
     "training": {
         "training",
@@ -39,6 +39,7 @@ ALLOWED = {
         "files",
         "record",
         "program",
+        "weights",
     },
     "doctor": {"record", "weights"},
     "starting": {"doctor", "parallel", "program", "record", "weights"},
