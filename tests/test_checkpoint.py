@@ -47,6 +47,14 @@ def test_the_last_ones_are_kept_and_come_back_exactly_with_their_notes(saved):
     assert notes == {"loss": 1.5}
 
 
+def test_a_copy_that_somebody_put_beside_them_is_no_checkpoint(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "saves")
+    shutil.copytree(saved / "3", tmp_path / "saves" / "1000.bak")
+    (tmp_path / "saves" / "7 old").mkdir()
+    saves = Checkpoints(tmp_path / "saves", keep=2)
+    assert saves.steps() == [2, 3] and saves.unfinished() == []
+
+
 def test_a_state_saved_on_one_device_loads_on_two(saved):
     mesh = parallel.make_mesh()
     spread = NamedSharding(mesh, PartitionSpec("data"))

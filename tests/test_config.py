@@ -84,6 +84,8 @@ def test_a_value_out_of_range_is_named(part, field, value):
         ("optim.beta1", 1.0),
         ("optim.beta2", 1.0),
         ("checkpoint.keep", 1),
+        ("metric.per_class", 0),
+        ("distill.negatives", -2),
         ("optim.accumulate", 3),
         ("data.source", "digit"),
         ("data.train", ""),

@@ -36,7 +36,9 @@ _HOME = {
     "similarity": "vitjax.reranker",
     "load_weights": "vitjax.weights",
 }
-_PACKAGES = ("config", "data", "models", "ot", "retrieval", "viz", "weights")
+_PACKAGES = (
+    "config", "data", "indexing", "models", "ot", "retrieval", "sparsify", "training", "viz", "weights",
+)  # fmt: skip
 
 __all__ = [
     "DEMO_WEIGHTS",
@@ -65,4 +67,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_PACKAGES})

@@ -52,12 +52,14 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps whose save was finished, rising; those under way do not count."""
-        return sorted(self._number(path.parent) for path in self.root.glob(f"[0-9]*/{MANIFEST}"))
+        return sorted(
+            int(path.parent.name) for path in self.root.glob(f"[0-9]*/{MANIFEST}") if _is_save(path.parent)
+        )
 
     def unfinished(self) -> list[int]:
         """Steps whose folder lacks its manifest: killed on the way, or damaged since."""
-        folders = [path for path in self.root.glob("[0-9]*") if path.is_dir() and _PARTIAL not in path.name]
-        return sorted({self._number(path) for path in folders} - set(self.steps()))
+        folders = [path for path in self.root.glob("[0-9]*") if path.is_dir() and _is_save(path)]
+        return sorted({int(path.name) for path in folders} - set(self.steps()))
 
     def latest(self) -> int | None:
         """The last step whose save was finished; None where there is none."""
@@ -233,9 +235,10 @@ class Checkpoints:
             f"{what} and run the same command again"
         )
 
-    @staticmethod
-    def _number(folder: pathlib.Path) -> int:
-        return int(folder.name)
+
+def _is_save(folder: pathlib.Path) -> bool:
+    """Whether a folder has the name of a step; people put others beside them."""
+    return folder.name.isdecimal()
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ def index_pictures(
     elif len(tail):
         for _ in each:  # its share of the work; process 0 receives what it finds
             pass
-    parallel.meet("gallery built")
+    parallel.wait_for_all("gallery built")
     gallery = Gallery.open(path)
     rows, skipped = _places(gallery, source, reranker)
     if skipped and on_bad_image == "error":

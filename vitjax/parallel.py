@@ -203,12 +203,6 @@ def from_main(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-def meet(where: str) -> None:
-    """Waits until every process has come to this point of the program."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
-
-
 def fetch(tree: Any) -> Any:
     """Brings arrays to the host as NumPy, whole, in every process; waits for them."""
 

@@ -81,3 +81,17 @@ def test_what_does_not_fit_is_refused_in_one_line():
     cost, a, b = problem(5, 1, 130, 130)
     with pytest.raises(ValueError, match=r"130 x 130 tokens do not fit on chip .* use solver 'fused'"):
         ot.sinkhorn(cost, a, b, epsilon=0.05, solver="pallas")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_kernel_gives_the_plan_of_the_fused_solver():
+    """`JAX_PLATFORMS=cuda pytest -m gpu`; compiled there, not interpreted."""
+    if jax.default_backend() != "gpu":
+        pytest.skip("needs a GPU and JAX_PLATFORMS=cuda")
+    cost, a, b = problem(60, 200, 49, 49)
+    settings = {"epsilon": 0.05, "mass": 0.8, "iterations": 500, "tolerance": 1e-4}
+    fused, chip = (
+        ot.partial_sinkhorn(cost, a, b, solver=solver, **settings) for solver in ("fused", "pallas")
+    )
+    np.testing.assert_allclose(chip.plan, fused.plan, atol=1e-5)
+    assert float(jnp.max(chip.row_error + chip.col_error)) <= 1e-4

@@ -30,7 +30,9 @@ from vitjax.ot.scaling import Kernel, Problem, Sides
 
 ROUND = 5  # iterations between looks at errors and scalings
 _SLOW = 0.45  # a round that leaves more than this share of the error is slow: omega is too small
-_RELAXED_ENOUGH = 8 / 9  # below this tau_a * tau_b plain iterations are at least as fast as omega 1.5
+# Below this tau_a * tau_b plain iterations are faster. On the corridor's photos, at epsilon .02 and .05:
+# at .81 over-relaxation takes .74 of the time, at .69 as long for a tenth of the error, at .36 1.25 times.
+_RELAXED_ENOUGH = 0.6
 
 
 class Solution(NamedTuple):

@@ -95,13 +95,12 @@ def rollout_matrix(
     """
     blocks = _from(attention, start)
     _square_size(blocks)
-    rollout = None
+    rollout: Any = None
     for block in blocks:
         fused = fuse_heads(block, heads, discard)
         mixed = fused + jnp.eye(fused.shape[-1], dtype=fused.dtype)[None]
         mixed = mixed / mixed.sum(-1, keepdims=True)
         rollout = mixed if rollout is None else _matmul(mixed, rollout)
-    assert rollout is not None
     return rollout
 
 

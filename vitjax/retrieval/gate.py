@@ -101,7 +101,8 @@ class Gate:
         if self.signal in (ALWAYS, NEVER):
             opened = np.full(len(before), self.signal == ALWAYS)
         else:
-            opened = _signals(before, new, sharpness)[self.signal] >= self.threshold
+            wanted = sharpness if self.signal == "sharpness" else None  # the one signal that costs a matching
+            opened = _signals(before, new, wanted)[self.signal] >= self.threshold
         old = new.in_order_of(before)
         old = dataclasses.replace(old, score=np.where(before >= 0, old.pooled, -np.inf).astype(np.float32))
         pick = {

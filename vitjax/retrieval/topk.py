@@ -56,6 +56,8 @@ def search(
     q, wanted, size = len(points), min(k, n), query_block(len(points))
     if mesh is not None:
         base, keep = (_spread(x, n, mesh) for x in (base, keep))
+    else:
+        base, keep = jax.device_put((base, keep))  # once, not for every block of queries
     run = functools.partial(_search, k=wanted, block=block, mesh=mesh)
     found, pending = [], None
     for start in range(0, q, size):

@@ -129,7 +129,7 @@ class OptimConfig:
     ema: float = 0.0  # decay of the running mean of parameters, which is what is evaluated; 0 = none
     backbone_lr: float = 1.0  # beside new predictors or a new embedding: the backbone's, in units of lr
     freeze_epochs: float = 0.0  # beside these: epochs before the backbone moves
-    frozen: tuple[str, ...] = ()  # parameters and modules that never move, by a part of their name
+    frozen: tuple[str, ...] = ()  # what never moves: whole names of modules or parameters
 
 
 @dataclass(slots=True)
@@ -171,7 +171,9 @@ class TrainConfig:
 def validate(config: TrainConfig) -> None:
     """Raises one ValueError that names every field out of its range."""
     wrong = [*_choices(config), *_ranges(config)]
-    if config.batch_size % max(config.optim.accumulate, 1):
+    if wrong:  # what follows takes each field for sensible in itself
+        raise ValueError("; ".join(wrong))
+    if config.batch_size % config.optim.accumulate:
         wrong.append(
             f"config.batch_size is {config.batch_size}; it must be a multiple of config.optim.accumulate "
             f"{config.optim.accumulate}"
