@@ -199,3 +199,14 @@ def test_a_folder_without_images_says_so(tmp_path):
         list_images(tmp_path)
     with pytest.raises(ValueError, match="is not a folder"):
         list_images(tmp_path / "missing")
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded():
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    assert read_image(whole).size == (64, 64)
+    last, scans = whole.rindex(b"\xff\xda"), whole.count(b"\xff\xda")
+    many = whole[:-2] + 300 * whole[last:-2] + whole[-2:]
+    with pytest.raises(ImageError, match=f"has {scans + 300} scans, above the limit of 200"):
+        read_image(many)

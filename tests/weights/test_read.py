@@ -1,6 +1,7 @@
 import json
 import struct
 import sys
+import warnings
 import zipfile
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vitjax.weights import WeightsError
 from vitjax.weights.read import read_state
+from vitjax.weights.report import Mismatch
 
 ARRAYS = {"a.weight": np.arange(6, dtype="f").reshape(2, 3), "b": np.float16([1, 2]), "n": np.array([3])}
 
@@ -169,3 +171,29 @@ def test_without_the_onnx_package_one_line_says_what_to_install(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(WeightsError, match=r"pip install onnx \(in a checkout"):
         read_state(tmp_path / "w.onnx")
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(["1"]), np.array([1 + 2j]), np.array(["2020"], "M8[Y]"), np.zeros(1, [("a", "f4")])]
+)
+def test_arrays_that_are_no_real_numbers_are_named(tmp_path, array):
+    np.savez(tmp_path / "w.npz", **{"head.bias": array})
+    with pytest.raises(WeightsError, match=r"weights file '.*w.npz': 'head.bias' is a ndarray of"):
+        read_state(tmp_path / "w.npz")
+
+
+def test_a_name_that_an_archive_holds_twice_is_refused(tmp_path):
+    np.savez(tmp_path / "one.npz", a=np.zeros(3))
+    with (
+        warnings.catch_warnings(action="ignore"),
+        zipfile.ZipFile(tmp_path / "one.npz") as one,
+        zipfile.ZipFile(tmp_path / "two.npz", "w") as two,
+    ):
+        for _ in range(2):
+            two.writestr("a.npy", one.read("a.npy"))
+    with pytest.raises(WeightsError, match="holds a name twice"):
+        read_state(tmp_path / "two.npz")
+
+
+def test_names_that_a_terminal_would_obey_are_quoted():
+    assert str(Mismatch("\x1b[2Jx\n", (1,))) == r"'\x1b[2Jx\n' (file (1,))"

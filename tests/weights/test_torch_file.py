@@ -127,6 +127,12 @@ def test_memo_numbers_and_nesting_cost_no_memory(tmp_path):
     deep_key = b"}" + w.number(1) + b"\x85" * 200_000 + w.number(1) + b"s"
     with pytest.raises(WeightsError, match="dictionary key is a tuple"):
         _read(tmp_path, w.archive(w.pickled(deep_key), {}))
+    # A list of 10,000, copied by a call of six bytes again and again.
+    copies = (
+        b"](" + b"K\x01" * 10_000 + b"eq\x000" + b"c__builtin__\nlist\nq\x010" + b"h\x01h\x00\x85R0" * 300
+    )
+    with pytest.raises(WeightsError, match="copies more than 2000000 items"):
+        _read(tmp_path, w.archive(w.pickled(copies + b"]"), {}))
     loop = b"}q\x00" + w.text("model") + b"h\x00s"
     with pytest.raises(WeightsError, match="no tensors"):
         _read(tmp_path, w.archive(w.pickled(loop), {}))

@@ -148,9 +148,6 @@ _KINDS: tuple[Callable[[Image.Image, float, int], Image.Image], ...] = (
 _JITTERED = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
-_JITTERED = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-
-
 def jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
     """Brightness, contrast and saturation, each by a factor in 1 +- strength, in random order."""
     for kind in rng.permutation(3):

@@ -29,6 +29,7 @@ MAX_PIXELS = {
     "WEBP": 20_971_520,  # 5120 x 4096: its decoder holds three more copies of the picture
 }
 MAX_PIXELS_DECODED = 50_331_648  # of pictures that come as arrays or PIL images
+MAX_SCANS = 200  # of a JPEG: each goes over the whole picture; encoders write 10 or so
 MAX_BYTES = 128 * 2**20  # of a file: metadata chunks are read whole before the size is known
 HALVED_ABOVE = 25_165_824  # pixels: a larger JPEG is decoded at half its sides
 
@@ -158,6 +159,16 @@ def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
                 yield (relative / name).as_posix()
 
 
+def _count_scans(file) -> int:
+    """Starts of scans in a JPEG, those of its thumbnails too; 0 in other files. Coded data holds none."""
+    count, last = 0, b""
+    if file.read(2) == b"\xff\xd8":
+        while chunk := file.read(2**20):
+            count, last = count + (last + chunk).count(b"\xff\xda"), chunk[-1:]
+    file.seek(0)
+    return count
+
+
 def _open(file, name: str, size: int) -> Image.Image:
     if size == 0:
         raise ImageError(f"{name} is empty (0 bytes); replace or remove it.")
@@ -165,6 +176,8 @@ def _open(file, name: str, size: int) -> Image.Image:
         raise ImageError(
             f"{name} has {size / 2**20:.0f} MiB, above the limit of {MAX_BYTES // 2**20}; save it smaller."
         )
+    if (scans := _count_scans(file)) > MAX_SCANS:
+        raise ImageError(f"{name} has {scans} scans, above the limit of {MAX_SCANS}; save it anew.")
     try:
         with Image.open(file, formats=FORMATS) as image:
             return _decode(image, name)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from vitjax.config import FACETS
@@ -44,8 +45,12 @@ def refuse_facet(model: Any, facet: str) -> None:
 
 
 def check_colour_last(images: Array) -> None:
-    """Raises where images are not (batch, height, width, 3)."""
-    if images.shape[-1] != 3:
+    """Raises where images are not (batch, height, width, 3) numbers that were normalised."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}; models take normalised float images: see vitjax.preprocess."
+        )
+    if images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(
             f"images have shape {images.shape}; expected (batch, height, width, 3): colour comes last."
         )

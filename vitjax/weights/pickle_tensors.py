@@ -171,6 +171,7 @@ def interpret(file: Any, storages: dict[str, Storage] | None = None) -> Any:
     """
     stack: list[Any] = []
     memo: dict[Any, Any] = {}
+    copied = 0
     for step, (opcode, arg, _) in enumerate(pickletools.genops(file)):
         name = opcode.name
         if step > _MAX_STEPS:
@@ -188,6 +189,9 @@ def interpret(file: Any, storages: dict[str, Storage] | None = None) -> Any:
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in _RULES:
+            copied += _items_of_call(stack) if name in ("REDUCE", "NEWOBJ") else 0
+            if copied > _MAX_STEPS:  # more than any file can hold once
+                raise WeightsError(f"its pickle copies more than {_MAX_STEPS} items; refused.")
             _RULES[name](stack)
         elif name not in _SKIP:
             raise WeightsError(f"its pickle uses the instruction {name}, which no checkpoint needs; refused.")
@@ -213,6 +217,12 @@ def _take(stack: list, count: int) -> tuple:
     items = tuple(stack[len(stack) - count :])
     del stack[len(stack) - count :]
     return items
+
+
+def _items_of_call(stack: list) -> int:
+    """How many items the container that a call is about to build takes."""
+    args = stack[-1] if stack else ()
+    return sum(len(x) for x in args if isinstance(x, (list, tuple))) if type(args) is tuple else 0
 
 
 def _reduce(stack: list) -> None:

@@ -1,8 +1,10 @@
 """Weight files as flat {name: array}; nothing in a file is ever executed."""
 
+import math
 import os
 import pathlib
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -53,17 +55,18 @@ def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not path.is_file():
         maker = _TRAINED.get(path.name, "")
         raise WeightsError(f"weights file {str(path)!r} does not exist; check the path{maker}.")
+    source = f"weights file {str(path)!r}"
     try:
         if path.stat().st_size == 0:
             raise WeightsError(f"weights file {str(path)!r} is empty; fetch it again.")
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
+            return check_state(_read_safetensors(path), source)
         if path.suffix == ".npz":
-            return _read_npz(path)
+            return check_state(_read_npz(path), source)
         if path.suffix == ".onnx":
-            return read_onnx(path)
+            return check_state(_read_onnx(path), source)
         if path.name.endswith(_PICKLES):
-            return read_torch(path)
+            return check_state(read_torch(path), source)
     except OSError as error:
         raise WeightsError(
             f"weights file {str(path)!r} cannot be read: {error.strerror or error}."
@@ -87,15 +90,30 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
             raise WeightsError(
                 f"weights file {str(path)!r}: {name!r} has type {tensor['dtype']}, not supported."
             )
-        flat = np.frombuffer(tensor["data"], _SAFETENSORS_TYPES[tensor["dtype"]])
-        state[name] = flat.reshape(tensor["shape"])
+        flat, shape = np.frombuffer(tensor["data"], _SAFETENSORS_TYPES[tensor["dtype"]]), tensor["shape"]
+        if name in state or math.prod(shape) != flat.size or max(shape, default=0) > 2**40:
+            raise WeightsError(f"weights file {str(path)!r}: {name!r} is there twice or has no shape.")
+        state[name] = flat.reshape(shape)
     return state
+
+
+def _read_onnx(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        return read_onnx(path)
+    except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        raise WeightsError(
+            f"weights file {str(path)!r} is not a whole .onnx of plain layers ({error}); fetch it again."
+        ) from error
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(info.file_size for info in file.infolist())
+            if len(set(file.namelist())) < len(file.namelist()):
+                raise WeightsError(f"weights file {str(path)!r} holds a name twice; refused.")
         # Trained weights hardly compress; what unpacks to twenty times its size is made to fill the memory.
         if unpacked > max(64 * 2**20, 20 * path.stat().st_size):
             raise WeightsError(f"weights file {str(path)!r} unpacks to {unpacked} bytes; refused.")
@@ -103,7 +121,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
             return {name: arrays[name] for name in arrays.files}
     except (
         zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, NotImplementedError, struct.error,
-        MemoryError, RuntimeError, SyntaxError,
+        MemoryError, RuntimeError, SyntaxError, tokenize.TokenError,
     ) as error:  # fmt: skip
         if isinstance(error, WeightsError):
             raise
@@ -112,18 +130,24 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def check_state(state: Mapping) -> dict[str, np.ndarray]:
-    """Accepts arrays handed over directly, by name.
+def check_state(state: Mapping, source: str = "weights") -> dict[str, np.ndarray]:
+    """Accepts arrays by name, from a file or handed over directly; torch tensors too.
+
+    Args:
+        state: the arrays.
+        source: where they came from, for the message.
 
     Raises:
-        WeightsError: a name that is no text, or a value that is no array of numbers.
+        WeightsError: a name that is no text, or a value that is no array of real numbers.
     """
     checked = {}
     for name, value in state.items():
-        array = np.asarray(value)
-        if not isinstance(name, str) or array.dtype.kind in "OUSMm":
+        # A torch tensor may want gradients, or be of a type that NumPy lacks.
+        array = np.asarray(value.detach().cpu().float() if hasattr(value, "detach") else value)
+        if not isinstance(name, str) or not (array.dtype.kind in "fiub" or array.dtype == jnp.bfloat16):
             raise WeightsError(
-                f"weights: {name!r} is a {type(value).__name__}; expected an array of numbers."
+                f"{source}: {name!r} is a {type(value).__name__} of {array.dtype}; "
+                "expected an array of numbers."
             )
         checked[name] = array
     return checked

@@ -17,7 +17,8 @@ class Mismatch:
 
     def __str__(self) -> str:
         sides = (("file", self.file_shape), ("model", self.model_shape))
-        return f"{self.name} ({', '.join(f'{who} {shape}' for who, shape in sides if shape is not None)})"
+        shapes = ", ".join(f"{who} {shape}" for who, shape in sides if shape is not None)
+        return f"{_shown(self.name)} ({shapes})"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,13 @@ class LoadReport:
             first = f"weights {self.source!r} ({self.layout} layout) do not fit the model: {counts}"
         lines = ["; ".join([first, *self.notes, *self.hints]) + "."]
         lines += [f"  {kind}: {item}" for kind, found in parts.items() for item in found]
-        lines += [f"  left out: {name} ({why})" for name, why in self.ignored.items()]
+        lines += [f"  left out: {_shown(name)} ({why})" for name, why in self.ignored.items()]
         return "\n".join(lines)
+
+
+def _shown(name: str) -> str:
+    """A name from a file, which a terminal must not take for a command."""
+    return name if name.isprintable() else repr(name)
 
 
 def hints(
