@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.markup import escape
 
 from vitjax import classification, parallel, record
 from vitjax.config import PROTOCOLS, EvalConfig, RerankConfig, to_dict, validate
@@ -217,7 +216,7 @@ def index(reranker: Reranker, source: ImageSource, config: EvalConfig) -> Side:
         reranker, source, path, dtype=config.index.dtype, batch_size=config.batch_size,
         on_bad_image=config.data.on_bad_image, progress=progress,
     )  # fmt: skip
-    say(f"{escape(path)} holds {len(gallery)} described pictures, {kept} of them from before")
+    say(f"{path} holds {len(gallery)} described pictures, {kept} of them from before")
     say_skipped(skipped)
     return Side(source, gallery, rows, skipped, len(gallery) - kept)
 

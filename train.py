@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from rich.markup import escape
 
 from vitjax import parallel, record
 from vitjax.checkpoint import Checkpoints, total_bytes
@@ -32,7 +31,7 @@ from vitjax.data.feed import Feed, TrainBatch
 from vitjax.data.pipeline import batches
 from vitjax.data.places import Places
 from vitjax.data.transforms import Preprocess
-from vitjax.screen import print_results, say
+from vitjax.screen import print_results, say, warn
 from vitjax.starting import start
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
@@ -262,9 +261,9 @@ def count_steps(config: TrainConfig, per_epoch: int) -> int:
             f"config.epochs {config.epochs} of {per_epoch} steps is no step; raise it or set config.steps"
         )
     if (warmup := round(config.optim.warmup_epochs * per_epoch)) >= steps:
-        say(
-            f"[yellow]config.optim.warmup_epochs is {warmup} steps, the run has {steps}: the learning rate "
-            "rises until its last step[/yellow]"
+        warn(
+            f"config.optim.warmup_epochs is {warmup} steps, the run has {steps}: the learning rate "
+            "rises until its last step"
         )
     return steps
 
@@ -272,9 +271,9 @@ def count_steps(config: TrainConfig, per_epoch: int) -> int:
 def resume(saves: Checkpoints, state: State) -> tuple[State, dict[str, Any]]:
     """The last whole checkpoint's state and notes; the given state where there is none."""
     for step in saves.unfinished():
-        say(
-            f"[yellow]the save of step {step} was never finished: it does not count, and goes once a later "
-            "one is whole[/yellow]"
+        warn(
+            f"the save of step {step} was never finished: it does not count, and goes once a later "
+            "one is whole"
         )
     step = saves.latest()
     if step is None:
@@ -452,7 +451,7 @@ def note_run(config: TrainConfig, recipe: Preprocess, out: pathlib.Path) -> None
                 f"{name}: {old.get(name, 'none')} -> {new.get(name, 'none')}" for name in changed[:CHANGES]
             )
             more = f", and {len(changed) - CHANGES} more" if len(changed) > CHANGES else ""
-            say(f"[yellow]not what this run began with: {escape(some)}{more}[/yellow]")
+            warn(f"not what this run began with: {some}{more}")
         return
     if parallel.is_main_process():
         whole = now | {"versions": record.versions(), "git_commit": record.git_commit()}
@@ -467,7 +466,7 @@ def begun(path: pathlib.Path) -> dict[str, Any]:
             return then
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    say(f"[yellow]{path} cannot be read: whether the config is the one of the beginning is unknown[/yellow]")
+    warn(f"{path} cannot be read: whether the config is the one of the beginning is unknown")
     return {}
 
 

@@ -47,19 +47,24 @@ def test_shares_of_all_queries_are_shown_only_where_some_have_no_answer(printed)
     assert "recall_at_1_over_all_queries" in shares(metrics)
 
 
-def test_a_few_queries_are_answered_in_the_terminal(monkeypatch):
-    file = io.StringIO()
-    monkeypatch.setattr(screen, "console", Console(file=file))
+@pytest.mark.parametrize("path", ["runs/[a]/x", "runs/[/x]", "runs/[red]x", "runs/:smile:/x", "runs/x\\"])
+def test_a_path_is_printed_as_it_is_named(path, capsys):
+    screen.say(f"wrote {path}")
+    screen.warn(f"{path} cannot be read", path)
+    assert capsys.readouterr().err.splitlines() == [f"wrote {path}", f"{path} cannot be read", path]
+
+
+def test_a_few_queries_are_answered_in_the_terminal(capsys):
     after = types.SimpleNamespace(index=np.array([[2, 0, -1]]), score=np.array([[0.9, 0.25, -np.inf]]))
     ways = {"right": lambda q, r: None, "weight": 1.0, "ranks": 5}
     ways |= {"query_labels": None, "gallery_labels": None}
     screen.show_answers(Rankings(after.index, after, ["[a].png"], ["x.png", "y.png", "[z].png"], **ways))
-    assert file.getvalue().splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         "[a].png: rank, score, picture", "   1  0.900  [z].png", "   2  0.250  x.png",
     ]  # fmt: skip
     many = Rankings(after.index, after, ["a", "b", "c", "d"], ["x.png"], **ways)
     screen.show_answers(many)
-    assert len(file.getvalue().splitlines()) == 3
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from rich.markup import escape
 
 from vitjax import parallel, record
 from vitjax.backbone import backbone, dense, reducer_name
@@ -65,7 +64,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[
     recipe = model_input(config)
     source = open_source(config)
     for line in source.notes() if isinstance(source, FolderSource) else ():
-        say(f"[yellow]{escape(line)}[/yellow]")
+        say(line)
     variants = make_variants(config, recipe.image_size)
     model = variants[0].model
     if not model.num_classes:
@@ -78,7 +77,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[
     else:
         blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
         variables, report = jax.jit(largest(variants).init)(jax.random.key(config.seed), blank), None
-        say("[yellow]the weights are RANDOM: the figures say nothing; set config.weights[/yellow]")
+        say("the weights are RANDOM: the figures say nothing; set config.weights")
     labels = true_classes(config, source, model.num_classes)
     mesh = parallel.make_mesh()
     variables = parallel.replicate(variables, mesh)

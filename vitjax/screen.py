@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -16,7 +15,8 @@ from vitjax.retrieval.truth import shares
 from vitjax.viz.rankings import Rankings
 from vitjax.viz.report import metric_name
 
-console = Console(stderr=True, highlight=False)
+# Paths and names are printed as they are, whatever brackets and colons are in them.
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def bar(items: Iterable[Any], count: int, what: str) -> Iterator[Any]:
@@ -26,10 +26,16 @@ def bar(items: Iterable[Any], count: int, what: str) -> Iterator[Any]:
         yield from progress.track(items, total=count, description=what)
 
 
-def say(text: str) -> None:
+def say(text: str, *, style: str | None = None) -> None:
     """Prints a line for people, once per run."""
     if parallel.is_main_process():
-        console.print(text, soft_wrap=True)  # a log reads one line as one
+        console.print(text, style=style, soft_wrap=True)  # a log reads one line as one
+
+
+def warn(*lines: str) -> None:
+    """Prints warnings, once per run."""
+    for text in lines:
+        say(text, style="yellow")
 
 
 def count_of(number: int, one: str, many: str) -> str:
@@ -45,12 +51,6 @@ def searched(results: dict[str, Any]) -> str:
     """What was searched for in what."""
     queries = count_of(results["queries"], "query", "queries")
     return f"{queries} in {count_of(results['gallery'], 'picture', 'pictures')}"
-
-
-def warn(*lines: str) -> None:
-    """Prints warnings that are not markup, once per run."""
-    for text in lines:
-        say(f"[yellow]{escape(text)}[/yellow]")
 
 
 def show_table(results: dict[str, Any]) -> None:
@@ -71,11 +71,11 @@ def show_answers(rankings: Rankings, *, queries: int = 3, first: int = 5) -> Non
     if len(rankings.query_names) > queries:
         return
     for query, name in enumerate(rankings.query_names):
-        say(f"{escape(name)}: rank, score, picture")
+        say(f"{name}: rank, score, picture")
         rows, scores = (x[query, :first] for x in (rankings.after.index, rankings.after.score))
         for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
             if row >= 0:
-                say(f"{rank:>4}  {score:.3f}  {escape(rankings.gallery_names[int(row)])}")
+                say(f"{rank:>4}  {score:.3f}  {rankings.gallery_names[int(row)]}")
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.markup import escape
 
 from vitjax import models, program
 from vitjax.backbone import dense
@@ -98,7 +97,7 @@ def initial(
         drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
         variables, report = _load(wanted.weights, model, wanted.depth, drop_head=drop)
         rest = f"; {len(report.missing)} start at random" if report.missing else ""
-        say(escape(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{rest}"))
+        say(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{rest}")
     else:
         variables = _random_variables(config, model, recipe)
     if not is_dynamic(model) or config.task != "classify":
@@ -111,7 +110,7 @@ def initial(
                 "the dense teacher (config.sparsify.teacher names its weights; empty = config.model.weights)"
                 f": {error}"
             ) from None
-    say("[yellow]the teacher is RANDOM; set config.sparsify.teacher or config.model.weights[/yellow]")
+    say("the teacher is RANDOM; set config.sparsify.teacher or config.model.weights")
     return variables, _random_variables(config, dense(model), recipe)
 
 
