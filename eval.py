@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from vitjax import classification, parallel, record
 from vitjax.config import PROTOCOLS, EvalConfig, RerankConfig, to_dict, validate
+from vitjax.console import bar, count_of, say, warn
 from vitjax.data.msls import PlaceSource
 from vitjax.data.pipeline import Batch, Skipped
 from vitjax.data.scenes import SceneSource
@@ -44,16 +45,7 @@ from vitjax.retrieval import (
 )
 from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import Truth, judge, nothing_right, read_ground_truth
-from vitjax.screen import (
-    bar,
-    count_of,
-    print_results,
-    say,
-    show_answers,
-    show_classes,
-    show_table,
-    warn,
-)
+from vitjax.screen import print_results, show_answers, show_classes, show_table
 from vitjax.side import Side
 from vitjax.starting import refuse_training_run, start
 from vitjax.sweep import parse_sweep
@@ -72,10 +64,10 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     validate(config)
     sweep = parse_sweep(config.sweep, config.rerank)
     refuse_training_run(workdir)
-    out = start(workdir, say)
+    out = start(workdir)
     clock = record.Stopwatch()
     if config.task == "classify":
-        results = classification.evaluate(config, out, say, bar)
+        results = classification.evaluate(config, out)
         show_classes(results)
         return results
 

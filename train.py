@@ -26,12 +26,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from vitjax import parallel, record
 from vitjax.checkpoint import Checkpoints, total_bytes
+from vitjax.console import say, warn
 from vitjax.data.augment import Augment
 from vitjax.data.feed import Feed, TrainBatch
 from vitjax.data.pipeline import batches
 from vitjax.data.places import Places
 from vitjax.data.transforms import Preprocess
-from vitjax.screen import print_results, say, warn
+from vitjax.screen import print_results
 from vitjax.starting import start
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
@@ -81,7 +82,7 @@ class Run:
 def main(config: TrainConfig, workdir: str) -> None:
     """Runs the program; the last line on stdout is one JSON object with the final figures."""
     validate(config)
-    out, writes = start(workdir, say), parallel.is_main_process()
+    out, writes = start(workdir), parallel.is_main_process()
     with stopping.only_run(out, holds=writes), stopping.Stop().listening() as stop:
         results = train(config, out, stop)
         print_results(results)
@@ -198,7 +199,7 @@ def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run
     recipe = model_input(config)
     learn, held_out = open_sources(config)
     shard, data = (jax.process_index(), jax.process_count()), config.data
-    mining = mine(config, learn, out, say) if isinstance(learn, Places) else None
+    mining = mine(config, learn, out) if isinstance(learn, Places) else None
     feed = Feed(
         learn, Augment(recipe, config.augment), config.batch_size, config.seed,
         workers=data.workers, processes=data.processes, shard=shard,
@@ -212,7 +213,7 @@ def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run
     classes = len(learn.class_names)
     model = build(config, recipe, classes=classes if config.task == "classify" else config.metric.embed_dim)
     check_dynamic(config, model)
-    variables, teacher = initial(config, model, recipe, say, fresh=fresh)
+    variables, teacher = initial(config, model, recipe, fresh=fresh)
     if config.task == "metric":
         variables = with_metric(config, model, variables, recipe, classes)
         loss = make_metric_loss(model, config.metric)
@@ -242,7 +243,7 @@ def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run
     if mining is not None and isinstance(held_out, Places):
         embed = make_embed(model, mesh, places.evaluated)
         evaluation = PlaceSearch(rest, held_out, mesh, embed)
-        renew = renewal(config, mining, embed, recipe, mesh, say)
+        renew = renewal(config, mining, embed, recipe, mesh)
     elif config.task != "classify":
         evaluation = Retrieval.make(model, rest, labels_to_find(held_out), mesh, config.metric)
     else:

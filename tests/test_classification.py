@@ -35,7 +35,7 @@ def asked(
 
 def evaluate(config: EvalConfig, out) -> dict:
     out.mkdir(exist_ok=True)
-    return classification.evaluate(config, out, lambda _: None, lambda steps, *_: iter(steps))
+    return classification.evaluate(config, out)
 
 
 def read_predictions(path) -> dict[str, np.ndarray]:

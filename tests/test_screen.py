@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from vitjax import screen
+from vitjax import console, screen
 from vitjax.retrieval.truth import Truth, judge, shares
 from vitjax.viz.rankings import Rankings
 
@@ -49,8 +49,8 @@ def test_shares_of_all_queries_are_shown_only_where_some_have_no_answer(printed)
 
 @pytest.mark.parametrize("path", ["runs/[a]/x", "runs/[/x]", "runs/[red]x", "runs/:smile:/x", "runs/x\\"])
 def test_a_path_is_printed_as_it_is_named(path, capsys):
-    screen.say(f"wrote {path}")
-    screen.warn(f"{path} cannot be read", path)
+    console.say(f"wrote {path}")
+    console.warn(f"{path} cannot be read", path)
     assert capsys.readouterr().err.splitlines() == [f"wrote {path}", f"{path} cannot be read", path]
 
 

@@ -4,7 +4,7 @@ import csv
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vitjax import parallel, record
 from vitjax.backbone import backbone, dense, reducer_name
 from vitjax.config import EvalConfig, to_dict
+from vitjax.console import bar, say, warn
 from vitjax.data.cifar import CifarSource
 from vitjax.data.digits import DigitsSource
 from vitjax.data.idx import IdxSource
@@ -31,8 +32,6 @@ from vitjax.viz.figures import save_figure
 from vitjax.viz.reduced import reduced_figure
 from vitjax.weights import load_with_report
 
-Say = Callable[[str], None]
-Bar = Callable[[Iterable[Any], int, str], Iterator[Any]]
 COLUMNS = ("", "top-1, %", "top-5, %", "same as dense, %", "GMAC", "images/s", "speed-up")
 
 
@@ -55,7 +54,7 @@ class Variant:
     timed: int = 0
 
 
-def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[str, Any]:
+def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     """Classifies all pictures with every variant; writes results, predictions, page and pictures under `out`.
 
     Raises:
@@ -63,8 +62,8 @@ def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[
     """
     recipe = model_input(config)
     source = open_source(config)
-    for line in source.notes() if isinstance(source, FolderSource) else ():
-        say(line)
+    if isinstance(source, FolderSource):
+        warn(*source.notes())
     variants = make_variants(config, recipe.image_size)
     model = variants[0].model
     if not model.num_classes:
@@ -77,11 +76,11 @@ def evaluate(config: EvalConfig, out: pathlib.Path, say: Say, bar: Bar) -> dict[
     else:
         blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
         variables, report = jax.jit(largest(variants).init)(jax.random.key(config.seed), blank), None
-        say("the weights are RANDOM: the figures say nothing; set config.weights")
+        warn("the weights are RANDOM: the figures say nothing; set config.weights")
     labels = true_classes(config, source, model.num_classes)
     mesh = parallel.make_mesh()
     variables = parallel.replicate(variables, mesh)
-    loader, rows = classify(config, source, recipe, variants, variables, mesh, bar)
+    loader, rows = classify(config, source, recipe, variants, variables, mesh)
     if not len(rows):
         raise ValueError("classify: none of the pictures could be read.")
     truth = None if labels is None else labels[rows]
@@ -187,7 +186,6 @@ def classify(
     variants: list[Variant],
     variables: Any,
     mesh: Mesh,
-    bar: Bar,
 ) -> tuple[Any, np.ndarray]:
     """Runs every variant on every batch, each picture being decoded once; which pictures the rows are."""
     loader = batches(

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from vitjax.config import EvalConfig, ModelConfig
+from vitjax.console import bar, count_of
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Explanation, deletion, match_pairs, pair_plans
 from vitjax.retrieval.truth import shares
-from vitjax.screen import bar, count_of, searched
+from vitjax.screen import searched
 from vitjax.side import Side
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
 from vitjax.viz.plans import Patches, PlanView, entries_within, patches_of, sparse_plan

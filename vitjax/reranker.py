@@ -19,6 +19,7 @@ from PIL import Image
 from vitjax import parallel
 from vitjax.backbone import backbone
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
+from vitjax.console import bar
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
 from vitjax.data.sources import FolderSource, ImageSource, ListSource
@@ -410,8 +411,6 @@ def _list(pictures: Iterable[Picture], what: str) -> ListSource:
 
 def _with_progress(loader: Batches, progress: Progress | bool | None) -> Iterable[Batch]:
     if progress is True:
-        from vitjax.screen import bar  # which knows this module
-
         return bar(loader, len(loader), "describing")
     return progress(loader, len(loader)) if progress else loader
 

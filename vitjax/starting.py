@@ -1,15 +1,15 @@
 """What both programs do first: look at the machine, open the output folder, keep what is compiled."""
 
 import pathlib
-from collections.abc import Callable
 
 import jax
 
 from vitjax import doctor, parallel, program, record
+from vitjax.console import say
 from vitjax.weights import cache_dir
 
 
-def start(workdir: str, say: Callable[[str], None]) -> pathlib.Path:
+def start(workdir: str) -> pathlib.Path:
     """Looks at the machine and opens the output folder, before any work is done."""
     parallel.initialize_distributed()
     out = program.open_workdir(workdir, writes=parallel.is_main_process())

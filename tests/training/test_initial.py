@@ -112,7 +112,7 @@ def dynamic(tmp_path, *, blocks: int = 4, **fields) -> tuple[TrainConfig, str]:
 
 def started(config: TrainConfig, **fields) -> tuple[dict, dict]:
     recipe = model_input(config)
-    return initial(config, build(config, recipe, classes=3), recipe, lambda _: None, **fields)
+    return initial(config, build(config, recipe, classes=3), recipe, **fields)
 
 
 def test_of_weights_of_more_blocks_a_dynamic_model_and_its_teacher_take_the_first(tmp_path):

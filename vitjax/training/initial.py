@@ -3,7 +3,6 @@
 import dataclasses
 import operator
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 
 from vitjax import models, program
 from vitjax.backbone import dense
+from vitjax.console import say, warn
 from vitjax.data.transforms import Preprocess, preprocess
 from vitjax.training import optim
 from vitjax.training.config import TrainConfig
@@ -72,7 +72,6 @@ def initial(
     config: TrainConfig,
     model: Any,
     recipe: Preprocess,
-    say: Callable[[str], None],
     *,
     fresh: bool = True,
 ) -> tuple[dict, Any]:
@@ -82,7 +81,6 @@ def initial(
         config: names the weights.
         model: from `build`.
         recipe: how pictures become input.
-        say: prints a line for people.
         fresh: False: a checkpoint takes the place of the model's variables, which are 0 until then.
 
     Raises:
@@ -110,7 +108,7 @@ def initial(
                 "the dense teacher (config.sparsify.teacher names its weights; empty = config.model.weights)"
                 f": {error}"
             ) from None
-    say("the teacher is RANDOM; set config.sparsify.teacher or config.model.weights")
+    warn("the teacher is RANDOM; set config.sparsify.teacher or config.model.weights")
     return variables, _random_variables(config, dense(model), recipe)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from vitjax.console import say
 from vitjax.data.places import Places
 from vitjax.files import replacing
 
@@ -31,7 +32,6 @@ class Mining:
         seed: of what is drawn.
         folder: where choices are kept.
         writes: whether this process is the one that does.
-        say: prints a line for people.
     """
 
     photos: Places
@@ -42,7 +42,6 @@ class Mining:
     seed: int
     folder: pathlib.Path
     writes: bool = True
-    say: Callable[[str], None] = print
     _base: int = -1
     _table: Int32[np.ndarray, "steps b"] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
 
@@ -111,7 +110,7 @@ class Mining:
             queries = table.reshape(self.every, -1, self.group) < self.photos.queries
             if queries[..., 0].all() and not queries[..., 1:].any():
                 return table
-        self.say(f"{path} was chosen for other batches: what a step compares is chosen anew")
+        say(f"{path} was chosen for other batches: what a step compares is chosen anew")
         return None
 
     def _choose(self, base: int, embed: Embed) -> Int32[np.ndarray, "steps b"] | None:

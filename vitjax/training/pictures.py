@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vitjax import parallel, program
+from vitjax.console import say
 from vitjax.data.cifar import CifarSource
 from vitjax.data.digits import DigitsSource
 from vitjax.data.idx import IdxSource
@@ -97,12 +98,12 @@ def labels_to_find(held_out: ImageSource) -> np.ndarray:
     return labels
 
 
-def mine(config: TrainConfig, learn: Places, out: pathlib.Path, say: Callable[[str], None]) -> Mining:
+def mine(config: TrainConfig, learn: Places, out: pathlib.Path) -> Mining:
     """What chooses queries, photos of their places and hard negatives."""
     wanted = config.distill
     return Mining(
         learn, config.batch_size, wanted.negatives, wanted.mine_every, wanted.pool, config.seed,
-        folder=out / "mined", writes=parallel.is_main_process(), say=say,
+        folder=out / "mined", writes=parallel.is_main_process(),
     )  # fmt: skip
 
 
@@ -112,7 +113,6 @@ def renewal(
     embed: Any,
     recipe: Preprocess,
     mesh: Mesh,
-    say: Callable[[str], None],
 ) -> Callable[[int, Any, Callable[[], bool]], None]:
     """(step, variables, whether to stop) -> nothing; `mining` chooses anew where that is due."""
     data, shard = config.data, (jax.process_index(), jax.process_count())
