@@ -20,10 +20,11 @@ from vitjax import parallel
 from vitjax.backbone import backbone
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.console import bar
+from vitjax.data import transforms
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
 from vitjax.data.sources import FolderSource, ImageSource, ListSource
-from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.data.transforms import Preprocess
 from vitjax.retrieval import (
     Descriptors,
     Gallery,
@@ -447,23 +448,19 @@ def similarity(image_a: Picture, image_b: Picture, *, reranker: Reranker | None 
 
 
 def model_input(config: EvalConfig, img_size: int | tuple[int, int] = 0) -> Preprocess:
-    """How pictures become input for the model a config names: what its weights were made with, unless told.
+    """How pictures become input for the model a config names.
 
     Args:
         config: names the weights and the model; `data.resize`, `data.interpolation` and `model.img_size`
             override.
         img_size: side the model was built for, used where the config names none; 0 = the weights' own.
     """
-    try:
-        recipe = preprocess(config.weights or config.model.name)
-    except ValueError:
-        recipe = preprocess(config.model.name)
-    side = config.model.img_size or (img_size if isinstance(img_size, int) else 0)
-    return replace(
-        recipe,
-        image_size=side or recipe.image_size,
+    return transforms.model_input(
+        config.weights,
+        config.model.name,
+        img_size=config.model.img_size or (img_size if isinstance(img_size, int) else 0),
         resize=config.data.resize,
-        interpolation=config.data.interpolation or recipe.interpolation,
+        interpolation=config.data.interpolation,
     )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 import vitjax
 from tests.data.corpus import photo
 from vitjax.data import Preprocess, preprocess
-from vitjax.data.transforms import HALF, IMAGENET
+from vitjax.data.transforms import HALF, IMAGENET, model_input
 
 CROP = Preprocess(224, 0.9, "bicubic", *IMAGENET)
 
@@ -117,6 +117,17 @@ def test_every_model_has_its_preprocessing():
 )
 def test_numbers_of_known_weights(name, size, crop, stats):
     assert preprocess(name) == Preprocess(size, crop, "bicubic", *stats)
+
+
+def test_input_is_that_of_the_weights_else_of_the_name_unless_told(tmp_path):
+    other, name = str(tmp_path / "mine.safetensors"), "deit3_small_patch16_224"
+    assert model_input("", name) == preprocess(name)
+    assert model_input(other, name) == preprocess(name), "nothing lies beside the weights"
+    assert model_input(f"{name}.fb_in1k", name).crop_pct == 0.9
+    told = model_input("", name, img_size=98, resize="squash", interpolation="bilinear")
+    assert told == Preprocess(98, 1.0, "bilinear", *IMAGENET, "squash")
+    with pytest.raises(ValueError, match="model 'deit_smal' is unknown"):
+        model_input(other, "deit_smal")
 
 
 def test_a_name_with_many_recipes_answers_for_the_tags_it_knows():

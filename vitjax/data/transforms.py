@@ -241,6 +241,32 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
     raise ValueError(f"model {source!r} is unknown; nearest: {', '.join(map(repr, near))}.")
 
 
+def model_input(
+    weights: str, name: str, *, img_size: int = 0, resize: str = "crop", interpolation: str = ""
+) -> Preprocess:
+    """How pictures become input: as the weights, or else models of that name, expect it, unless told.
+
+    Args:
+        weights: a source that `preprocess` takes; empty or unknown there, `name` decides.
+        name: of the model.
+        img_size: side in pixels; 0 = the weights' own.
+        resize: as in `Preprocess`.
+        interpolation: as in `Preprocess`; empty = the weights' own.
+
+    Raises:
+        ValueError: nothing is known about either, or a number is out of range.
+    """
+    try:
+        recipe = preprocess(weights or name)
+    except ValueError:
+        recipe = preprocess(name)
+    return recipe.replace(
+        image_size=img_size or recipe.image_size,
+        resize=resize,
+        interpolation=interpolation or recipe.interpolation,
+    )
+
+
 def _known(name: str) -> Preprocess:
     size, crop, (mean, std), *how = KNOWN[name]
     return Preprocess(size, crop, how[0] if how else "bicubic", mean, std)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from vitjax import parallel, program
 from vitjax.console import say
+from vitjax.data import transforms
 from vitjax.data.cifar import CifarSource
 from vitjax.data.digits import DigitsSource
 from vitjax.data.idx import IdxSource
@@ -19,22 +20,21 @@ from vitjax.data.pipeline import batches
 from vitjax.data.places import Places
 from vitjax.data.sources import ClassesSource, FolderSource, ImageSource, RowsSource
 from vitjax.data.tfds import TfdsSource
-from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.data.transforms import Preprocess
 from vitjax.training.config import TrainConfig
 from vitjax.training.evaluation import embed_pictures
 from vitjax.training.mining import Mining
 
 
 def model_input(config: TrainConfig) -> Preprocess:
-    """How pictures become input: as the weights, or else models of that name, expect it, unless told."""
-    try:
-        recipe = preprocess(config.model.weights or config.model.name)
-    except ValueError:
-        recipe = preprocess(config.model.name)
-    return recipe.replace(
-        image_size=config.model.img_size or recipe.image_size,
-        resize=config.data.resize,
-        interpolation=config.data.interpolation or recipe.interpolation,
+    """How pictures become input for the model that is trained."""
+    model, data = config.model, config.data
+    return transforms.model_input(
+        model.weights,
+        model.name,
+        img_size=model.img_size,
+        resize=data.resize,
+        interpolation=data.interpolation,
     )
 
 
