@@ -80,7 +80,7 @@ class Run:
 
 
 def main(config: TrainConfig, workdir: str) -> None:
-    """Runs the program; the last line on stdout is one JSON object with the final figures."""
+    """Runs the program; into a pipe, the last line on stdout is one JSON object with the final figures."""
     validate(config)
     out, writes = start(workdir), parallel.is_main_process()
     with stopping.only_run(out, holds=writes), stopping.Stop().listening() as stop:

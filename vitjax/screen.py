@@ -1,4 +1,4 @@
-"""What the programs print for people, all on stderr: lines, progress bars and tables."""
+"""What the programs print of their results: tables for people on stderr, one line for programs on stdout."""
 
 import json
 import math
