@@ -64,6 +64,13 @@ def test_a_gallery_holds_what_describe_gives(reranker, folder, tmp_path):
     np.testing.assert_allclose(stored.tokens, found.tokens, rtol=0, atol=3e-4)
 
 
+def test_pictures_may_come_one_by_one_and_with_a_bar(reranker, tmp_path, capsys):
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 60, 60, 3), np.uint8)
+    gallery, rows, _ = index_pictures(reranker, iter(pictures), tmp_path / "g", progress=True)
+    assert "describing" in capsys.readouterr().err
+    assert gallery.ids() == ["0", "1", "2"] and rows.tolist() == [0, 1, 2]
+
+
 def test_what_is_described_is_not_described_again(reranker, folder, tmp_path):
     index(reranker, folder, tmp_path / "g")
     before = tree(tmp_path / "g")

@@ -158,7 +158,10 @@ def test_a_mistake_is_named(reranker, pictures, arguments, words):
 
 
 MISTAKES = """
+import pathlib
 import jax, numpy as np, vitjax
+from PIL import Image
+from vitjax.indexing import index_pictures
 small = {"img_size": 32, "depth": 1, "num_classes": 0}
 model = vitjax.build("vit_tiny_patch16_224", **small)
 init = lambda model: jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
@@ -170,6 +173,9 @@ for call in (
     lambda: reranker.rank(picture, picture),
     lambda: reranker.describe(b"bytes"),
     lambda: reranker.rank(picture, 3),
+    lambda: reranker.describe(Image.fromarray(picture)),
+    lambda: index_pictures(reranker, pathlib.Path("a.jpg"), "gallery"),
+    lambda: index_pictures(reranker, [], "gallery"),
     lambda: reranker.rank(picture, [picture], top_k="1"),
     lambda: vitjax.Reranker(model, {}),
     lambda: vitjax.Reranker(model, other),
@@ -198,6 +204,9 @@ def test_a_mistake_of_another_type_is_one_plain_line():
         "rank: candidates is one ndarray; give a list",
         "describe: images is one bytes; give a list",
         "rank: candidates is one int; give a list",
+        "describe: images is one Image; give a list",
+        "index_pictures: images is one PosixPath; give a list",
+        "index_pictures: there are no images; give at least one picture",
         "rank: top_k is '1'; give 1 or more",
         *["Reranker: these variables are not of this VisionTransformer; give what vitjax.load_weights("] * 2,
         "Reranker: variables is a NoneType; give what vitjax.load_weights(source, model) returns",
@@ -214,6 +223,7 @@ def test_a_mistake_of_another_type_is_one_plain_line():
 def test_candidates_may_come_one_by_one_as_bytes_and_with_a_bar(reranker, pictures, capsys):
     files = [encoded(Image.fromarray(image), "PNG") for image in pictures[:3]]
     hits = reranker.rank(pictures[0], (file for file in files), progress=True)
+    assert "describing" in capsys.readouterr().err
     assert hits == reranker.rank(pictures[0], pictures[:3])
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,13 @@ from vitjax.weights import fingerprint as weights_fingerprint
 
 def index_pictures(
     reranker: Reranker,
-    images: ImageSource | Sequence[Picture],
+    images: ImageSource | Iterable[Picture],
     path: str | os.PathLike[str],
     *,
     dtype: str = "float16",
     batch_size: int = 32,
     on_bad_image: str = "error",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> tuple[Gallery, np.ndarray, list[Skipped]]:
     """Describes pictures into a gallery; what is there already is not described again.
 
@@ -42,7 +42,7 @@ def index_pictures(
         dtype: of the stored tokens, float16 or int8.
         batch_size: as for `Reranker.describe`.
         on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
-        progress: wraps the iteration over batches that are left; called with it and their number.
+        progress: as for `Reranker.describe`, over the batches that are left.
 
     Returns:
         The gallery, whose ids are the pictures' names; which picture each row is (n,); and the pictures left
@@ -51,9 +51,12 @@ def index_pictures(
     Raises:
         ImageError: a picture cannot be read and `on_bad_image` is "error".
         GalleryError: `path` holds something else, another program writes there, or no space is left.
-        ValueError: no picture could be read at all.
+        ValueError: there are no pictures, or none could be read.
+        TypeError: `images` is one picture and not several.
     """
-    source = images if isinstance(images, ImageSource) else ListSource(images)
+    source = images if isinstance(images, ImageSource) else ListSource(images, what="index_pictures: images")
+    if not len(source):
+        raise ValueError("index_pictures: there are no images; give at least one picture.")
     if parallel.is_main_process():
         try:
             gallery = _open_or_create(path, dtype, recipe(reranker, source) | {"stored": dtype})

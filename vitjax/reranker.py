@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -262,8 +261,9 @@ class Reranker:
 
         Raises:
             ImageError: a picture cannot be read and `on_bad_image` is "error".
+            TypeError: `images` is one picture and not several.
         """
-        source = images if isinstance(images, ImageSource) else _list(images, "describe: images")
+        source = images if isinstance(images, ImageSource) else ListSource(images, what="describe: images")
         loader = self._batches(source, self._compiled_size(batch_size, len(source)), on_bad_image)
         steps = _with_progress(loader, progress)
         descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
@@ -330,7 +330,7 @@ class Reranker:
             TypeError: `candidates` is one picture and not several.
         """
         if not isinstance(candidates, Descriptors | Gallery | ImageSource):
-            candidates = _list(candidates, "rank: candidates")
+            candidates = ListSource(candidates, what="rank: candidates")
         count = len(candidates)
         if not count:
             raise ValueError("rank: there are no candidates; give at least one picture.")
@@ -399,15 +399,6 @@ class Reranker:
             top=self.config.figures.matches,
         )
         return [tuple(found.explanation(pair, self.token_grid).matches) for pair in range(len(rows))]
-
-
-def _list(pictures: Iterable[Picture], what: str) -> ListSource:
-    """Several pictures as a source; one alone is no list of its letters or rows."""
-    alone = isinstance(pictures, str | bytes | os.PathLike | Image.Image)
-    alone = alone or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
-    if alone or not isinstance(pictures, Iterable):
-        raise TypeError(f"{what} is one {type(pictures).__name__}; give a list of pictures, [ ] around one.")
-    return ListSource(list(pictures))
 
 
 def _with_progress(loader: Batches, progress: Progress | bool | None) -> Iterable[Batch]:

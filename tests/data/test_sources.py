@@ -116,8 +116,13 @@ def test_list_takes_paths_pictures_arrays_and_bytes(tmp_path):
     assert {source.read(i).size for i in range(5)} == {(8, 6)}
     with pytest.raises(ImageError, match="item 0 is a int"):
         ListSource([3]).read(0)
-    with pytest.raises(TypeError, match="expected a list of pictures, not one str"):
-        ListSource("x.png")
+    assert ListSource(np.array(["a.png", "b.png"])).names == ListSource(iter(["a.png", "b.png"])).names
+
+
+@pytest.mark.parametrize("one", ["x.png", PNG, np.zeros((6, 8, 3), np.uint8)], ids=type)
+def test_one_picture_is_no_list(one):
+    with pytest.raises(TypeError, match=f"ListSource: items is one {type(one).__name__}; give a list"):
+        ListSource(one)
 
 
 def test_labels_of_two_folders_meet_by_class_name(tmp_path):

@@ -183,13 +183,20 @@ class ListSource:
     """Pictures from a list of paths, PIL images, uint8 arrays or bytes of image files, unlabelled.
 
     Names are "index: path" for paths and the index alone for the rest, so they are unique.
+
+    Args:
+        items: the pictures.
+        what: the call and its argument that an error names.
+
+    Raises:
+        TypeError: one picture alone, which is no list of its letters or rows.
     """
 
-    def __init__(self, items: Sequence[Any]) -> None:
-        if isinstance(items, (str, bytes, os.PathLike)):
-            raise TypeError(
-                f"expected a list of pictures, not one {type(items).__name__}; put [ ] around it."
-            )
+    def __init__(self, items: Iterable[Any], *, what: str = "ListSource: items") -> None:
+        alone = isinstance(items, str | bytes | os.PathLike | Image.Image)
+        alone = alone or (isinstance(items, np.ndarray) and items.ndim in (0, 2, 3))
+        if alone or not isinstance(items, Iterable):
+            raise TypeError(f"{what} is one {type(items).__name__}; give a list of pictures, [ ] around one.")
         self._items = list(items)
         self.names = [
             f"{i}: {_printable(os.fspath(item))}" if isinstance(item, (str, os.PathLike)) else str(i)
