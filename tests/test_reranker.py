@@ -166,7 +166,7 @@ small = {"img_size": 32, "depth": 1, "num_classes": 0}
 model = vitjax.build("vit_tiny_patch16_224", **small)
 init = lambda model: jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
 variables, picture = init(model), np.zeros((40, 40, 3), np.uint8)
-reranker = vitjax.Reranker(model, variables)
+reranker = vitjax.Reranker(model, variables, preprocess=vitjax.preprocess("vit_tiny_patch16_224"))
 other = init(vitjax.build("vit_small_patch16_224", **small))
 for call in (
     lambda: reranker.rank(picture, "a.jpg"),
@@ -218,6 +218,15 @@ def test_a_mistake_of_another_type_is_one_plain_line():
     )
     for line, start in zip(done.stdout.splitlines(), expected, strict=True):
         assert line.startswith(start) and "http" not in line
+
+
+def test_a_model_that_the_config_does_not_name_needs_its_own_input():
+    model = vitjax.build("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=2, num_heads=3, num_classes=0)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    with pytest.raises(ValueError, match=r"give preprocess=vitjax.preprocess\(NAME\)"):
+        vitjax.Reranker(model, variables)
+    recipe = vitjax.preprocess("vit_tiny_patch16_224").replace(image_size=32)
+    assert vitjax.Reranker(model, variables, preprocess=recipe).preprocess == recipe
 
 
 def test_candidates_may_come_one_by_one_as_bytes_and_with_a_bar(reranker, pictures, capsys):

@@ -15,7 +15,7 @@ from flax.errors import FlaxError
 from jax.sharding import Mesh
 from PIL import Image
 
-from vitjax import parallel
+from vitjax import models, parallel
 from vitjax.backbone import backbone
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.console import bar
@@ -77,11 +77,13 @@ class Reranker:
             pictures become input (`config.data.resize`, `config.data.interpolation`), and photos to measure
             the tokens' centre on (`config.data.center`). A RerankConfig alone takes the last block and every
             patch token. None = the last block, balanced transport.
-        preprocess: how pictures become input; None = what belongs to `config.weights` or `config.model.name`.
+        preprocess: how pictures become input; None = what belongs to `config.weights` or `config.model.name`,
+            which must then be the model's: a model does not know its name.
         mesh: devices to compute on; None = all of them.
 
     Raises:
-        ValueError: a config field is out of range.
+        ValueError: a config field is out of range, or neither `config` nor `preprocess` says what pictures
+            the model expects.
     """
 
     def __init__(
@@ -132,6 +134,11 @@ class Reranker:
         if grid > min(native):
             raise ValueError(
                 f"config.model.grid is {grid}; this model has {native[0]} x {native[1]}: give no more, or 0"
+            )
+        if preprocess is None and not _could_be(model, self.config.model.name):
+            raise ValueError(
+                f"Reranker: config.model.name is {self.config.model.name!r}, which this model is not; give "
+                "preprocess=vitjax.preprocess(NAME) with the name it was built by, or a config that has it."
             )
         self.patch_grid: tuple[int, int] = native  # of the model, before any token is dropped or pooled
         self.token_grid: tuple[int, int] = (grid, grid) if grid else native
@@ -431,11 +438,20 @@ def similarity(image_a: Picture, image_b: Picture, *, reranker: Reranker | None 
         reranker: model and recipe to compare with.
 
     Returns:
-        One number, its two parts, and the matched patches (boxes are shares of each picture's sides).
+        One number, its two parts, and the matched patches (boxes are shares of what the
+        model saw of each picture: `Preprocess.to_picture` gives pixels).
     """
     reranker = reranker or _demo_reranker()
     (hit,) = reranker.rank(image_a, [image_b], return_matches=True)
     return Similarity(hit.score, hit.structural, hit.pooled, hit.matches)
+
+
+def _could_be(model: nn.Module, name: str) -> bool:
+    """Whether a model is of the kind that a name stands for: the same class and patches."""
+    known, fields = models.build(name), ("patch_size", "reg_tokens")
+    return type(model) is type(known) and all(
+        getattr(model, field, None) == getattr(known, field, None) for field in fields
+    )
 
 
 def model_input(config: EvalConfig, img_size: int | tuple[int, int] = 0) -> Preprocess:

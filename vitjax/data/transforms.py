@@ -168,6 +168,23 @@ class Preprocess:
             [[new[0] / width / size, 0, left / size], [0, new[1] / height / size, top / size], [0, 0, 1.0]]
         )
 
+    def to_picture(
+        self, box: tuple[float, float, float, float], width: int, height: int
+    ) -> tuple[float, float, float, float]:
+        """A box of what the model sees, such as `Match.query_box`, in the picture's own pixels.
+
+        Args:
+            box: (left, top, right, bottom) as shares of the view.
+            width: of the picture, pixels.
+            height: likewise.
+
+        >>> Preprocess(4, 1.0, "bicubic", *HALF).to_picture((0.0, 0.0, 0.5, 1.0), 8, 4)
+        (2.0, 0.0, 4.0, 4.0)
+        """
+        corners = np.array([[box[0], box[2]], [box[1], box[3]], [1.0, 1.0]])
+        (left, right), (top, bottom) = np.linalg.solve(self.placement(width, height), corners)[:2].tolist()
+        return left, top, right, bottom
+
     def __call__(self, image: Image.Image) -> Float32[np.ndarray, "h w 3"]:
         """Returns the model's input for an RGB picture: (view / 255 - mean) / std."""
         pixels = self.view(image).astype(np.float32) / np.float32(255)
