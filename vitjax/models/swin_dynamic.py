@@ -168,10 +168,11 @@ class DynamicStage(nn.Module):
                 f"decisions have shape {decisions.shape}; expected (images, predictors, tokens of the sparse "
                 f"stage) = {(batch, len(self.pruning_loc), cells)}."
             )
-        settings = (
-            self.num_heads, self.window, self.mlp_ratio, self.qkv_bias, self.eps, self.dtype, self.attention,
-            return_attention,
-        )  # fmt: skip
+        fields = {
+            "num_heads": self.num_heads, "window": self.window, "mlp_ratio": self.mlp_ratio,
+            "qkv_bias": self.qkv_bias, "eps": self.eps, "dtype": self.dtype, "attention": self.attention,
+            "return_attention": return_attention,
+        }  # fmt: skip
         keep, split, other = None, None, None
         maps, scores, applied, index = [], [], [], []
         for i in range(depth):
@@ -190,11 +191,11 @@ class DynamicStage(nn.Module):
                 keep = flat.reshape(batch, height, width, 1)
                 if masked and self.compat == "released" and other is None:
                     other = tokens
-            rate = self.drop_path[i] if self.drop_path else 0.0
+            fields["drop_path"] = self.drop_path[i] if self.drop_path else 0.0
             if keep is None:
-                tokens, weights = self._layer(Block, i, (*settings, rate))(tokens)
+                tokens, weights = self._layer(Block, i, fields)(tokens)
             else:
-                layer = self._layer(DynamicBlock, i, (*settings, rate, self.mask_keys))
+                layer = self._layer(DynamicBlock, i, fields | {"mask_keys": self.mask_keys})
                 tokens, other, weights = layer(tokens, keep.astype(tokens.dtype), split, other)
             maps.append(weights)
         if other is not None and keep is not None:
@@ -204,10 +205,9 @@ class DynamicStage(nn.Module):
             parts["decisions"] = jnp.stack(applied, axis=1)
         return tokens, maps, parts
 
-    def _layer(self, kind: type[nn.Module], i: int, settings: tuple) -> Any:
-        heads, window, *rest = settings
+    def _layer(self, kind: type[nn.Module], i: int, fields: dict[str, Any]) -> Any:
         made: Any = nn.remat(kind) if self.remat else kind
-        return made(heads, window, i % 2 == 1, *rest, name=f"blocks_{i}")
+        return made(**fields, shifted=i % 2 == 1, name=f"blocks_{i}")
 
 
 def split_tokens(scores: Float[Array, "b n"], ratio: float) -> Split:
