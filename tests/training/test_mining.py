@@ -137,6 +137,56 @@ def test_the_feed_reads_what_was_chosen_and_the_nearest_photo_in_a_bad_ones_plac
     assert feed.steps_per_epoch == 4
 
 
+def scattered(seed: int) -> Places:
+    """Three cities of photos a metre apart, some on one spot, some nowhere; near the origin or far."""
+    draw, sides = np.random.default_rng(seed), []
+    for name, count in (("query", 40), ("photo", 300)):
+        side = Street(name, count, 1.0)
+        side.class_names = ["here", "there", "nobody's"]
+        side.labels = draw.integers(0, 3 if name == "query" else 2, 2 * count).astype(np.int32)
+        side.places = draw.integers(0, 60, (2 * count, 2)) + (seed % 2) * np.array([500_000.1, 6_000_000.7])
+        side.places[draw.random(2 * count) < 0.1, seed % 2] = np.nan
+        side.places[draw.random(2 * count) < 0.05] = np.inf
+        sides.append(side)
+    return Places(*sides)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("metres", [0.0, 5.0, NEAR, FAR])
+@pytest.mark.filterwarnings("ignore:invalid value")  # inf - inf
+def test_photos_near_a_query_are_those_that_every_distance_measured_gives(seed, metres):
+    photos, edges = scattered(seed), 0
+    gallery = np.arange(photos.queries, len(photos))
+    for query in range(photos.queries):
+        gap = np.linalg.norm(photos.places[gallery] - photos.places[query][None], axis=1)
+        same = photos.cities[gallery] == photos.cities[query]
+        assert photos.near(query, metres).tolist() == gallery[same & (gap <= metres)].tolist()
+        edges += int((same & (gap == metres)).sum())
+        if not np.isfinite(photos.places[query]).all():
+            assert not len(photos.near(query, metres))
+    assert edges  # some are at exactly that distance, (3, 4) or (6, 8) or (7, 24) metres away
+    assert photos.near(len(photos) - 1, metres).min(initial=len(photos)) >= photos.queries
+
+
+@pytest.mark.parametrize("block", [1, 3, 256])
+def test_blocks_of_queries_choose_what_one_query_at_a_time_does(tmp_path, monkeypatch, block):
+    monkeypatch.setattr("vitjax.training.mining.BLOCK", block)
+    vectors = np.random.default_rng(3).integers(-3, 4, (len(PHOTOS), 5)).astype(np.float32)
+    one = mining(tmp_path, every=4)
+    one.renew(0, lambda rows: (vectors[rows], rows))
+    draw, gallery = np.random.default_rng([1, 0, 2]), np.arange(PHOTOS.queries, len(PHOTOS))
+    expected = []
+    for query in draw.permutation(PHOTOS.queries).tolist():
+        near = gallery[PHOTOS.within(query, gallery, NEAR)]
+        expected.append([query, draw.choice(near)])
+    pool = draw.choice(gallery, 80, replace=False)
+    for row in expected:
+        like = vectors[pool] @ vectors[row[0]]
+        like[PHOTOS.within(row[0], pool, FAR)] = -np.inf
+        row.extend(pool[np.argsort(-like, kind="stable")[:2]].tolist())
+    assert np.stack([one.index(step) for step in range(4)]).reshape(-1, 4).tolist() == expected
+
+
 def test_queries_and_photos_of_other_cities_are_refused():
     other = Street("photo", 2, 5.0)
     other.class_names = ["elsewhere", "there"]

@@ -1,10 +1,12 @@
 """Photos to find places with: queries, and those among which a photo of the same place is looked for."""
 
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int
 from PIL import Image
+from scipy.spatial import KDTree
 
 from vitjax.data.sources import ImageSource
 
@@ -50,6 +52,27 @@ class Places:
         return self._parts[part].read(i - part * self.queries)
 
     def within(self, i: int, others: np.ndarray, metres: float) -> Bool[np.ndarray, " m"]:
-        """Which of some other photos were taken so near to photo i."""
+        """Which of some other photos were taken so near to photo i, at most so many metres from it.
+
+        A place that is not a number is near nothing.
+        """
         gap = np.linalg.norm(self.places[others] - self.places[i][None], axis=1)
         return (self.cities[others] == self.cities[i]) & (gap <= metres)
+
+    def near(self, i: int, metres: float) -> Int[np.ndarray, " m"]:
+        """Those of the gallery that are `within` so many metres of photo i, ascending."""
+        if int(self.cities[i]) not in self._trees or not np.isfinite(self.places[i]).all():
+            return np.zeros(0, np.int64)
+        rows, tree = self._trees[int(self.cities[i])]
+        # A tree adds up its boxes' distances with rounding: it is asked a little farther than is meant.
+        found = tree.query_ball_point(self.places[i], metres * 1.001, return_sorted=True)
+        around = rows[np.array(found, np.int64)]
+        return around[self.within(i, around, metres)]
+
+    @cached_property
+    def _trees(self) -> dict[int, tuple[Int[np.ndarray, " m"], KDTree]]:
+        """Of each city the gallery's positions, and a tree of their places; unknown places are left out."""
+        known = np.flatnonzero(np.isfinite(self.places[self.queries :]).all(axis=1)) + self.queries
+        cities = self.cities[known]
+        split = {int(city): known[cities == city] for city in np.unique(cities)}
+        return {city: (rows, KDTree(self.places[rows])) for city, rows in split.items()}

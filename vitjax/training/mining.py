@@ -12,6 +12,7 @@ from vitjax.data.places import Places
 from vitjax.files import replacing
 
 NEAR, FAR = 10.0, 25.0  # metres: at most so far is the same place, farther another; in between is neither
+BLOCK = 256  # queries that are compared with the pool at once
 Embed = Callable[[Int[np.ndarray, " n"]], tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]] | None]
 
 
@@ -130,24 +131,32 @@ class Mining:
             raise ValueError("mining: too few photos can be read; see the names of bad ones above.")
         candidates = vectors[[place[int(i)] for i in pool]]
         found = []
-        for query, positive in pairs.tolist():
-            like = candidates @ vectors[place[query]]
-            like[self.photos.within(query, pool, FAR)] = -np.inf
-            hardest = np.argsort(-like, kind="stable")[: self.negatives]
-            if not np.isfinite(like[hardest]).all():
-                raise ValueError(
-                    f"mining: fewer than {self.negatives} of {len(pool)} photos are farther than {FAR:.0f} m "
-                    f"from {self.photos.names[query]!r}; raise config.distill.pool or lower "
-                    "config.distill.negatives."
-                )
-            found.append([query, positive, *pool[hardest]])
+        for start in range(0, len(pairs), BLOCK):
+            block = pairs[start : start + BLOCK].tolist()
+            likes = vectors[[place[query] for query, _ in block]] @ candidates.T
+            for (query, positive), like in zip(block, likes, strict=True):
+                found.append([query, positive, *pool[self._hardest(query, pool, like)]])
         return np.resize(np.array(found, np.int32), (self.every, self.batch_size))
+
+    def _hardest(
+        self, query: int, pool: Int[np.ndarray, " n"], like: Float[np.ndarray, " n"]
+    ) -> Int[np.ndarray, " k"]:
+        """Places in the pool of the far photos most like a query."""
+        like[self.photos.within(query, pool, FAR)] = -np.inf
+        hardest = np.argsort(-like, kind="stable")[: self.negatives]
+        if not np.isfinite(like[hardest]).all():
+            raise ValueError(
+                f"mining: fewer than {self.negatives} of {len(pool)} photos are farther than {FAR:.0f} m "
+                f"from {self.photos.names[query]!r}; raise config.distill.pool or lower "
+                "config.distill.negatives."
+            )
+        return hardest
 
     def _pairs(self, draw: np.random.Generator, wanted: int) -> Int[np.ndarray, "m 2"]:
         """Queries that have a photo of the same place, each with one of these; fewer where too few do."""
-        gallery, found = np.arange(self.photos.queries, len(self.photos)), []
+        found = []
         for query in draw.permutation(self.photos.queries).tolist():
-            near = gallery[self.photos.within(query, gallery, NEAR)]
+            near = self.photos.near(query, NEAR)
             if len(near):
                 found.append((query, draw.choice(near)))
             if len(found) == wanted:
