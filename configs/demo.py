@@ -6,12 +6,12 @@ The weights come from a package index once (90 MB) and are cached. On 2 CPU core
 installation, under a minute after that.
 """
 
-from configs.parts import dinov2_saliency, no_argument
-from vitjax.config import EvalConfig
+from configs.parts import no_argument
+from vitjax.config import EvalConfig, demo_config
 
 
 def get_config(arg: str = "") -> EvalConfig:
     no_argument(arg)
-    config = dinov2_saliency()
+    config = demo_config()
     config.data.source = "scenes"
     return config

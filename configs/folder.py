@@ -8,12 +8,12 @@ where there are any, and then there are metrics; the page needs none. On the gro
 products) precision@1 goes from 72.3 to 82.4 percent; 5 minutes on one CPU core.
 """
 
-from configs.parts import dinov2_saliency, no_argument
-from vitjax.config import EvalConfig
+from configs.parts import no_argument
+from vitjax.config import EvalConfig, demo_config
 
 
 def get_config(arg: str = "") -> EvalConfig:
     no_argument(arg)
-    config = dinov2_saliency()
+    config = demo_config()
     config.rerank.top_k = 50
     return config

@@ -16,7 +16,8 @@ before and 84.9, 33.1 after. With the transport score in the loss: 78.6, 32.4, a
 them searched; the figures are of the last step, of one seed.
 """
 
-from configs.parts import dinov2_saliency, smoke
+from configs.parts import smoke
+from vitjax.config import demo_config
 from vitjax.training.config import (
     AugmentConfig,
     CheckpointConfig,
@@ -38,7 +39,7 @@ def get_config(arg: str = "") -> TrainConfig:
         eval_start=True,
         log_every=10,
         model=StudentConfig(
-            name="vit_small_patch14_dinov2", weights=dinov2_saliency().weights, img_size=112, depth=8
+            name="vit_small_patch14_dinov2", weights=demo_config().weights, img_size=112, depth=8
         ),
         metric=MetricConfig(loss="margin", per_class=4, embed_dim=0),
         data=TrainDataConfig(train="pictures"),

@@ -13,14 +13,10 @@ stochastic and where an image's weights do not depend on its batch-mates; the re
 of `vitjax.ot` for one image at a time.
 """
 
-from configs.parts import no_argument
-from vitjax.config import EvalConfig, ModelConfig, RerankConfig
+from configs.parts import no_argument, paper_cvt
+from vitjax.config import EvalConfig
 
 
 def get_config(arg: str = "") -> EvalConfig:
     no_argument(arg)
-    return EvalConfig(
-        weights="hf:microsoft/cvt-13",
-        model=ModelConfig(name="cvt_13", grid=7),
-        rerank=RerankConfig(top_k=100, epsilon=0.05, mass=1.0, weight=1.0, marginals="rollout"),
-    )
+    return paper_cvt()

@@ -12,14 +12,10 @@ checkpoint's own head (`--config.weights=FILE`) is left out. The paper resizes t
 the crop is what belongs to the weights.
 """
 
-from configs.parts import no_argument
-from vitjax.config import EvalConfig, ModelConfig, RerankConfig
+from configs.parts import no_argument, paper_deit
+from vitjax.config import EvalConfig
 
 
 def get_config(arg: str = "") -> EvalConfig:
     no_argument(arg)
-    return EvalConfig(
-        weights="hf:timm/deit_small_patch16_224.fb_in1k",
-        model=ModelConfig(name="deit_small_patch16_224", grid=7),
-        rerank=RerankConfig(top_k=100, epsilon=0.05, mass=1.0, weight=1.0, marginals="softmax"),
-    )
+    return paper_deit()

@@ -12,14 +12,10 @@ these are torchvision's ImageNet weights at full width, and a checkpoint's own h
 averages to 4 x 4; here 7 x 7 is averaged directly, in overlapping cells.
 """
 
-from configs.parts import no_argument
-from vitjax.config import EvalConfig, ModelConfig, RerankConfig
+from configs.parts import no_argument, paper_resnet
+from vitjax.config import EvalConfig
 
 
 def get_config(arg: str = "") -> EvalConfig:
     no_argument(arg)
-    return EvalConfig(
-        weights="hf:timm/resnet50.tv_in1k",
-        model=ModelConfig(name="resnet50", grid=4),
-        rerank=RerankConfig(top_k=100, epsilon=0.05, mass=1.0, weight=1.0, marginals="cross_correlation"),
-    )
+    return paper_resnet()

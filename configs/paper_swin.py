@@ -12,14 +12,10 @@ These are ImageNet weights at full width on their own 7 x 7 grid, and a checkpoi
 belongs to the weights.
 """
 
-from configs.parts import no_argument
-from vitjax.config import EvalConfig, ModelConfig, RerankConfig
+from configs.parts import no_argument, paper_swin
+from vitjax.config import EvalConfig
 
 
 def get_config(arg: str = "") -> EvalConfig:
     no_argument(arg)
-    return EvalConfig(
-        weights="hf:timm/swin_tiny_patch4_window7_224.ms_in1k",
-        model=ModelConfig(name="swin_tiny_patch4_window7_224"),
-        rerank=RerankConfig(top_k=100, epsilon=0.05, mass=1.0, weight=1.0, marginals="cross_correlation"),
-    )
+    return paper_swin()

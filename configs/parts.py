@@ -1,6 +1,6 @@
-"""Functions that experiments share; a config file itself is complete and inherits from nothing."""
+"""Functions that experiments share; a config file takes what it needs from here, never from another."""
 
-from vitjax.config import EvalConfig, demo_config
+from vitjax.config import EvalConfig, ModelConfig, RerankConfig, demo_config
 from vitjax.training.config import (
     AugmentConfig,
     OptimConfig,
@@ -9,11 +9,6 @@ from vitjax.training.config import (
     TrainConfig,
     TrainDataConfig,
 )
-
-
-def dinov2_saliency() -> EvalConfig:
-    """The backbone every machine can fetch from its package index; see `vitjax.demo_config`."""
-    return demo_config()
 
 
 def dinov2() -> EvalConfig:
@@ -25,20 +20,49 @@ def dinov2() -> EvalConfig:
     return config
 
 
+def paper_deit() -> EvalConfig:
+    """DeiT-S as in "Beyond the CLS Token"; see configs/paper_deit.py."""
+    model = ModelConfig(name="deit_small_patch16_224", grid=7)
+    return _balanced("hf:timm/deit_small_patch16_224.fb_in1k", model, marginals="softmax")
+
+
+def paper_cvt() -> EvalConfig:
+    """CvT-13 as in "Beyond the CLS Token"; see configs/paper_cvt.py."""
+    return _balanced("hf:microsoft/cvt-13", ModelConfig(name="cvt_13", grid=7), marginals="rollout")
+
+
+def paper_swin() -> EvalConfig:
+    """Swin-T as in "Beyond the CLS Token"; see configs/paper_swin.py."""
+    model = ModelConfig(name="swin_tiny_patch4_window7_224")
+    return _balanced("hf:timm/swin_tiny_patch4_window7_224.ms_in1k", model, marginals="cross_correlation")
+
+
+def paper_resnet() -> EvalConfig:
+    """ResNet-50 as in DIML; see configs/paper_resnet.py."""
+    model = ModelConfig(name="resnet50", grid=4)
+    return _balanced("hf:timm/resnet50.tv_in1k", model, marginals="cross_correlation")
+
+
+def _balanced(weights: str, model: ModelConfig, *, marginals: str) -> EvalConfig:
+    """Balanced transport of 100 candidates, its score added to the pooled cosine, as in both papers."""
+    rerank = RerankConfig(top_k=100, epsilon=0.05, mass=1.0, weight=1.0, marginals=marginals)
+    return EvalConfig(weights=weights, model=model, rerank=rerank)
+
+
+BACKBONES = {
+    "deit": paper_deit,
+    "cvt": paper_cvt,
+    "swin": paper_swin,
+    "resnet": paper_resnet,
+    "dinov2": dinov2,
+}
+
+
 def paper_backbone(arg: str) -> EvalConfig:
     """The preset of a backbone: deit, cvt, swin, resnet or dinov2."""
-    from configs import paper_cvt, paper_deit, paper_resnet, paper_swin  # they need this module
-
-    presets = {
-        "deit": paper_deit.get_config,
-        "cvt": paper_cvt.get_config,
-        "swin": paper_swin.get_config,
-        "resnet": paper_resnet.get_config,
-        "dinov2": dinov2,
-    }
-    if arg not in presets:
-        raise ValueError(f"config argument {arg!r} is unknown; known: {', '.join(presets)}")
-    return presets[arg]()
+    if arg not in BACKBONES:
+        raise ValueError(f"config argument {arg!r} is unknown; known: {', '.join(BACKBONES)}")
+    return BACKBONES[arg]()
 
 
 def no_argument(arg: str) -> None:

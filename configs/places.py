@@ -14,13 +14,13 @@ undistorted crop. Corridor set, recall@1 pooled, then reranked: squash bilinear 
 .532, .946; crop bilinear .676, .946; crop bicubic .622, .937.
 """
 
-from configs.parts import dinov2_saliency, no_argument
-from vitjax.config import EvalConfig
+from configs.parts import no_argument
+from vitjax.config import EvalConfig, demo_config
 
 
 def get_config(arg: str = "") -> EvalConfig:
     no_argument(arg)
-    config = dinov2_saliency()
+    config = demo_config()
     config.data.resize = "squash"
     config.data.interpolation = "bilinear"
     config.rerank.top_k = 20

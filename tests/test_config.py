@@ -1,3 +1,4 @@
+import ast
 import importlib
 import pathlib
 import re
@@ -24,6 +25,15 @@ def test_each_config_builds_and_is_valid(name: str):
         module.get_config("nonsense")
     if f"{name}.py:smoke" in (module.__doc__ or ""):
         training.validate(module.get_config("smoke"))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "parts"])
+def test_no_config_takes_from_another(name: str):
+    nodes = list(ast.walk(ast.parse((ROOT / "configs" / f"{name}.py").read_text())))
+    taken = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    taken |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    assert {module for module in taken if f"{module}.".startswith("configs.")} <= {"configs.parts"}
+    assert name != "parts" or "configs.parts" not in taken
 
 
 @pytest.mark.parametrize("config", [EvalConfig(), training.TrainConfig()])
