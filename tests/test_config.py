@@ -1,11 +1,13 @@
 import ast
+import dataclasses
 import importlib
 import pathlib
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from vitjax import program
 from vitjax.config import EvalConfig, demo_config, validate
 from vitjax.training import config as training
 
@@ -36,15 +38,69 @@ def test_no_config_takes_from_another(name: str):
     assert name != "parts" or "configs.parts" not in taken
 
 
+ALIASES = {"choices": "augment"}  # a section as a field of another class
+
+
+def fields_read(function: ast.FunctionDef) -> set[tuple[str, str]]:
+    """Fields of configs that a function reads: (class or name of the section, field).
+
+    A section goes by its name, `config.data.split`, by a name whose annotation says its class, or by one that
+    is short for a section, `wanted = config.augment`. A mere `data.split` is none.
+    """
+    nodes, short = list(ast.walk(function)), {"config": {"config"}}
+    for node in nodes:
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            short[node.arg] = set(re.findall(r"\w+Config", ast.unparse(node.annotation)))
+    for target, value in (pair for node in nodes for pair in assigned(node)):
+        if isinstance(target, ast.Name) and isinstance(value, ast.Attribute):
+            short[target.id] = short.get(target.id, set()) | {ALIASES.get(value.attr, value.attr)}
+
+    def owners(section: ast.expr) -> set[str]:
+        if isinstance(section, ast.Attribute):
+            return {section.attr} if ast.unparse(section.value).endswith("config") else set()
+        return short.get(section.id, set()) if isinstance(section, ast.Name) else set()
+
+    words = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+            found |= {(owner, node.attr) for owner in owners(node.value)}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":  # names in a tuple nearby
+            found |= {(owner, word) for owner in owners(node.args[0]) for word in words}
+    return found
+
+
+def assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    if isinstance(node, ast.Assign):
+        target, value = node.targets[0], node.value
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            yield from zip(target.elts, value.elts, strict=True)
+        else:
+            yield target, value
+
+
+def sections(config: Any, name: str = "config") -> Iterator[tuple[str, Any]]:
+    yield name, config
+    for item in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, item.name)):
+            yield from sections(value, item.name)
+
+
 @pytest.mark.parametrize("config", [EvalConfig(), training.TrainConfig()])
 def test_every_field_is_read_somewhere(config):
-    code = "\n".join(
-        path.read_text()
-        for path in [*ROOT.glob("vitjax/**/*.py"), ROOT / "eval.py", ROOT / "train.py"]
-        if path.name != "config.py"
-    )
+    if isinstance(config, training.TrainConfig):
+        files = [*ROOT.glob("vitjax/training/*.py"), ROOT / "vitjax/data/augment.py", ROOT / "train.py"]
+    else:
+        files = [path for path in ROOT.glob("vitjax/**/*.py") if path.parent.name != "training"]
+        files.append(ROOT / "eval.py")
+    files = [path for path in files if path.name != "config.py"]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    read = set().union(*(fields_read(node) for node in nodes if isinstance(node, ast.FunctionDef)))
     unread = [
-        path for path, *_ in program.fields(config) if not re.search(rf"\.{path.rsplit('.', 1)[1]}\b", code)
+        f"{name}.{item.name}"
+        for name, section in sections(config)
+        for item in dataclasses.fields(section)
+        if not {(name, item.name), (type(section).__name__, item.name)} & read
     ]
     assert unread == []
 
