@@ -15,11 +15,14 @@ from vitjax.screen import searched
 from vitjax.side import Side
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
 from vitjax.viz.plans import Patches, PlanView, entries_within, patches_of, sparse_plan
-from vitjax.viz.rankings import Rankings
+from vitjax.viz.rankings import Rankings, Shown
 from vitjax.viz.report import PLAN_BYTES, write_report
 from vitjax.viz.views import QueryView, Report, SkippedView
 
 DELETIONS = 32  # first hits of which patches are taken away, to see whether the score hangs on them
+# Times that as many random patches are taken away instead, for each of four shares. Matched with the patches
+# that add most and with all: 1 + (30 + 1) * 4 = 125 pairs, so they go through a CPU as one block (of 128).
+DRAWS = 30
 
 
 def draw(
@@ -44,7 +47,8 @@ def draw(
         config, reranker, queries, gallery, rankings, list(dict.fromkeys([*in_report, *as_png]))
     )
     judged = judge_explanations(config, queries, gallery, rankings, views)
-    images = view_images(reranker, queries, gallery, list(views.values()))
+    pictures = list(dict.fromkeys(picture for q in views for picture in rankings.pictures(q)))
+    images = view_images(reranker, queries, gallery, pictures)
     for q in as_png:
         (out / "figures").mkdir(exist_ok=True)
         best = min(views[q].candidates, key=lambda candidate: candidate.rank_after or np.inf)
@@ -54,8 +58,9 @@ def draw(
         save_figure(out / "figures" / f"{q:04d}_matches.png", matches, limit=500_000)
     if in_report:
         shown = [views[q] for q in in_report]
-        used = {key: images[key] for view in shown for key in keys_of(view)}
-        patches = view_patches(reranker, queries, gallery, list(used))
+        listed = list(dict.fromkeys(picture for q in in_report for picture in rankings.pictures(q)))
+        used = {picture.key: images[picture.key] for picture in listed}
+        patches = view_patches(reranker, queries, gallery, listed)
         told = results | {"explanations": judged}
         write_report(
             out / "report.html", make_report(config, shown, used, patches, told, reranker.token_grid)
@@ -102,13 +107,15 @@ def judge_explanations(
         for candidate in view.candidates:
             if candidate.plan is None or candidate.rank_after is None:
                 continue
-            score = rankings.after.structural[q, candidate.rank_after - 1]
+            place = candidate.rank_after - 1
+            score = rankings.after.structural[q, place]
             gaps.append(abs(candidate.plan.structural - float(score)))
             if candidate.rank_after == 1 and len(found) < DELETIONS and config.rerank.method != "pooled":
-                pair = queries.descriptors.take([q]), gallery.descriptors.take([int(candidate.image[1:])])
+                row = int(rankings.after.index[q, place])
+                pair = queries.descriptors.take([q]), gallery.descriptors.take([row])
                 if np.asarray(pair[0].valid).sum() > 1:
                     found.append(
-                        deletion(*pair, candidate.plan.adds[0][None], config=config.rerank, draws=30)
+                        deletion(*pair, candidate.plan.adds[0][None], config=config.rerank, draws=DRAWS)
                     )
     judged: dict[str, Any] = {"pairs": len(gaps), "largest_additivity_error": max(gaps, default=None)}
     if found:
@@ -143,29 +150,28 @@ def say_judged(judged: dict[str, Any]) -> str:
     return text + "."
 
 
-def view_patches(reranker: Reranker, queries: Side, gallery: Side, keys: list[str]) -> dict[str, Patches]:
-    """What became of the patches of each picture on the page."""
+def view_patches(
+    reranker: Reranker, queries: Side, gallery: Side, pictures: Sequence[Shown]
+) -> dict[str, Patches]:
+    """What became of the patches of each picture on the page, by key."""
     found = {}
-    for side, letter in ((queries, "q"), (gallery, "g")):
-        own = [key for key in keys if key[0] == letter]
-        images = side.descriptors.take(np.array([int(key[1:]) for key in own], np.int32)) if own else None
-        for i, key in enumerate(own):
-            found[key] = patches_of(images, i, reranker.token_grid, reranker.patch_grid)
+    for name, side in (("q", queries), ("g", gallery)):
+        own = [picture for picture in pictures if picture.side == name]
+        images = side.descriptors.take(np.array([each.row for each in own], np.int32)) if own else None
+        for i, picture in enumerate(own):
+            found[picture.key] = patches_of(images, i, reranker.token_grid, reranker.patch_grid)
     return found
 
 
 def view_images(
-    reranker: Reranker, queries: Side, gallery: Side, views: Sequence[QueryView]
+    reranker: Reranker, queries: Side, gallery: Side, pictures: Sequence[Shown]
 ) -> dict[str, np.ndarray]:
-    """The pictures that the views name, as the model saw them."""
-    keys = list(dict.fromkeys(key for view in views for key in keys_of(view)))
+    """Pictures as the model saw them, by key."""
     sides = {"q": queries, "g": gallery}
-    return {key: sides[key[0]].seen(int(key[1:]), reranker) for key in bar(keys, len(keys), "drawing")}
-
-
-def keys_of(view: QueryView) -> list[str]:
-    """Names of the pictures in a view."""
-    return [view.image, *(candidate.image for candidate in view.candidates)]
+    return {
+        picture.key: sides[picture.side].seen(picture.row, reranker)
+        for picture in bar(pictures, len(pictures), "drawing")
+    }
 
 
 def _name_tokens(model: ModelConfig) -> str:

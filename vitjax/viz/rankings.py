@@ -2,13 +2,25 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from vitjax.viz.plans import PlanView
 from vitjax.viz.views import CandidateView, MatchView, QueryView
+
+
+class Shown(NamedTuple):
+    """A picture on the page: a row of the queries, "q", or of the gallery, "g"."""
+
+    side: Literal["q", "g"]
+    row: int
+
+    @property
+    def key(self) -> str:
+        """Its name in `Report.images`."""
+        return f"{self.side}{self.row}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +54,10 @@ class Rankings:
         first = [*self.after.index[query, : self.ranks], *self.before[query, : self.ranks]]
         return [int(row) for row in dict.fromkeys(first) if row >= 0]
 
+    def pictures(self, query: int) -> list[Shown]:
+        """The query and the rows shown of it."""
+        return [Shown("q", query), *(Shown("g", row) for row in self.shown(query))]
+
     def first_hit_changed(self, query: int) -> bool:
         """Whether reranking put another image first."""
         return bool(self.before[query, 0] != self.after.index[query, 0])
@@ -69,7 +85,7 @@ class Rankings:
             pooled = float(self.after.pooled[query, place])
             candidates.append(
                 CandidateView(
-                    image=f"g{row}",
+                    image=Shown("g", row).key,
                     name=self.gallery_names[row],
                     rank_before=was[row] + 1,
                     rank_after=place + 1,
@@ -86,7 +102,7 @@ class Rankings:
                 )
             )
         label = self.query_labels[query] if self.query_labels else ""
-        return QueryView(f"q{query}", self.query_names[query], candidates, label)
+        return QueryView(Shown("q", query).key, self.query_names[query], candidates, label)
 
     def _note(self, query: int, place: int) -> str:
         """What the page adds about one candidate; a share of 1 goes without saying."""
