@@ -221,7 +221,9 @@ def test_a_mistake_of_another_type_is_one_plain_line():
 
 
 def test_a_model_that_the_config_does_not_name_needs_its_own_input():
-    model = vitjax.build("vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=2, num_heads=3, num_classes=0)
+    model = vitjax.build(
+        "vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=2, num_heads=3, num_classes=0
+    )
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     with pytest.raises(ValueError, match=r"give preprocess=vitjax.preprocess\(NAME\)"):
         vitjax.Reranker(model, variables)
