@@ -47,7 +47,7 @@ ALLOWED = {
     "console": {"parallel"},
     "starting": {"console", "doctor", "parallel", "program", "record", "weights"},
     "protocols": {"config", "data", "retrieval"},
-    "reranker": {"backbone", "config", "console", "data", "parallel", "retrieval", "weights"},
+    "reranker": {"models", "backbone", "config", "console", "data", "parallel", "retrieval", "weights"},
     "side": {"data", "reranker", "retrieval"},
     "indexing": {"data", "parallel", "reranker", "retrieval", "weights"},
     "classification": {
