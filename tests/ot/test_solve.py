@@ -1,3 +1,4 @@
+import functools
 import subprocess
 import sys
 
@@ -228,6 +229,8 @@ def test_bfloat16_tokens_are_solved_in_float32():
     transport = ot.sinkhorn(low, a, b, epsilon=0.05)
     assert transport.plan.dtype == jnp.float32
     _equal(transport, ot.sinkhorn(low.astype(jnp.float32), a, b, epsilon=0.05))
+    partial = functools.partial(ot.partial_sinkhorn, a=a, b=b, mass=0.6, epsilon=0.05)
+    _equal(partial(low), partial(low.astype(jnp.float32)))
 
 
 @pytest.mark.parametrize("mass", [1.0, 0.6])

@@ -170,6 +170,7 @@ def _solve(
     _check(cost, a, b, iterations, compat)
     _check_numbers(epsilon, mass, taus or ())
     dtype = jnp.promote_types(cost.dtype, jnp.float32)  # transport is float32 whatever the tokens were
+    cost, a, b = cost.astype(dtype), a.astype(dtype), b.astype(dtype)
     batch = cost.shape[:-2]
     size = math.prod(batch)
 
@@ -182,17 +183,14 @@ def _solve(
     if compat == "released":
         mass = None if balanced else jnp.broadcast_to(jnp.asarray(mass, dtype), batch)
         epsilon = jnp.broadcast_to(jnp.asarray(epsilon, dtype), batch)
-        result = released.sinkhorn(
-            cost.astype(dtype), a.astype(dtype), b.astype(dtype), mass, epsilon, iterations
-        )
-        return result, None
+        return released.sinkhorn(cost, a, b, mass, epsilon, iterations), None
     if 0 in cost.shape:
-        return _nothing(cost.astype(dtype), a.astype(dtype), b.astype(dtype))
+        return _nothing(cost, a, b)
     endless = isinstance(tolerance, float | int) and tolerance <= 0
     flat = (
-        (cost if balanced else _from_least(cost, a, b)).astype(dtype).reshape(size, *cost.shape[-2:]),
-        a.astype(dtype).reshape(size, a.shape[-1]),
-        b.astype(dtype).reshape(size, b.shape[-1]),
+        (cost if balanced else _from_least(cost, a, b)).reshape(size, *cost.shape[-2:]),
+        a.reshape(size, a.shape[-1]),
+        b.reshape(size, b.shape[-1]),
         per_problem(epsilon),
         None if mass is None or balanced else jnp.maximum(1.0 - per_problem(mass), 0.0),
         None if endless else per_problem(tolerance),

@@ -99,7 +99,8 @@ class Descriptors:
         finite = [np.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in (pooled, tokens, weights)]
         refuse_rows("values that are not finite", np.logical_and.reduce(finite))
         refuse_rows("weights below zero", (weights >= 0).all(axis=1))
-        weights = weights / np.where(weights > 0, weights, 0).max(axis=1, keepdims=True, initial=TINY**3)
+        # None is then too small to be summed.
+        weights = weights / weights.max(axis=1, keepdims=True, initial=TINY**3)
         return cls(_unit(_tamed(pooled)), _unit(_tamed(tokens)), _share(weights), valid, places)
 
 
