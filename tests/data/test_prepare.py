@@ -107,6 +107,16 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dataset_of_other_files_is_not_taken_for_this_one(tmp_path):
+    root, out = write_folder(tmp_path / "raw", kinds=2), tmp_path / "out"
+    folder = prepare("folder", str(root), str(out))
+    assert prepare("folder", str(root), str(out)) == folder
+    (root / "class_0" / "2.png").rename(root / "class_1" / "3.png")
+    with pytest.raises(ValueError, match=r"was prepared from other files, labels or classes.*--dataset"):
+        prepare("folder", str(root), str(out))
+    assert prepare("folder", str(root), str(out), dataset="second") != folder
+
+
 @pytest.mark.slow
 def test_a_second_process_leaves_the_dataset_and_eval_searches_it(tmp_path):
     root, out = write_cub(tmp_path), tmp_path / "out"

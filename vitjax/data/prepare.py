@@ -11,6 +11,7 @@ files are array_record. Needs the extra: pip install -e '.[tfds]'.
 """
 
 import argparse
+import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,8 @@ import numpy as np
 from vitjax.data.listings import Listing, read_cars, read_cub, read_cub_parts, read_sop
 from vitjax.data.msls import VALIDATION, PlaceSource, all_cities, read_msls
 from vitjax.data.sources import FolderSource
+from vitjax.data.tfds import own_features_only
+from vitjax.files import parse_json, read_text
 
 NAMES = ("cub", "cars", "sop", "msls", "folder")
 _VERSION = "1.0.0"
@@ -47,7 +50,7 @@ class Columns:
 
 
 def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
-    """Writes a dataset; one that is there already is left as it is.
+    """Writes a dataset; one that is there already, of the same files and labels, is left as it is.
 
     Args:
         name: of `NAMES`.
@@ -59,8 +62,8 @@ def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
         The dataset's own folder.
 
     Raises:
-        ValueError: the extra is not installed, the download is not as it is published, or a picture that it
-            lists is missing; one line says which.
+        ValueError: the extra is not installed, the download is not as it is published, an image that it lists
+            is missing, or a dataset of other images or labels is there; one line says which.
     """
     try:
         import tensorflow_datasets as tfds
@@ -81,9 +84,37 @@ def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
         missing = next((file for file in columns.files if not file.is_file()), None)
         if missing is not None:
             raise ValueError(f"{str(missing)!r} is listed, and is not there; is the download whole?")
-    builder = _builder(tfds, dataset, out, classes, splits)
-    builder.download_and_prepare()
-    return Path(builder.data_path)
+    with own_features_only(tfds):  # a dataset that is there already is read
+        made_of = _fingerprint(classes, splits)
+        builder = _builder(tfds, dataset, out, classes, splits, made_of)
+        folder = Path(builder.data_path)
+        if folder.is_dir() and _made_of(folder) not in ("", made_of):
+            raise ValueError(
+                f"{folder} was prepared from other files, labels or classes than {raw!r} holds now; "
+                "remove it, or give another --dataset"
+            )
+        builder.download_and_prepare()
+    return folder
+
+
+def _fingerprint(classes: list[str], splits: Mapping[str, Columns]) -> str:
+    """Hash of everything that decides a dataset; of image files their sizes and times of change."""
+    whole = hashlib.sha256(repr(classes).encode(errors="surrogatepass"))
+    for split, columns in splits.items():
+        states = ((file.stat().st_size, file.stat().st_mtime_ns) for file in columns.files)
+        for row in zip(columns.names, columns.labels.tolist(), states, strict=True):
+            whole.update(repr((split, *row)).encode(errors="surrogatepass"))
+        for key, values in columns.more.items():
+            text = repr(values) if isinstance(values, list) else values.tobytes().hex()
+            whole.update(f"{split} {key} {text}".encode())
+    return whole.hexdigest()
+
+
+def _made_of(folder: Path) -> str:
+    """The fingerprint that a dataset was written with; "" where it says none, as older ones do."""
+    path = folder / "metadata.json"
+    found = parse_json(read_text(path)) if path.is_file() else {}
+    return str(found.get("made_of", "")) if isinstance(found, dict) else ""
 
 
 def _read(name: str, raw: Path) -> tuple[list[str], dict[str, Columns]]:
@@ -150,7 +181,9 @@ def _folders(raw: Path) -> tuple[list[str], dict[str, Columns]]:
     return classes, found
 
 
-def _builder(tfds: Any, dataset: str, out: str, classes: list[str], splits: Mapping[str, Columns]) -> Any:
+def _builder(
+    tfds: Any, dataset: str, out: str, classes: list[str], splits: Mapping[str, Columns], made_of: str
+) -> Any:
     """A TFDS builder of these splits, for this process only: the files are read without its code."""
 
     def features() -> Any:
@@ -177,7 +210,12 @@ def _builder(tfds: Any, dataset: str, out: str, classes: list[str], splits: Mapp
             name = "vitjax"
 
             def _info(self) -> Any:
-                return tfds.core.DatasetInfo(builder=self, features=features(), disable_shuffling=True)
+                return tfds.core.DatasetInfo(
+                    builder=self,
+                    features=features(),
+                    disable_shuffling=True,
+                    metadata=tfds.core.MetadataDict(made_of=made_of),
+                )
 
             def _split_generators(self, dl_manager: Any) -> Any:
                 return {split: examples(columns) for split, columns in splits.items()}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
+
+from vitjax.files import parse_json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -342,9 +343,8 @@ def _from_folder(folder: Path, source: str) -> Preprocess:
 
 def _load(path: Path) -> dict:
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{str(path)!r} is not readable JSON ({type(error).__name__}); replace it."
         ) from None

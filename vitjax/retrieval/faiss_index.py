@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vitjax.files import replacing
+from vitjax.files import parse_json, replacing
 from vitjax.retrieval import topk
 from vitjax.retrieval.gallery import Gallery
 from vitjax.retrieval.manifest import differences
@@ -103,7 +103,7 @@ class FaissIndex:
         """
         faiss, folder, name = _faiss(), pathlib.Path(path), os.fspath(path)
         try:
-            about = json.loads((folder / _ABOUT).read_text("utf-8"))
+            about = parse_json((folder / _ABOUT).read_text("utf-8"))
             files = about.pop("files")
             wrong = differences(about, _about(gallery))
             parts = [

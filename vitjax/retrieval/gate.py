@@ -10,7 +10,6 @@ is among the choices.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vitjax.config import RerankConfig
+from vitjax.files import RepeatedName, parse_json
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.explain import match_pairs
 from vitjax.retrieval.gallery import Gallery
@@ -65,14 +65,16 @@ class Gate:
             ValueError: there is no such file, or it holds something else.
         """
         try:
-            data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+            data = parse_json(pathlib.Path(path).read_text(encoding="utf-8-sig"))
             data = data.get("gate", data)
             return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
         except OSError as error:
             raise ValueError(
                 f"gate {path}: {error.strerror}; give the results.json of a run that learned one"
             ) from None
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except RepeatedName as error:
+            raise ValueError(f"gate {path}: {error}") from None
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(
                 f'gate {path}: expected JSON like {{"signal": "gain", "threshold": 0.02, "weight": 0.25}}'
             ) from None
