@@ -11,7 +11,7 @@ if __name__ == "__main__":
     program.use_large_pages()
 
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from vitjax.console import bar, count_of, say, warn
 from vitjax.data.msls import PlaceSource
 from vitjax.data.pipeline import Batch, Skipped
 from vitjax.data.scenes import SceneSource
-from vitjax.data.sources import FolderSource, ImageSource, align_labels
+from vitjax.data.sources import FolderSource, ImageSource, ListedSource, align_labels, notes_of
 from vitjax.data.tfds import TfdsSource
 from vitjax.drawing import draw
 from vitjax.indexing import index_pictures
@@ -44,7 +44,7 @@ from vitjax.retrieval import (
     search,
 )
 from vitjax.retrieval.gate import Calibration
-from vitjax.retrieval.truth import Truth, judge, nothing_right, read_ground_truth
+from vitjax.retrieval.truth import Truth, judge, not_counted, read_ground_truth
 from vitjax.screen import print_results, show_answers, show_classes, show_table
 from vitjax.side import Side
 from vitjax.starting import refuse_training_run, start
@@ -73,6 +73,7 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
 
     with clock.stage("load"):
         gallery_source, query_source = open_sources(config)
+        warn(*notes_of(gallery_source, query_source))
         reranker = Reranker.from_config(config)
         config = measure(reranker, config)
     if not config.weights:
@@ -107,7 +108,9 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
 
     results = summarize(config, reranker, queries, gallery, truth, before, after, clock) | opened
     results["sweep"] = rows
-    warn(*results["notes"])
+    uncounted = not_counted(truth, queries.classes() or (), gallery.classes() or ())
+    results["notes"] = [*uncounted, *results["notes"]]
+    warn(*uncounted)
     if parallel.is_main_process():
         show_table(results)
         write(config, out, reranker, queries, gallery, truth, before, found, after, results)
@@ -170,16 +173,9 @@ def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
         return dataset, dataset
     if not data.gallery:
         raise program.UserError("say where the pictures are: --config.data.gallery=DIR")
-    gallery = open_folder(data.gallery)
+    gallery = FolderSource(data.gallery)
     same = not data.query or pathlib.Path(data.query).resolve() == pathlib.Path(data.gallery).resolve()
-    return gallery, gallery if same else open_folder(data.query)
-
-
-def open_folder(path: str) -> FolderSource:
-    """The pictures of a folder, or one; says where some lie beside the classes."""
-    source = FolderSource(path)
-    warn(*source.notes())
-    return source
+    return gallery, gallery if same else FolderSource(data.query)
 
 
 def describe(reranker: Reranker, source: ImageSource, config: EvalConfig, what: str) -> Side:
@@ -248,7 +244,7 @@ def find_truth(config: EvalConfig, queries: Side, gallery: Side) -> Truth:
     if config.data.ground_truth:
         listed = read_ground_truth(config.data.ground_truth, len(queries.source), len(gallery.source))
         positives = [np.flatnonzero(np.isin(gallery.rows, listed.get(int(i), []))) for i in queries.rows]
-        return Truth(positives, None, own)
+        return Truth.from_rows(positives, own)
     if isinstance(queries.source, PlaceSource) and isinstance(gallery.source, PlaceSource):
         return place_truth(config.data, queries.source.take(queries.rows), gallery.source.take(gallery.rows))
     labels = align_labels(queries.source, gallery.source)
@@ -262,10 +258,12 @@ def own_rows(queries: Side, gallery: Side) -> np.ndarray:
     """Per query, the gallery row that is the same file: it must not be its own first hit."""
     if queries is gallery:
         return np.arange(len(gallery.rows))
-    if not (isinstance(queries.source, FolderSource) and isinstance(gallery.source, FolderSource)):
+    if not (isinstance(queries.source, ListedSource) and isinstance(gallery.source, ListedSource)):
         return np.full(len(queries.rows), -1)
-    row_of = {gallery.source.path(int(i)): row for row, i in enumerate(gallery.rows)}
-    return np.array([row_of.get(queries.source.path(int(i)), -1) for i in queries.rows])
+    row_of: dict[Hashable, int] = {}
+    for row, i in enumerate(gallery.rows):
+        row_of.setdefault(gallery.source.identity(int(i)), row)
+    return np.array([row_of.get(queries.source.identity(int(i)), -1) for i in queries.rows])
 
 
 def ranking_depth(rules: Sequence[RerankConfig], truth: Truth, gallery: int) -> int:
@@ -426,7 +424,6 @@ def summarize(
     asked = before[:, : config.rerank.top_k] >= 0
     return {
         "task": config.task,
-        "notes": nothing_right(truth, queries.classes() or (), gallery.classes() or ()),
         **judge(truth, before, after.index, seed=config.seed),
         "groups": {
             name: judge(truth.take(rows), before[rows], after.index[rows], seed=config.seed)
@@ -440,6 +437,7 @@ def summarize(
         "images_per_second": described / clock.seconds["extract"],
         "seconds": clock.seconds | {"compile": sum(clock.compile_seconds.values())},
         "queries": count,
+        "queries_counted": None if truth.positives is None else sum(map(bool, map(len, truth.positives))),
         "gallery": len(gallery.rows),
         "queries_found_in_gallery_and_left_out": int((truth.own >= 0).sum()),
         "transport": {
@@ -456,6 +454,7 @@ def summarize(
 def circumstances(config: EvalConfig, reranker: Reranker, sides: dict[str, Side]) -> dict[str, Any]:
     """What the results of every task say of the run itself."""
     return {
+        "notes": notes_of(*(side.source for side in sides.values())),
         "weights": {
             "source": config.weights or "random",
             "report": str(reranker.load_report).splitlines() if reranker.load_report else [],

@@ -16,7 +16,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -41,7 +41,15 @@ from vitjax.training.initial import build, check_dynamic, embedding_width, initi
 from vitjax.training.log import MetricLog
 from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss
 from vitjax.training.pace import Pace
-from vitjax.training.pictures import labels_like, labels_to_find, mine, model_input, open_sources, renewal
+from vitjax.training.pictures import (
+    labels_like,
+    labels_to_find,
+    left_out,
+    mine,
+    model_input,
+    open_sources,
+    renewal,
+)
 from vitjax.training.pixels import Pixels
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
@@ -65,6 +73,7 @@ class Run:
         update: train step.
         rate: learning rate at a step.
         renew: chooses what the steps to come learn from, before a step, where that depends on the model.
+        left_out: lines about images that no step and no figure sees.
     """
 
     feed: Feed
@@ -77,6 +86,7 @@ class Run:
     update: Any
     rate: Callable[[Any], Any]
     renew: Callable[[int, Any, Callable[[], bool]], None] | None = None
+    left_out: Sequence[str] = ()
 
 
 def main(config: TrainConfig, workdir: str) -> None:
@@ -198,6 +208,7 @@ def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run
         )
     recipe = model_input(config)
     learn, held_out = open_sources(config)
+    warn(*(lines := left_out(config, learn, held_out)))
     shard, data = (jax.process_index(), jax.process_count()), config.data
     mining = mine(config, learn, out) if isinstance(learn, Places) else None
     feed = Feed(
@@ -251,7 +262,7 @@ def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run
         evaluation = Classification.make(model, rest, truth, mesh, places.evaluated)
     every = config.eval_every or feed.steps_per_epoch
     teacher = parallel.replicate(teacher, mesh)
-    return Run(feed, evaluation, teacher, mesh, recipe, steps, every, update, rate, renew), state
+    return Run(feed, evaluation, teacher, mesh, recipe, steps, every, update, rate, renew, lines), state
 
 
 def count_steps(config: TrainConfig, per_epoch: int) -> int:
@@ -408,12 +419,14 @@ def summarize(
 ) -> dict[str, Any]:
     """Everything results.json holds."""
     skipped = [
-        {"index": i, "name": run.feed.source.names[i], "reason": reason}
+        {"side": "train", "index": i, "name": run.feed.source.names[i], "reason": reason}
         for i, reason in sorted(run.feed.bad.items())
     ]
+    skipped += [{"side": "test", **asdict(item)} for item in run.evaluation.loader.skipped]
     return {
         "task": config.task,
         "stopped": stop.reason,
+        "notes": list(run.left_out),
         "steps": run.steps,
         "epochs": step / run.feed.steps_per_epoch,
         "best": notes.get("best"),

@@ -35,7 +35,8 @@ from rich.table import Table
 
 from vitjax import program
 from vitjax.config import EvalConfig, RerankConfig
-from vitjax.data.images import list_images, read_image
+from vitjax.data.folders import list_images
+from vitjax.data.images import read_image
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, match_pairs
 from vitjax.retrieval.correspondence import (

@@ -21,7 +21,7 @@ from vitjax.data.cifar import CifarSource
 from vitjax.data.digits import DigitsSource
 from vitjax.data.idx import IdxSource
 from vitjax.data.pipeline import batches
-from vitjax.data.sources import FolderSource, ImageSource
+from vitjax.data.sources import FolderSource, ImageSource, class_places, notes_of, read_classes
 from vitjax.data.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess
 from vitjax.files import replacing
@@ -62,8 +62,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     """
     recipe = model_input(config)
     source = open_source(config)
-    if isinstance(source, FolderSource):
-        warn(*source.notes())
+    warn(*notes_of(source))
     variants = make_variants(config, recipe.image_size)
     model = variants[0].model
     if not model.num_classes:
@@ -82,13 +81,14 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     variables = parallel.replicate(variables, mesh)
     loader, rows = classify(config, source, recipe, variants, variables, mesh)
     if not len(rows):
-        raise ValueError("classify: none of the pictures could be read.")
+        raise ValueError(loader.nothing_read("images"))
     truth = None if labels is None else labels[rows]
     table = [summary(variant, variants[0], truth, recipe.image_size) for variant in variants]
     results = {
         "task": config.task,
         "pictures": len(rows),
         "classes": model.num_classes,
+        "notes": notes_of(source),
         "rows": table,
         "weights": {
             "source": config.weights or "random",
@@ -121,7 +121,7 @@ def open_source(config: EvalConfig) -> ImageSource:
         return IdxSource(data.images)
     if data.source == "cifar":
         return CifarSource(data.images, "test")
-    return FolderSource(data.images)
+    return FolderSource(data.images, loose=False)
 
 
 def make_variants(config: EvalConfig, image_size: int) -> list[Variant]:
@@ -156,14 +156,20 @@ def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.nd
         return None
     names = source.class_names
     if config.data.classes:
-        lines = pathlib.Path(config.data.classes).read_text(encoding="utf-8").splitlines()
-        place = {name.strip(): i for i, name in enumerate(lines)}
-        unknown = [name for name in names if name not in place]
+        lines = read_classes(config.data.classes)
+        if len(lines) > classes:
+            raise ValueError(
+                f"config.data.classes has {len(lines)} lines, the model knows {classes} classes: give the "
+                "model's own list, whose line i names class i."
+            )
+        place = {name: i for i, name in enumerate(lines)}
+        known = list(class_places(names, "classes of the images"))
+        unknown = [name for name in known if name not in place]
         if unknown:
             raise ValueError(
                 f"config.data.classes lacks {unknown[0]!r} and {len(unknown) - 1} more of the folders' names."
             )
-        numbers = np.array([place[name] for name in names])
+        numbers = np.array([place[name] for name in known])
     elif len(names) > classes:
         raise ValueError(
             f"the pictures are of {len(names)} classes, the model knows {classes}: set "

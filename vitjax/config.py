@@ -23,6 +23,7 @@ SOURCES = ("folder", "scenes", "cub", "cars", "sop", "msls", "tfds", "idx", "cif
 PROTOCOLS = ("cub", "cars", "sop", "msls")  # these say themselves what is searched for, and what is right
 SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
 MASSES = ("auto", "mutual")
+NO_CLASS = "."  # of images that lie beside the folders of classes
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
 BUDGETS = ("fixed", "own", "batch")
 REDUCERS = ("", "dynamicvit", "topk", "evit", "tome", "random", "uniform")

@@ -9,7 +9,7 @@ import numpy as np
 
 from vitjax import parallel
 from vitjax.data.images import ImageError
-from vitjax.data.pipeline import Skipped
+from vitjax.data.pipeline import Skipped, nothing_read
 from vitjax.data.sources import FolderSource, ImageSource, ListSource, SourceTail, fingerprint
 from vitjax.reranker import Picture, Progress, Reranker
 from vitjax.retrieval import Descriptors, Gallery, GalleryError
@@ -83,7 +83,7 @@ def index_pictures(
     if skipped and on_bad_image == "error":
         raise ImageError(skipped[0].reason)
     if not len(gallery):
-        raise ValueError(f"index_pictures: none of {len(source)} pictures could be read: {skipped[0].reason}")
+        raise ValueError(f"index_pictures: {nothing_read(skipped, len(source), 'pictures')}")
     return gallery, rows, skipped
 
 

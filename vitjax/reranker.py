@@ -20,6 +20,7 @@ from vitjax.backbone import backbone
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.console import bar
 from vitjax.data import transforms
+from vitjax.data.images import ImageError
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
 from vitjax.data.sources import FolderSource, ImageSource, ListSource
@@ -34,7 +35,7 @@ from vitjax.retrieval import (
     rerank,
     token_center,
 )
-from vitjax.retrieval.descriptors import describe_each
+from vitjax.retrieval.descriptors import NothingToDescribe, describe_each
 from vitjax.retrieval.explain import Match, match_pairs
 from vitjax.weights import LoadReport, load_with_report
 
@@ -162,7 +163,10 @@ class Reranker:
         source = FolderSource(folder) if folder else MadeSource("leaves", MADE_PICTURES)
         plain = make_describe(self._forward, **self._layout, normalise=False, mesh=self.mesh)
         loader = self._batches(source, min(32, len(source)), self.config.data.on_bad_image)
-        raw, _ = describe_batches(plain, self.variables, loader, mesh=self.mesh)
+        try:
+            raw, _ = describe_batches(plain, self.variables, loader, mesh=self.mesh)
+        except NothingToDescribe:
+            raise ImageError(loader.nothing_read("images to measure the centre on")) from None
         return token_center(raw.tokens, kind, photos=bool(folder), valid=raw.valid)
 
     @functools.cached_property
@@ -267,13 +271,17 @@ class Reranker:
             and the pictures left out with their reasons.
 
         Raises:
-            ImageError: a picture cannot be read and `on_bad_image` is "error".
+            ImageError: a picture cannot be read and `on_bad_image` is "error"; or none of them can: the line
+                names the first and why.
             TypeError: `images` is one picture and not several.
         """
         source = images if isinstance(images, ImageSource) else ListSource(images, what="describe: images")
         loader = self._batches(source, self._compiled_size(batch_size, len(source)), on_bad_image)
         steps = _with_progress(loader, progress)
-        descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
+        try:
+            descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
+        except NothingToDescribe:
+            raise ImageError(loader.nothing_read("images")) from None
         return descriptors, index, loader.skipped
 
     def describe_each(

@@ -21,12 +21,21 @@ def searched(results: dict[str, Any]) -> str:
     return f"{queries} in {count_of(results['gallery'], 'picture', 'pictures')}"
 
 
+def counted(judged: dict[str, Any]) -> str:
+    """How many of the queries the metrics count; nothing where there are no metrics."""
+    pooled = judged["metrics"]["pooled"]
+    if "queries_counted" not in pooled:
+        return ""
+    alike = pooled["queries_counted"] == pooled["queries"]
+    return ", all counted" if alike else f", {pooled['queries_counted']} of them counted"
+
+
 def show_table(results: dict[str, Any]) -> None:
     """Prints both orders side by side, in percent with 95 % intervals, and what a query costs."""
-    show_metrics(searched(results), results)
+    show_metrics(searched(results) + counted(results), results)
     for name, judged in results["groups"].items():
         queries = count_of(judged["metrics"]["pooled"]["queries"], "query", "queries")
-        show_metrics(f"{name}: {queries}", judged)
+        show_metrics(f"{name}: {queries}{counted(judged)}", judged)
     show_sweep(results["sweep"])
     cost = results["milliseconds_per_query"]
     say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))

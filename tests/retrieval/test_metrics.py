@@ -155,3 +155,33 @@ def test_the_radius_itself_is_near():
 def test_same_label_leaves_the_query_out():
     right = metrics.same_label(np.array(["a", "b"]), np.array(["a", "b", "a"]), np.array([2, -1]))
     assert [each.tolist() for each in right] == [[0], [1]]
+
+
+def test_the_query_is_left_out_of_each_ranking_that_has_it():
+    labels = np.array(["a", "a", "a", "b", "b", "c"])
+    ranking = np.array([[1, 3, 2, 4, 5, -1], [0, 3, 1, 2, 4, 5], [3, 5, 0, 1, 2, -1]])
+    options = {"ref_includes_query": np.array([True, False, True]), "ks": (1, 2), "per_query": True}
+    found = retrieval_metrics(ranking, np.array(["a", "a", "b"]), labels, **options)
+    np.testing.assert_allclose(found["r_precision"], [1 / 2, 2 / 3, 1])
+    np.testing.assert_allclose(found["mean_average_precision_at_r"], [1 / 2, (1 + 2 / 3) / 3, 1])
+    np.testing.assert_allclose(found["mean_average_precision"], [(1 + 2 / 3) / 2, (1 + 2 / 3 + 3 / 4) / 3, 1])
+    released = retrieval_metrics(ranking, np.array(["a", "a", "b"]), labels, **options, definition="diml")
+    np.testing.assert_allclose(released["r_precision"], [2 / 3, 2 / 3, 1 / 2])
+
+
+@pytest.mark.parametrize(
+    ("inside", "told"),
+    [
+        (np.array([True]), r"bool of shape \(1,\); expected one bool, or 2, one for each query"),
+        (np.array([True, False]), "no gallery image has query 0's label"),
+    ],
+)
+def test_flags_that_do_not_fit_the_queries_are_refused(inside, told):
+    with pytest.raises(ValueError, match=told):
+        retrieval_metrics(
+            np.array([[0, -1], [1, 0]]),
+            np.array([9, 1]),
+            np.array([1, 2]),
+            ref_includes_query=inside,
+            ks=(1,),
+        )

@@ -9,17 +9,12 @@ import os
 import stat
 import struct
 import zlib
-from collections import Counter
-from collections.abc import Iterator
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jxl", ".tif", ".tiff")
 
 MAX_SIDE = 32_767  # pixels
 MAX_PIXELS = {
@@ -107,56 +102,6 @@ def read_image(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> 
         raise
     except (OSError, ValueError) as error:  # too long a name, a loop of links, a zero byte in it
         raise ImageError(f"{name} cannot be opened ({_line(error)}); check the path.") from None
-
-
-def list_images(folder: str | os.PathLike) -> list[str]:
-    """Image files below a folder, as relative POSIX paths in the order of these names.
-
-    An image's index anywhere in vitjax is its position in this list. Files are chosen by suffix (.jpg, .jpeg,
-    .png, .webp in any case); names that start with a dot are left out. Links to folders are followed, each
-    real folder is listed once, so loops end.
-
-    Raises:
-        ValueError: no folder there, or no images in it.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"{os.fspath(folder)!r} is not a folder; give a folder of images.")
-    found = sorted(_walk(root, SUFFIXES))
-    if not found:
-        others = f" ({note})" if (note := note_unread(root)) else ""
-        raise ValueError(
-            f"no JPEG, PNG or WebP images under {os.fspath(folder)!r}{others}; give another folder."
-        )
-    return found
-
-
-def note_unread(folder: str | os.PathLike) -> str:
-    """One line about files below a folder that are images by their suffix, but of formats that are not read.
-
-    Empty where there are none.
-    """
-    counts = Counter(Path(name).suffix.lower() for name in _walk(Path(folder), UNREAD))
-    if not counts:
-        return ""
-    each = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
-    return f"left out as only JPEG, PNG and WebP are read, convert them: {each}"
-
-
-def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    seen = set()
-    for parent, folders, files in os.walk(root, followlinks=True):
-        status = os.stat(parent)
-        identity = (status.st_dev, status.st_ino)
-        if identity in seen:
-            folders.clear()
-            continue
-        seen.add(identity)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = Path(parent).relative_to(root)
-        for name in files:
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield (relative / name).as_posix()
 
 
 def _count_scans(file) -> int:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from vitjax.data.images import SUFFIXES
+from vitjax.data.folders import SUFFIXES
 from vitjax.data.sources import ListedSource
 
 T = TypeVar("T")

@@ -1,6 +1,6 @@
 """Batches of model input from a source: decoded in threads, in order, every batch of the same shape."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,8 @@ from PIL import Image
 
 from vitjax.data.images import ImageError
 from vitjax.data.sources import ImageSource
+
+_NAMED = 3  # images of a line; the rest are counted
 
 
 class Batch(NamedTuple):
@@ -89,6 +91,14 @@ class Batches:
             # Also on an early exit of the caller: without it the threads would decode on.
             reader.close()
 
+    def nothing_read(self, what: str) -> str:
+        """One line for the case that no image could be read: how many there are, and the first with reasons.
+
+        Args:
+            what: the images are.
+        """
+        return nothing_read(self.skipped, len(self._source), what)
+
     def _read(self, row: int) -> tuple[int, np.ndarray | None, ImageError | None]:
         """Runs in a thread: index (-1 = padding), pixels, error."""
         batch, place = divmod(int(row), self._rows)
@@ -119,6 +129,18 @@ class Batches:
                 return pixels.shape
         # No picture of this batch could be read: the shape is that of any picture.
         return self._transform(Image.new("RGB", (64, 64))).shape
+
+
+def nothing_read(skipped: Sequence[Skipped], count: int, what: str) -> str:
+    """One line for the case that no image could be read: how many, the first that were skipped, and why."""
+    some = [item.reason.rstrip(".") for item in skipped[:_NAMED]]
+    named = [
+        reason if item.name.rpartition("/")[2] in reason else f"{item.name}: {reason}"
+        for item, reason in zip(skipped, some, strict=False)
+    ]
+    more = [f"and {len(skipped) - _NAMED} more"] if skipped[_NAMED:] else []
+    whole = f"none of {count} {what} could be read" if count else f"there are no {what}"
+    return ": ".join([whole, *(["; ".join([*named, *more])] if named else [])])
 
 
 def batches(

@@ -2,14 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from vitjax.data.images import ImageError, list_images, note_unread, read_image
+from vitjax.config import NO_CLASS
+from vitjax.data.folders import canonical, list_folder
+from vitjax.data.images import ImageError, read_image
+from vitjax.files import read_text
 
 
 @runtime_checkable
@@ -17,7 +20,8 @@ class ImageSource(Protocol):
     """Pictures by index.
 
     Attributes:
-        names: one per picture, unique, printable as UTF-8; a relative POSIX path where there are files.
+        names: one per picture, unique, printable as UTF-8; a relative POSIX path where there are files, in
+            the Unicode form NFC, whichever form the file system keeps.
         labels: class of each picture, an index into `class_names`; None where nothing is known.
         class_names: names of the classes; empty where labels is None.
     """
@@ -53,7 +57,7 @@ class ListedSource:
         class_names: Sequence[str] = (),
     ) -> None:
         self.root, self._files = Path(root), list(files)
-        self.names = [_printable(file) for file in self._files]
+        self.names = _unique(self._files)
         self.labels, self.class_names = labels, list(class_names)
 
     def __len__(self) -> int:
@@ -68,6 +72,14 @@ class ListedSource:
         """The file of picture i, links resolved."""
         return (self.root / self._files[i]).resolve()
 
+    def identity(self, i: int) -> Hashable:
+        """What two names of one file share, be they links, hard links or paths."""
+        try:
+            status = os.stat(self.root / self._files[i])
+        except OSError:
+            return self.path(i)
+        return status.st_dev, status.st_ino
+
     def read(self, i: int) -> Image.Image:
         """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
         return read_image(self.root / self._files[i])
@@ -77,42 +89,51 @@ class FolderSource(ListedSource):
     """Image files below a folder, in the order of their names; or one file.
 
     Where there are sub-folders, each folder that holds images is a class, named by its path relative to the
-    root ("fruit/apple"); images that lie in the root itself then form the class ".". Without sub-folders
-    there are no labels.
+    root ("fruit/apple") in the Unicode form NFC, so that names written in either form are one class. Images
+    that lie in the root itself then have none: they stand under the name ".", and `align_labels` lets them
+    meet no other. Without sub-folders there are no labels.
 
     Args:
         path: folder, or one image file, which gives a source of one.
+        loose: keep images that lie beside the sub-folders of classes; False leaves them out, as where each
+            image needs a class.
 
     Raises:
         ValueError: the path does not exist, or no images are there.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, *, loose: bool = True) -> None:
         root = Path(path)
-        self._whole = root.is_dir()
         if not os.fspath(path) or not root.exists():
             raise ValueError(f"{os.fspath(path)!r} does not exist; give a folder of images or an image file.")
-        files, root = (list_images(root), root) if root.is_dir() else ([root.name], root.parent)
-        folders = [_printable(Path(file).parent.as_posix()) for file in files]
-        if set(folders) == {"."}:
+        listing = list_folder(root) if root.is_dir() else None
+        files, root = (listing.images, root) if listing else ([root.name], root.parent)
+        folders = [canonical(_printable(Path(file).parent.as_posix())) for file in files]
+        has_classes, count = set(folders) != {NO_CLASS}, folders.count(NO_CLASS)
+        self._notes = listing.notes(classes=has_classes) if listing else []
+        if not has_classes:
             super().__init__(root, files)
             return
+        if count:
+            kept = "they have no class, so nothing is relevant to them" if loose else "left out"
+            self._notes.append(
+                f"{root}: {count} of {len(files)} pictures lie beside the sub-folders of classes: {kept}"
+            )
+        if not loose:
+            files = [file for file, name in zip(files, folders, strict=True) if name != NO_CLASS]
+            folders = [name for name in folders if name != NO_CLASS]
         classes = sorted(set(folders))
+        if other := sum(canonical(name) != name for name in {os.path.dirname(file) for file in files}):
+            self._notes.append(
+                f"{root}: {other} of {len(classes)} class names are not in the Unicode form NFC, in which "
+                "names are compared"
+            )
         position = {name: i for i, name in enumerate(classes)}
         super().__init__(root, files, np.array([position[name] for name in folders], np.int32), classes)
 
     def notes(self) -> list[str]:
-        """Lines about files of formats that are not read, and pictures beside the folders of classes."""
-        unread = note_unread(self.root) if self._whole else ""
-        found = [f"{self.root}: {unread}"] if unread else []
-        if "." not in self.class_names:
-            return found
-        loose = int((self.labels == self.class_names.index(".")).sum())
-        return [
-            *found,
-            f"{self.root}: {loose} of {len(self)} pictures lie beside the sub-folders and form a class of "
-            "their own, named '.'",
-        ]
+        """Lines about what is left out, and about images beside the folders of classes."""
+        return self._notes
 
 
 class SourceTail:
@@ -131,6 +152,10 @@ class SourceTail:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def notes(self) -> list[str]:
+        """Those of the source."""
+        return notes_of(self._source)
 
     def read(self, i: int) -> Image.Image:
         """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
@@ -153,6 +178,10 @@ class RowsSource:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def notes(self) -> list[str]:
+        """Those of the source."""
+        return notes_of(self._source)
 
     def read(self, i: int) -> Image.Image:
         """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
@@ -232,6 +261,12 @@ def fingerprint(source: ImageSource) -> str:
     return own() if own is not None else _hash([type(source).__name__, *source.names])
 
 
+def notes_of(*sources: ImageSource) -> list[str]:
+    """What sources say of images that they leave out, each line once; most say nothing."""
+    each = (getattr(source, "notes", list)() for source in sources)
+    return list(dict.fromkeys(line for lines in each for line in lines))
+
+
 def _hash(parts: Iterable[str]) -> str:
     whole = hashlib.sha256()
     for part in parts:
@@ -256,14 +291,81 @@ def _state(item: Any) -> str:
 def align_labels(query: ImageSource, gallery: ImageSource) -> tuple[np.ndarray, np.ndarray] | None:
     """Labels of two sources in one numbering, by class name; None where either has none.
 
-    Classes of the query source that the gallery lacks get numbers no gallery picture has.
+    Classes of the query source that the gallery lacks get numbers no gallery picture has. So does every image
+    without a class, one beside the folders of classes: a number of its own.
+
+    Raises:
+        ValueError: a source has a class name twice.
     """
     if query.labels is None or gallery.labels is None:
         return None
-    number = {name: i for i, name in enumerate(dict.fromkeys([*gallery.class_names, *query.class_names]))}
-    to_query = np.array([number[name] for name in query.class_names], np.int32)
-    to_gallery = np.array([number[name] for name in gallery.class_names], np.int32)
-    return to_query[query.labels], to_gallery[gallery.labels]
+    number: dict[str, int] = {}
+    for source in (gallery, query):
+        for name in class_places(source.class_names, "class names"):
+            number.setdefault(name, len(number))
+    of_gallery = _numbered(gallery, number, len(number))
+    if query is gallery:
+        return of_gallery, of_gallery
+    return _numbered(query, number, len(number) + len(gallery)), of_gallery
+
+
+def _numbered(source: ImageSource, number: Mapping[str, int], first: int) -> np.ndarray:
+    """Numbers of the classes of all images, and of those without a class from `first` on."""
+    table = np.array([number[canonical(name)] for name in source.class_names], np.int32)
+    labels = table[source.labels]
+    loose = np.flatnonzero(labels == number.get(NO_CLASS, -1))
+    labels[loose] = first + np.arange(len(loose))
+    return labels
+
+
+def class_places(names: Sequence[str], where: str) -> dict[str, int]:
+    """Position of each class name, by its Unicode form NFC.
+
+    Args:
+        names: of the classes, in order.
+        where: what an error says they are.
+
+    Raises:
+        ValueError: a name comes twice; it and its positions are named.
+    """
+    found: dict[str, int] = {}
+    for i, name in enumerate(map(canonical, names)):
+        if name in found:
+            raise ValueError(
+                f"{where}: {name!r} comes twice, as numbers {found[name]} and {i}; give each class one name"
+            )
+        found[name] = i
+    return found
+
+
+def read_classes(path: str | os.PathLike[str]) -> list[str]:
+    """Class names of a text file: line i, from 0, names class i; a line may be empty.
+
+    Raises:
+        ValueError: not a text file, or a name comes twice; the name and its lines are named.
+    """
+    lines = [canonical(line.strip()) for line in read_text(path).rstrip().split("\n")]
+    seen: dict[str, int] = {}
+    for number, name in enumerate(lines, start=1):
+        if name in seen:
+            raise ValueError(
+                f"{os.fspath(path)}: class {name!r} comes twice, in lines {seen[name]} and {number}; give "
+                "each class its own name"
+            )
+        if name:
+            seen[name] = number
+    return lines
+
+
+def _unique(files: Sequence[str]) -> list[str]:
+    """Printable names in the form NFC; of all their bytes, escaped, where two would be the same."""
+    names = [canonical(_printable(file)) for file in files]
+    if len(set(names)) == len(names):
+        return names
+    return [
+        file.encode("utf-8", "surrogatepass").decode("latin-1").encode("unicode_escape").decode()
+        for file in files
+    ]
 
 
 def _printable(name: str) -> str:

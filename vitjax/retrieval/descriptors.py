@@ -451,6 +451,10 @@ def _real(found: Descriptors, index: np.ndarray, valid: np.ndarray) -> tuple[Des
     return found, index
 
 
+class NothingToDescribe(ValueError):
+    """No batch had a valid row: no images, or none that could be read."""
+
+
 def describe_batches(
     describe: Callable[[Any, Any, Any], Descriptors],
     variables: Any,
@@ -465,11 +469,12 @@ def describe_batches(
         the source each row is; images that were skipped are missing from it.
 
     Raises:
-        ValueError: no valid row at all, or rows whose descriptor is not finite, named by index.
+        NothingToDescribe: no valid row at all.
+        ValueError: rows whose descriptor is not finite, named by index.
     """
     done = list(describe_each(describe, variables, batches, mesh=mesh))
     if not sum(len(index) for _, index in done):
-        raise ValueError("describe_batches: there is no image to describe")
+        raise NothingToDescribe("describe_batches: there is no image to describe")
     found, index = jax.tree.map(lambda *parts: np.concatenate(parts), *done)
     order = np.argsort(index, kind="stable")
     return found.take(order), index[order]

@@ -16,7 +16,7 @@ def retrieval_metrics(
     query_labels: Any,
     gallery_labels: Any,
     *,
-    ref_includes_query: bool,
+    ref_includes_query: Any,
     ks: Sequence[int] = (1, 5, 10),
     definition: str = "musgrave",
     avg_of_avgs: bool = False,
@@ -48,7 +48,7 @@ def retrieval_metrics(
             be left out where the gallery holds it (`search(..., exclude=...)`).
         query_labels: (q,), anything NumPy compares.
         gallery_labels: (n,).
-        ref_includes_query: the gallery holds each query.
+        ref_includes_query: bool, whether the gallery holds the query: one for all of them, or (q,).
         ks: of recall_at_k.
         definition: "musgrave" or "diml".
         avg_of_avgs: mean over classes of the class means, instead of the mean over queries.
@@ -71,21 +71,28 @@ def retrieval_metrics(
     _check(index, len(own), len(labels), ks, "retrieval_metrics")
     if not len(labels):
         raise ValueError("retrieval_metrics: the gallery is empty")
-    if ref_includes_query and (index >= 0).all(axis=1).any() and index.shape[1] >= len(labels):
+    inside = np.asarray(ref_includes_query)
+    if inside.dtype != bool or inside.shape not in ((), (len(own),)):
+        raise ValueError(
+            f"retrieval_metrics: ref_includes_query is {inside.dtype} of shape {inside.shape}; expected one "
+            f"bool, or {len(own)}, one for each query"
+        )
+    inside = np.broadcast_to(inside, (len(own),))
+    if (inside & (index >= 0).all(axis=1)).any() and index.shape[1] >= len(labels):
         raise ValueError(
             "retrieval_metrics: ref_includes_query is True, but a ranking holds the whole gallery, the query "
             "included; leave it out: search(..., exclude=...)"
         )
     relevant = _class_sizes(own, labels)
-    if ref_includes_query and definition == "musgrave":
-        relevant = relevant - 1
-    if (relevant < 0).any():
-        first = int(np.flatnonzero(relevant < 0)[0])
+    if (inside & (relevant < 1)).any():
+        first = int(np.flatnonzero(inside & (relevant < 1))[0])
         raise ValueError(
             f"retrieval_metrics: ref_includes_query is True, but no gallery image has query {first}'s label"
         )
+    if definition == "musgrave":
+        relevant = relevant - inside
     counted = np.ones(len(own), bool) if definition == "diml" else relevant > 0
-    whole = index.shape[1] >= len(labels) - int(ref_includes_query)
+    whole = index.shape[1] >= len(labels) - int(inside.all())  # of every query: the longest ranking decides
     longest = int(relevant[counted].max(initial=0))
     fits = whole or longest <= index.shape[1]
     if not fits and on_short == "error":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vitjax.config import NO_CLASS
 from vitjax.retrieval.confidence import LEVEL, RESAMPLES, bootstrap_intervals
 from vitjax.retrieval.metrics import relevance_metrics, retrieval_metrics, same_label
 
@@ -43,6 +44,12 @@ class Truth:
     def from_labels(cls, queries: np.ndarray, gallery: np.ndarray, own: Int[np.ndarray, " q"]) -> "Truth":
         """Images of the query's class are right, the query itself left out."""
         return cls(same_label(queries, gallery, own), (queries, gallery), own)
+
+    @classmethod
+    def from_rows(cls, positives: Sequence[Any], own: Int[np.ndarray, " q"]) -> "Truth":
+        """Listed gallery rows are right, the query itself left out."""
+        rows = (np.unique(np.asarray(each, np.int64)) for each in positives)
+        return cls([row[row != out] for row, out in zip(rows, own, strict=True)], None, own)
 
     def right(self, query: int, row: int) -> bool | None:
         """Whether a gallery row answers a query; None where nothing is known."""
@@ -88,7 +95,10 @@ class Truth:
         options: dict[str, Any] = {"ks": self.ks, "per_query": per_query}
         if self.labels is None:
             return {} if self.positives is None else relevance_metrics(index, self.positives, **options)
-        options |= {"ref_includes_query": bool((self.own >= 0).all()), "on_short": "omit"}
+        # Of a query's class the gallery holds one image less to find where the query itself is one of them.
+        queries, gallery = self.labels
+        inside = (self.own >= 0) & (gallery[self.own] == queries)
+        options |= {"ref_includes_query": inside, "on_short": "omit"}
         found = retrieval_metrics(index, *self.labels, **options)
         if self.released:
             theirs = retrieval_metrics(index, *self.labels, **options, definition="diml")
@@ -141,8 +151,34 @@ def nothing_right(truth: Truth, query_classes: Sequence[str], gallery_classes: S
     text = f"none of the {len(truth.own)} queries has a right answer in the gallery"
     if truth.labels is None:
         return [text]
-    alone = ", where no picture answers itself" if (truth.own >= 0).all() else ""
+    alone = ", where no picture answers itself" if (truth.own >= 0).any() else ""
     return [f"{text}: classes {_few(query_classes)} against {_few(gallery_classes)}{alone}"]
+
+
+def not_counted(truth: Truth, query_classes: Sequence[str], gallery_classes: Sequence[str]) -> list[str]:
+    """One line on the queries without a relevant item, how many and why; none where every query has one.
+
+    Args:
+        truth: what is relevant.
+        query_classes: name of each query's class, where the truth is from classes.
+        gallery_classes: of each gallery image's.
+    """
+    if truth.positives is None or all(map(len, truth.positives)):
+        return []
+    if not any(map(len, truth.positives)):
+        return nothing_right(truth, query_classes, gallery_classes)
+    left = [i for i, rows in enumerate(truth.positives) if not len(rows)]
+    count, have = len(truth.own), "has" if len(left) == 1 else "have"
+    text = f"{len(left)} of {count} queries {have} no relevant item in the gallery"
+    if truth.labels is None:
+        return [f"{text}: figures are of the other {count - len(left)}, except those over all queries"]
+    loose = [i for i in left if query_classes[i] == NO_CLASS]
+    named, there = [query_classes[i] for i in left if query_classes[i] != NO_CLASS], set(gallery_classes)
+    alone, absent = ([name for name in named if (name in there) == inside] for inside in (True, False))
+    reasons = [f"{len(alone)} alone in their class ({_few(alone)})"] if alone else []
+    reasons += [f"{len(absent)} of classes that the gallery lacks ({_few(absent)})"] if absent else []
+    reasons += [f"{len(loose)} without a class"] if loose else []
+    return [f"{text} and {'is' if have == 'has' else 'are'} not counted: {'; '.join(reasons)}"]
 
 
 def _few(names: Sequence[str]) -> str:

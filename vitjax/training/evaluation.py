@@ -14,6 +14,7 @@ from vitjax.config import RerankConfig
 from vitjax.data.pipeline import Batches
 from vitjax.data.places import Places
 from vitjax.retrieval import describe_batches, make_describe, rerank, search
+from vitjax.retrieval.descriptors import NothingToDescribe
 from vitjax.retrieval.metrics import positives_within, relevance_metrics
 from vitjax.retrieval.truth import KS, Truth
 from vitjax.training.config import MetricConfig
@@ -72,7 +73,7 @@ class Classification:
             sums = self.step(sums, variables, *parallel.shard_batch(parts, self.mesh))
         found = jax.device_get(sums)
         if not found["count"]:
-            raise ValueError("none of the held-out pictures could be read.")
+            raise ValueError(self.loader.nothing_read("held-out images"))
         return {"accuracy": float(found["right"] / found["count"])}
 
     def _nothing(self) -> dict[str, jax.Array]:
@@ -122,9 +123,12 @@ class Retrieval:
         """Returns the figures; None where it was told to stop before."""
         if stopped():
             return None
-        described, rows = describe_batches(
-            self.describe, parallel.replicate(variables, self.mesh), self.loader, mesh=self.mesh
-        )
+        try:
+            described, rows = describe_batches(
+                self.describe, parallel.replicate(variables, self.mesh), self.loader, mesh=self.mesh
+            )
+        except NothingToDescribe:
+            raise ValueError(self.loader.nothing_read("held-out images")) from None
         own, labels = np.arange(len(rows)), self.truth[rows]
         truth = Truth.from_labels(labels, labels, own)
         largest = max(map(len, truth.positives or ()), default=0)
@@ -168,6 +172,8 @@ class PlaceSearch:
         vectors, rows = embed_pictures(self.embed, variables, self.loader, self.mesh, stopped)
         if stopped():
             return None
+        if not len(rows) and self.loader.skipped:
+            raise ValueError(self.loader.nothing_read("held-out images"))
         index, right = [], []
         for city in np.unique(self.photos.cities):
             here = np.flatnonzero(self.photos.cities[rows] == city)

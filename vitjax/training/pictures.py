@@ -18,12 +18,12 @@ from vitjax.data.idx import IdxSource
 from vitjax.data.msls import SIDES, VALIDATION, all_cities, read_msls
 from vitjax.data.pipeline import batches
 from vitjax.data.places import Places
-from vitjax.data.sources import ClassesSource, FolderSource, ImageSource, RowsSource
+from vitjax.data.sources import ClassesSource, FolderSource, ImageSource, RowsSource, class_places, notes_of
 from vitjax.data.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess
 from vitjax.training.config import TrainConfig
 from vitjax.training.evaluation import embed_pictures
-from vitjax.training.mining import Mining
+from vitjax.training.mining import FAR, Mining
 
 
 def model_input(config: TrainConfig) -> Preprocess:
@@ -39,7 +39,7 @@ def model_input(config: TrainConfig) -> Preprocess:
 
 
 def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
-    """Pictures to learn from, and those held out."""
+    """Pictures to learn from, and those held out; `notes_of` says what is left out of them."""
     if config.data.source == "digits":
         return DigitsSource("train"), DigitsSource("test")
     if config.data.source == "tfds":
@@ -50,9 +50,9 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
         return kind(config.data.dir, "train"), kind(config.data.dir, "test")
     if config.data.source == "msls":
         return open_places(config)
-    learn = FolderSource(config.data.train)
+    learn = FolderSource(config.data.train, loose=False)
     if config.data.test:
-        return learn, FolderSource(config.data.test)
+        return learn, FolderSource(config.data.test, loose=False)
     count = round((1 - config.metric.held_out) * len(learn.class_names))
     if not 0 < count < len(learn.class_names):
         raise program.UserError(
@@ -74,17 +74,33 @@ def open_places(config: TrainConfig) -> tuple[Places, Places]:
     return some([city for city in cities if city not in held_out], ""), some(held_out, "all")
 
 
+def left_out(config: TrainConfig, learn: ImageSource, held_out: ImageSource) -> list[str]:
+    """Lines about images that are left out, and held-out queries that no figure counts."""
+    found = notes_of(learn, held_out)
+    if isinstance(held_out, Places):
+        count, what = held_out.queries, f"held-out queries have no photo within {FAR:.0f} m"
+        alone = sum(not len(held_out.near(i, FAR)) for i in range(count))
+    elif config.task != "classify":
+        labels = np.asarray(held_out.labels)
+        count, what = len(labels), "held-out images are alone in their class"
+        alone = int((np.unique(labels, return_counts=True)[1] == 1).sum()) if held_out.class_names else 0
+    else:
+        return found
+    return [*found, f"{alone} of {count} {what} and are not counted"] if alone else found
+
+
 def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
     """Class of each held-out picture, in the numbering of those that are learned from."""
     if not held_out.class_names:
         raise program.UserError("held-out pictures need classes: put them into one sub-folder for each")
-    number = {name: i for i, name in enumerate(learn.class_names)}
-    unknown = [name for name in held_out.class_names if name not in number]
+    number = class_places(learn.class_names, "classes that are learned")
+    names = list(class_places(held_out.class_names, "held-out classes"))
+    unknown = [name for name in names if name not in number]
     if unknown:
         raise program.UserError(
             f"held-out class {unknown[0]!r} and {len(unknown) - 1} more are not among the learned"
         )
-    return np.array([number[name] for name in held_out.class_names], np.int32)[held_out.labels]
+    return np.array([number[name] for name in names], np.int32)[held_out.labels]
 
 
 def labels_to_find(held_out: ImageSource) -> np.ndarray:
