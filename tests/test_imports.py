@@ -12,9 +12,9 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "vitjax"
 
 ALLOWED = {
     "activations": set(),
-    "ot": {"ot"},
+    "ot": {"ot", "ranges"},
     "models": {"models", "sparsify", "activations", "config"},
-    "sparsify": {"sparsify", "activations"},
+    "sparsify": {"sparsify", "activations", "ranges"},
     "weights": {"weights", "files"},
     "data": {"data", "weights", "config", "files", "cached"},
     "retrieval": {"retrieval", "ot", "sparsify", "config", "parallel", "files"},
@@ -22,6 +22,7 @@ ALLOWED = {
     "backbone": {"models", "config"},
     "config": set(),
     "parallel": set(),
+    "ranges": set(),
     "files": set(),
     "cached": {"files"},
     "record": {"files"},

@@ -5,6 +5,7 @@ config file's `get_config` has run.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -210,15 +211,15 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append(f"config.data.source is {config.data.source!r}, which task {config.task!r} cannot use")
     if not 0 <= config.data.angle <= 180:
         wrong.append(f"config.data.angle is {config.data.angle}; it must be in [0, 180] degrees, 0 = any")
-    if not config.rerank.epsilon > 0:
+    if not 0 < config.rerank.epsilon < math.inf:
         wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
     if config.model.smooth % 2 == 0:
         wrong.append(f"config.model.smooth is {config.model.smooth}; it must be odd")
     wrong += _of_reduced(config)
     wrong += [*_shares(config.rerank), *_amounts(config.reduce)]
-    if not config.rerank.tolerance >= 0:
+    if not 0 <= config.rerank.tolerance < math.inf:
         wrong.append(f"config.rerank.tolerance is {config.rerank.tolerance}; it must be 0 or more")
-    if not config.rerank.weight >= 0:
+    if not 0 <= config.rerank.weight < math.inf:
         wrong.append(f"config.rerank.weight is {config.rerank.weight}; it must be 0 or more")
     if not 0 <= config.rerank.held_out < 1:
         wrong.append(f"config.rerank.held_out is {config.rerank.held_out}; it must be in [0, 1)")

@@ -156,8 +156,8 @@ def test_nan_is_flagged_and_leaves_other_problems_alone(bad, tolerance):
     broken = {"cost": cost, "a": a, "epsilon": epsilon}
     broken[bad] = broken[bad].at[2, ...].set(jnp.nan)
     settings = {"mass": 0.8, "iterations": 400, "tolerance": tolerance}
-    healthy = ot.partial_sinkhorn(cost, a, b, epsilon=epsilon, **settings)
-    hurt = ot.partial_sinkhorn(broken["cost"], broken["a"], b, epsilon=broken["epsilon"], **settings)
+    solve = jax.jit(lambda cost, a, epsilon: ot.partial_sinkhorn(cost, a, b, epsilon=epsilon, **settings))
+    healthy, hurt = solve(cost, a, epsilon), solve(*broken.values())
     assert not np.isfinite(_error(hurt)[2])
     others = np.array([0, 1, 3, 4])
     _equal(jax.tree.map(lambda x: x[others], hurt), jax.tree.map(lambda x: x[others], healthy))
@@ -349,6 +349,92 @@ def test_numbers_out_of_range_are_refused(settings, told):
     cost, a, b = problem(51, 1, 3, 3)
     with pytest.raises(ValueError, match=told):
         transport_value(cost, cost, a, b, **settings)
+
+
+SOLVERS = {
+    "sinkhorn": (ot.sinkhorn, {}),
+    "partial": (ot.partial_sinkhorn, {"mass": 0.5}),
+    "relaxed": (ot.relaxed_sinkhorn, {"tau_a": 0.5, "tau_b": 0.5}),
+    "priced": (ot.priced_sinkhorn, {"price": 0.5}),
+    "mutual": (ot.mutual_mass_match, {"price": 0.5}),
+    "partial match": (ot.partial_match, {"mass": 0.5}),
+}
+WRONG = {
+    "epsilon": (-1, 0, np.nan, np.inf),
+    "tolerance": (-1e-3, np.nan, np.inf),
+    "mass": (0, 1.5, np.nan),
+    "tau_b": (-0.5, 2, np.nan),
+    "price": (np.nan, np.inf),
+    "least": (0, 2),
+}
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, jnp.float32, jnp.bfloat16, "0-d", "one of three"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_ranges_are_those_of_values_whatever_their_type(solver, kind):
+    cost, a, b = problem(51, 3, 3, 4)
+    run, settings = SOLVERS[solver]
+    settings = {"epsilon": 0.1, "tolerance": 0.0, **settings}
+    makers = {"0-d": np.array, "one of three": lambda x: np.array([0.5, 0.5, x])}
+    made = makers.get(kind, kind) if isinstance(kind, str) else kind
+    names = {**settings, **({"least": 0.1} if solver == "mutual" else {})}
+    for name in names.keys() & WRONG.keys():
+        for value in WRONG[name]:
+            with pytest.raises(ValueError, match=f"{name.removesuffix('_b')} is .*; it must be"):
+                run(cost, a, b, **{**settings, name: made(value)})
+
+
+def test_a_traced_number_is_left_alone_and_a_known_one_picks_the_same_program_whatever_its_type():
+    cost, a, b = problem(51, 3, 4, 4)
+    assert np.isnan(jax.jit(lambda e: ot.sinkhorn(cost, a, b, epsilon=e))(jnp.nan).row_error).all()
+    plain = ot.partial_sinkhorn(cost, a, b, mass=1.0, epsilon=0.1, tolerance=0.0)
+    one, none = np.float32(1), jnp.float32(0)
+    _equal(ot.partial_sinkhorn(cost, a, b, mass=one, epsilon=np.float32(0.1), tolerance=none), plain)
+    value = lambda c, tolerance: ot.sinkhorn(c, a, b, epsilon=0.1, tolerance=tolerance).plan[:, 0, 0].sum()  # noqa: E731
+    hessians = [
+        jax.jvp(jax.grad(lambda c: value(c, tolerance)), (cost,), (cost,))[1]  # noqa: B023
+        for tolerance in (0.0, np.float32(0), np.array(0))
+    ]
+    for other in hessians[1:]:
+        np.testing.assert_array_equal(other, hessians[0])
+
+
+HESSIANS = {
+    "balanced": ot.sinkhorn,
+    "partial": lambda *x, **rest: ot.partial_sinkhorn(*x, mass=0.6, **rest),
+    "relaxed": lambda *x, **rest: ot.relaxed_sinkhorn(*x, tau_a=0.9, tau_b=0.5, **rest),
+    "priced": lambda *x, **rest: ot.priced_sinkhorn(*x, price=0.8, **rest),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [
+        ("balanced", 0.0),
+        *(pytest.param(kind, x, marks=pytest.mark.slow) for kind in HESSIANS for x in (0.0, 1e-12)),
+    ],
+)
+def test_hessians_equal_finite_differences_in_float64(kind, tolerance):
+    with jax.enable_x64(True):
+        cost, a, b = problem(54, 4, 3, dtype=jnp.float64)
+        rng = np.random.default_rng(0)
+        weight, step = (jnp.asarray(rng.normal(size=cost.shape)) for _ in range(2))
+
+        def value(cost, a, b, epsilon):
+            settings = {"epsilon": epsilon, "iterations": 2000 if tolerance else 60, "tolerance": tolerance}
+            return jnp.sum(HESSIANS[kind](cost, a, b, **settings).plan * (weight + cost))
+
+        gradient = jax.jit(jax.grad(value))
+        # Unoptimised, as tests are compiled: what rounds two ways then shows.
+        second = jax.jit(lambda cost, *x: jax.jvp(lambda c: gradient(c, *x), (cost,), (step,))[1])
+        even = jnp.full(4, 1 / 4), jnp.full(3, 1 / 3)
+        for rows, cols in (even, (a, b)):
+            for epsilon in (0.1, 0.05):
+                ahead, behind = (gradient(cost + h * step, rows, cols, epsilon) for h in (1e-5, -1e-5))
+                wanted = (ahead - behind) / 2e-5
+                assert np.abs(wanted).max() > 1e-3
+                found = second(cost, rows, cols, epsilon)
+                np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 1e-6])

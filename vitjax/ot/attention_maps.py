@@ -125,7 +125,7 @@ def fuse(attention: Float[Array, "b _ q k"], heads: str) -> Float[Array, "b q k"
 
 def count_of(discard: float | int, entries: int) -> int:
     """How many entries a share to discard is, rounded down."""
-    if not 0 <= discard < 1:
+    if not 0 <= discard < 1:  # NaN as well
         raise ValueError(f"attention_rollout: discard is {discard}; it must be a share in [0, 1)")
     return int(discard * entries)
 

@@ -56,11 +56,11 @@ def last_row(
     """
     last = grids[-1]
     count, step = last.grid[0] * last.grid[1], 1
-    batch = _batch(blocks[-1])
+    batch, dtype = _batch(blocks[-1]), _type(blocks[-1])
     if last.prefix:
-        row = jnp.zeros((batch, last.prefix + count)).at[:, 0].set(1.0)
+        row = jnp.zeros((batch, last.prefix + count), dtype).at[:, 0].set(1.0)
     else:
-        row = jnp.full((batch, count), 1 / count)
+        row = jnp.full((batch, count), 1 / count, dtype)
     here = last
     for block, there in zip(reversed(blocks), reversed(grids), strict=True):
         if there.grid != here.grid:
@@ -77,6 +77,11 @@ def last_row(
 
 def _batch(block: Any) -> int:
     return block.weights.shape[0] // len(block.windows.positions()) if is_windowed(block) else block.shape[0]
+
+
+def _type(block: Any) -> jnp.dtype:
+    """Float32, or float64 where the maps are."""
+    return jnp.promote_types(block.weights.dtype if is_windowed(block) else block.dtype, jnp.float32)
 
 
 def _through(row: Float[Array, "b q"], fused: Float[Array, "b q k"], at: BlockGrid) -> Float[Array, "b q"]:

@@ -116,7 +116,7 @@ def _adjoint(
     to_rows: Array, to_cols: Array, by_f: Array, by_g: Array, col_sums: Array, singular: Array
 ) -> tuple[Array, Array]:
     """Solves x + to_cols y = by_f, to_rows^T x + y = by_g."""
-    system = jnp.eye(to_rows.shape[2], dtype=to_rows.dtype) - einsum("pij,pik->pjk", to_rows, to_cols)
+    system = jnp.eye(to_rows.shape[2], dtype=to_rows.dtype)[None] - einsum("pij,pik->pjk", to_rows, to_cols)
     # The null vector is the column sums, that of the transpose is ones: their product fills the gap.
     system += jnp.where(singular, col_sums, 0.0)[:, :, None]
     y = jnp.linalg.solve(system, (by_g - einsum("pij,pi->pj", to_rows, by_f))[:, :, None])[:, :, 0]

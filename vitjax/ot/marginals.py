@@ -8,10 +8,14 @@ Source of the kinds: DIML (ICCV 2021, arXiv:2108.05889) and "Beyond the CLS Toke
 from their code: divided by the sum, not by the sum + 1e-5; that form is in `vitjax.ot.released`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vitjax import ranges
 from vitjax.ot import released
 from vitjax.ot.outputs import PairMarginals, Values
 
@@ -46,10 +50,11 @@ def inverse(
     tokens: Float[Values, "*batch n d"],
     other: Float[Values, "*batch d"],
     *,
-    temperature: float = 0.1,
+    temperature: float | int | np.number = 0.1,
     valid: Bool[Values, "*batch n"] | None = None,
 ) -> Float[Array, "*batch n"]:
     """Less weight on tokens that look like the other image: exp(-relu(token . other) / temperature)."""
+    ranges.check("vitjax.ot.marginals", "temperature", temperature, 0, above=True)
     return _of_tokens("inverse", tokens, other, valid, temperature)
 
 
@@ -142,7 +147,7 @@ def pair_marginals(
     return PairMarginals(a, b, a_fallback | b_fallback)
 
 
-def _raw(kind: str, tokens: Values, other: Values, valid: Values, temperature: float = 0.1) -> Array:
+def _raw(kind: str, tokens: Values, other: Values, valid: Values, temperature: Any = 0.1) -> Array:
     """Weights before they are made to sum to 1, of a kind that compares tokens with the other image."""
     # Float32 whatever the tokens were: exp(-c / 0.1) of a bfloat16 cosine is off by several percent.
     dtype = jnp.promote_types(tokens.dtype, jnp.float32)
@@ -165,7 +170,7 @@ def _raw(kind: str, tokens: Values, other: Values, valid: Values, temperature: f
 
 
 def _of_tokens(
-    kind: str, tokens: Values, other: Values, valid: Values | None, temperature: float = 0.1
+    kind: str, tokens: Values, other: Values, valid: Values | None, temperature: Any = 0.1
 ) -> Array:
     valid = jnp.ones(tokens.shape[:-1], bool) if valid is None else valid
     return _normalise(_raw(kind, tokens, other, valid, temperature), valid)[0]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax import ranges
 from vitjax.ot.nearest import chamfer, mutual_nearest
 from vitjax.ot.outputs import StructuralMatch, Values
 from vitjax.ot.priced import priced_sinkhorn
@@ -162,7 +163,7 @@ def mutual_mass_match(
     b: Float[Values, "*batch m"],
     *,
     price: Number,
-    least: float = 0.1,
+    least: Number = 0.1,
     epsilon: Number = 0.05,
     iterations: int = 100,
     tolerance: Number = 0.0,
@@ -178,7 +179,7 @@ def mutual_mass_match(
         a: weights of the rows.
         b: weights of the columns.
         price: in units of the cost, 1 - similarity.
-        least: of the mass, above 0: transport of next to nothing says nothing.
+        least: of the mass, in (0, 1]: transport of next to nothing says nothing.
         epsilon: as in `partial_sinkhorn`.
         iterations: as in `sinkhorn`.
         tolerance: as in `sinkhorn`.
@@ -187,10 +188,12 @@ def mutual_mass_match(
     Returns:
         The score, the plan and its mass.
     """
+    ranges.check("vitjax.ot", "price", price)
+    ranges.check("vitjax.ot", "least", least, 0, 1, above=True)
     similarity = jnp.asarray(similarity)
     plan = mutual_nearest(-similarity, a, b).plan
-    near = similarity >= 1.0 - jnp.asarray(price)[..., None, None]
-    mass = jax.lax.stop_gradient(jnp.sum(jnp.where(near, plan, 0.0), axis=(-2, -1)))
+    worst = jnp.broadcast_to(1.0 - jnp.asarray(price), similarity.shape[:-2])[..., None, None]
+    mass = jax.lax.stop_gradient(jnp.sum(jnp.where(similarity >= worst, plan, 0.0), axis=(-2, -1)))
     found = partial_match(
         similarity,
         a,

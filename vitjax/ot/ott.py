@@ -19,6 +19,7 @@ with warnings.catch_warnings():
     from ott.problems.linear.linear_problem import LinearProblem
     from ott.solvers.linear.sinkhorn import Sinkhorn
 
+from vitjax import ranges
 from vitjax.ot.outputs import Transport
 
 
@@ -38,11 +39,10 @@ def transport(
     Partial transport solves the extended problem: one more row and column for the dummy points. Relaxed:
     `taus` are numbers, since OTT chooses its formulas by them before tracing.
     """
-    if taus is not None and not all(isinstance(tau, float | int) for tau in taus):
-        raise ValueError(
-            "vitjax.ot: solver 'ott' needs tau_a and tau_b as Python numbers; use solver 'fused'"
-        )
-    return _transport(cost, a, b, epsilon, slack, tolerance, taus or (1.0, 1.0), iterations)
+    numbers = tuple(ranges.known_number(tau) for tau in taus or (1.0, 1.0))
+    if None in numbers:
+        raise ValueError("vitjax.ot: solver 'ott' needs tau_a and tau_b as plain numbers; use solver 'fused'")
+    return _transport(cost, a, b, epsilon, slack, tolerance, numbers, iterations)
 
 
 @functools.partial(jax.jit, static_argnums=(6, 7))

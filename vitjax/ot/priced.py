@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax import ranges
 from vitjax.ot.outputs import Transport, Values
 from vitjax.ot.solve import Number, sinkhorn
 
@@ -52,6 +53,7 @@ def priced_sinkhorn(
     >>> priced_sinkhorn(cost, half, half, price=0.5, epsilon=0.02).plan.round(2).tolist()
     [[0.5, 0.0], [0.0, 0.0]]
     """
+    ranges.check("vitjax.ot", "price", price)
     whole = extended(cost, a, b, price)
     found = sinkhorn(
         whole.cost,

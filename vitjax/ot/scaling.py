@@ -143,7 +143,8 @@ def _min(x: Array, axis: int) -> Array:
 def _min_jvp(axis: int, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     where = jnp.expand_dims(jnp.argmin(x, axis=axis), axis)
-    return jnp.min(x, axis=axis), jnp.take_along_axis(dx, where, axis=axis).squeeze(axis)
+    # By this function again, not jnp.min: the rule is itself differentiated for a Hessian.
+    return _min(x, axis), jnp.take_along_axis(dx, where, axis=axis).squeeze(axis)
 
 
 def make_kernel(problem: Problem, potentials: Sides) -> Kernel:

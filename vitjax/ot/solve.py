@@ -5,13 +5,15 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Real
 
+from vitjax import ranges
 from vitjax.ot import fused, released, scaling
 from vitjax.ot.blocks import map_blocks
 from vitjax.ot.outputs import Transport, Values
 
-Number = float | int | Float[Values, "..."]
+Number = float | int | np.number | Real[Values, "..."]
 
 
 def sinkhorn(
@@ -41,16 +43,22 @@ def sinkhorn(
         iterations: at most this many passes over rows and columns; static.
         tolerance: a problem is done once row_error + col_error is at most this, looked at every few
             iterations; 0 = run them all. May be traced. Gradients: 0 unrolls the iterations, exact for the
-            plan they gave; above 0 they come from the optimality conditions (`vitjax.ot.implicit`), with
-            less memory and an error of about the tolerance, and in reverse mode once: no jvp, no Hessian.
+            plan they gave, of any order and in either mode; above 0 they come from the optimality
+            conditions (`vitjax.ot.implicit`), with less memory and an error of about the tolerance, in
+            reverse mode: of the second derivatives only `jvp` of a gradient, no `jvp` of the plan itself.
         solver: "fused", ours; "pallas", the same iterations in one kernel that keeps a problem on chip (see
             `vitjax.ot.on_chip`; gradients as with a tolerance above 0), or "ott", OTT-JAX.
         compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and
             solver are then not looked at.
 
     Returns:
-        The plan, its L1 marginal errors and its mass. A problem that holds NaN has NaN errors and leaves the
-        others alone; one without any mass has an empty plan and the missing mass as its error.
+        The plan, its L1 marginal errors and its mass. A problem whose arrays hold NaN has NaN errors and
+        leaves the others alone, so does a traced epsilon of NaN; one without any mass has an empty plan and
+        the missing mass as its error.
+
+    Raises:
+        ValueError: shapes that do not belong together, or a number out of its range as far as it is known
+            before tracing, whether Python's, NumPy's or an array.
 
     >>> import jax.numpy as jnp
     >>> half = jnp.full(2, 0.5)
@@ -168,7 +176,7 @@ def _solve(
 ) -> tuple[Transport, Array | None]:
     cost, a, b = jnp.asarray(cost), jnp.asarray(a), jnp.asarray(b)
     _check(cost, a, b, iterations, compat)
-    _check_numbers(epsilon, mass, taus or ())
+    _check_numbers(epsilon, mass, taus or (), tolerance)
     dtype = jnp.promote_types(cost.dtype, jnp.float32)  # transport is float32 whatever the tokens were
     cost, a, b = cost.astype(dtype), a.astype(dtype), b.astype(dtype)
     batch = cost.shape[:-2]
@@ -179,14 +187,14 @@ def _solve(
 
     # A number, known before tracing, picks the cheaper program; a traced value of the same size gives the
     # same plan.
-    balanced = mass is None or (isinstance(mass, float | int) and mass >= 1)
+    balanced = mass is None or ranges.known_number(mass) == 1
     if compat == "released":
         mass = None if balanced else jnp.broadcast_to(jnp.asarray(mass, dtype), batch)
         epsilon = jnp.broadcast_to(jnp.asarray(epsilon, dtype), batch)
         return released.sinkhorn(cost, a, b, mass, epsilon, iterations), None
     if 0 in cost.shape:
         return _nothing(cost, a, b)
-    endless = isinstance(tolerance, float | int) and tolerance <= 0
+    endless = ranges.known_number(tolerance) == 0
     flat = (
         (cost if balanced else _from_least(cost, a, b)).reshape(size, *cost.shape[-2:]),
         a.reshape(size, a.shape[-1]),
@@ -247,12 +255,11 @@ def _check(cost, a, b, iterations: int, compat: str | None) -> None:
         raise ValueError(f"vitjax.ot: compat {compat!r} is unknown; known: None, 'released'")
 
 
-def _check_numbers(epsilon: Number, mass: Number | None, taus: tuple[Number, ...]) -> None:
-    """Refuses what is out of range where that can be seen: numbers, not what is traced."""
-    if isinstance(epsilon, float | int) and not epsilon > 0:
-        raise ValueError(f"vitjax.ot: epsilon is {epsilon}; it must be above 0")
-    if isinstance(mass, float | int) and not 0 < mass <= 1:
-        raise ValueError(f"vitjax.ot: mass is {mass}; it must be above 0 and at most 1")
+def _check_numbers(epsilon: Number, mass: Number | None, taus: tuple[Number, ...], tolerance: Number) -> None:
+    """Refuses what is out of range where that can be seen: whatever is known, not what is traced."""
+    ranges.check("vitjax.ot", "epsilon", epsilon, 0, above=True)
+    ranges.check("vitjax.ot", "tolerance", tolerance, 0)
+    if mass is not None:
+        ranges.check("vitjax.ot", "mass", mass, 0, 1, above=True)
     for tau in taus:
-        if isinstance(tau, float | int) and not 0 <= tau <= 1:
-            raise ValueError(f"vitjax.ot: a tau is {tau}; it must be from 0 to 1")
+        ranges.check("vitjax.ot", "a tau", tau, 0, 1)

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vitjax import parallel
 from vitjax.config import RerankConfig
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery import Gallery
-from vitjax.retrieval.matching import Numbers, Plan
+from vitjax.retrieval.matching import Numbers, Plan, only_matched
 from vitjax.retrieval.plans import in_blocks, match_each
 
 Box = tuple[float, float, float, float]
@@ -206,21 +206,24 @@ def match_pairs(
         raise ValueError(f"match_pairs: top is {top}; it must be at least 1")
     strongest = functools.partial(_match_strongest, top=top)
     done = list(in_blocks(strongest, queries, gallery, query_rows, gallery_rows, config, "match_pairs"))
-    return jax.tree.map(lambda *x: np.concatenate(x), *done)
+    found, matched = jax.tree.map(lambda *x: np.concatenate(x), *done)
+    scores = {name: only_matched(getattr(found, name), matched) for name in ("structural", "error")}
+    return dataclasses.replace(found, **scores)
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "top"))
 def _match_strongest(
     queries: Descriptors, candidates: Descriptors, numbers: Numbers, *, plan: Plan, top: int
-) -> Matches:
+) -> tuple[Matches, Bool[Array, " p"]]:
     match = match_each(queries, candidates, numbers, plan)
     found = _strongest(match.plan, match.similarity, match.contribution, match.structural, match.error, top)
-    return dataclasses.replace(
+    found = dataclasses.replace(
         found,
         query_patch=_placed(found.query_patch, queries),
         candidate_patch=_placed(found.candidate_patch, candidates),
         remainder=found.remainder + match.left_out,
     )
+    return found, match.matched
 
 
 def _placed(token: Int[Array, "p top"], images: Descriptors) -> Int[Array, "p top"]:

@@ -58,12 +58,14 @@ class PairMatch:
     """Results of a block of b queries with k candidates each.
 
     Attributes:
+        matched: (b, k), False where the pair could not be: `only_matched` then puts NaN on the host. Inside
+            of jit structural, error and mass are 0 there, so that `jax_debug_nans` finds faults alone.
         score: (b, k), structural + weight * pooled; see `rerank` for pairs that could not be matched.
-        structural: (b, k), NaN where the pair could not be matched.
+        structural: (b, k).
         pooled: (b, k), cosine of the pooled vectors.
         error: (b, k), L1 distance of the plan's marginals from the wanted ones, rows and columns added.
         fallback: (b, k), True where a marginal was unusable and uniform took its place.
-        mass: (b, k), share of the images that was matched; NaN where the pair could not be.
+        mass: (b, k), share of the images that was matched.
         plan: (b, k, n, m).
         similarity: (b, k, n, m).
         contribution: (b, k, n, m), what each patch pair adds to the structural score.
@@ -72,6 +74,7 @@ class PairMatch:
         candidate_weights: (b, k, m), likewise.
     """
 
+    matched: Any
     score: Any
     structural: Any
     pooled: Any
@@ -147,16 +150,17 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
     similarity = jnp.einsum("bnd,bkmd->bknm", queries.tokens, candidates.tokens, precision="highest")
     match = _METHODS[plan.method](similarity, marginals.a, marginals.b, plan, numbers)
     pooled = jnp.einsum("bd,bkd->bk", queries.pooled, candidates.pooled, precision="highest")
-    possible = spread.valid.any(axis=2) & candidates.valid.any(axis=2) & jnp.isfinite(match.score)
+    matched = spread.valid.any(axis=2) & candidates.valid.any(axis=2) & jnp.isfinite(match.score)
     error = match.transport.row_error + match.transport.col_error
     least = unmatched_score(pooled, numbers)
     return PairMatch(
-        score=jnp.where(possible, match.score + numbers.weight * pooled, least),
-        structural=jnp.where(possible, match.score, jnp.nan),
+        matched=matched,
+        score=jnp.where(matched, match.score + numbers.weight * pooled, least),
+        structural=jnp.where(matched, match.score, 0.0),
         pooled=pooled,
-        error=jnp.where(possible, error, jnp.nan),
+        error=jnp.where(matched, error, 0.0),
         fallback=marginals.fallback,
-        mass=jnp.where(possible, match.transport.mass, jnp.nan),
+        mass=jnp.where(matched, match.transport.mass, 0.0),
         plan=match.transport.plan,
         similarity=similarity,
         contribution=match.transport.plan * (1.0 if plan.method == "mutual" else similarity),
@@ -213,6 +217,11 @@ _METHODS = {
     "pooled": _pooled,
 }
 _PRICED = ("priced", "mutual_mass")
+
+
+def only_matched(values: np.ndarray, matched: np.ndarray) -> np.ndarray:
+    """What a block gave, on the host, with NaN for pairs that could not be matched."""
+    return np.where(matched, values, np.float32(np.nan))
 
 
 def unmatched_score(pooled: Any, numbers: Numbers) -> Any:

@@ -180,7 +180,7 @@ def _match_head(
     mesh: Mesh | None,
 ) -> dict[str, np.ndarray]:
     """Scores of all pairs of `index`, block by block, in its shape."""
-    names = ("score", "structural", "pooled", "error", "fallback", "mass")
+    names = ("score", "structural", "pooled", "error", "fallback", "mass", "matched")
     q, k = index.shape
     if not index.size:
         return {name: np.zeros((q, k), bool if name == "fallback" else np.float32) for name in names}
@@ -202,7 +202,10 @@ def _match_head(
     columns = (
         np.concatenate(x)[: len(lines)].reshape(q, parts * width)[:, :k] for x in zip(*done, strict=True)
     )
-    return dict(zip(names, columns, strict=True))
+    found = dict(zip(names, columns, strict=True))
+    for name in ("structural", "error", "mass"):
+        found[name] = matching.only_matched(found[name], found["matched"])
+    return found
 
 
 @functools.partial(jax.jit, static_argnames=("plan", "mesh"))
@@ -219,7 +222,8 @@ def _match_block(
         queries: Descriptors, index: Array, gallery: Descriptors | Stored, numbers: Numbers
     ) -> tuple[Array, ...]:
         match = matching.match_block(queries, gathered(index, gallery), plan, numbers)
-        return match.score, match.structural, match.pooled, match.error, match.fallback, match.mass
+        scores = match.score, match.structural, match.pooled, match.error, match.fallback, match.mass
+        return *scores, match.matched
 
     if mesh is None:
         return local(queries, index, gallery, numbers)

@@ -1,16 +1,17 @@
 """Which tokens stay: sampled in training, the best k at inference, and how many that is."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vitjax import ranges
 
-def sample(
-    rng: Array, log_probs: Float[Array, "b n 2"], *, temperature: float | int = 1.0
-) -> Float[Array, "b n"]:
+
+def sample(rng: Array, log_probs: Float[Array, "b n 2"], *, temperature: Any = 1.0) -> Float[Array, "b n"]:
     """Sampled decisions, exactly 0 or 1, with the gradient of the Gumbel-softmax that they were rounded from.
 
     Source: Jang et al. 2017 (arXiv:1611.01144), straight-through form, as DynamicViT uses it (arXiv:
@@ -24,6 +25,7 @@ def sample(
     Returns:
         1 = keep.
     """
+    ranges.check("sample", "temperature", temperature, 0, above=True)
     noisy = log_probs.astype(jnp.float32) + jax.random.gumbel(rng, log_probs.shape, jnp.float32)
     soft = jax.nn.sigmoid((noisy[..., 0] - noisy[..., 1]) / temperature)
     hard = (soft >= 0.5).astype(jnp.float32)
@@ -36,8 +38,12 @@ def cumulative(raw: Float[Array, "b stages n"]) -> Float[Array, "b stages n"]:
     return jnp.cumprod(raw, axis=1)
 
 
-def stage_ratios(keep_ratio: float | int | Sequence[float | int], stages: int) -> tuple[float, ...]:
+def stage_ratios(keep_ratio: Any, stages: int) -> tuple[float, ...]:
     """Kept share of the first tokens after each stage: rho, rho^2, ..., or the shares themselves.
+
+    Args:
+        keep_ratio: a number, or one per stage: Python's, or arrays that are known before tracing.
+        stages: how many.
 
     Raises:
         ValueError: not one share per stage, or one outside (0, 1].
@@ -45,7 +51,7 @@ def stage_ratios(keep_ratio: float | int | Sequence[float | int], stages: int) -
     >>> stage_ratios(0.5, 3)
     (0.5, 0.25, 0.125)
     """
-    if isinstance(keep_ratio, Sequence):
+    if np.ndim(keep_ratio):
         ratios = tuple(float(ratio) for ratio in keep_ratio)
     else:
         ratios = tuple(float(keep_ratio) ** (stage + 1) for stage in range(stages))

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax import ranges
+
 
 class Weights(NamedTuple):
     """Weight of each term; the recipes differ in `ratio` alone: DeiT-S and LV-ViT 2, DeiT-B 5, Swin 10."""
@@ -52,6 +54,7 @@ def ratio_loss(
     Returns:
         Unitless, in [0, 1].
     """
+    ranges.check("ratio_loss", "target", target, 0, 1, above=True)
     share = decisions.astype(jnp.float32).mean(axis=-1)
     if level == "batch":
         share = share.mean(axis=0, keepdims=True)
