@@ -141,9 +141,10 @@ def compiled(model: nn.Module, **static: Any):
     return jax.jit(functools.partial(model.apply, **static))
 
 
-def run(model: nn.Module, variables: dict, images, **static: Any):
-    """What the compiled model gives for the images."""
-    return compiled(model, **static)(variables, images)
+def run(model: nn.Module, variables: dict, images, *, decisions=None, **static: Any):
+    """What the compiled model gives for the images; only arrays are traced."""
+    traced = {} if decisions is None else {"decisions": decisions}
+    return compiled(model, **static)(variables, images, **traced)
 
 
 def forget() -> None:

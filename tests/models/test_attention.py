@@ -122,12 +122,7 @@ def test_the_fused_kernel_is_used_where_its_rules_allow(monkeypatch, dtype, toke
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "deit_tiny_patch16_224",
-        "swin_tiny_patch4_window7_224",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("lvvit_s", "cvt_13")),
-    ],
+    "name", ["deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "lvvit_s", "cvt_13"]
 )
 def test_every_family_asks_for_the_kernel_and_falls_back_without_a_gpu(monkeypatch, name):
     asked = []

@@ -4,18 +4,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.family import FAMILIES
 from vitjax.models import build
 from vitjax.models.layers import drop_branch, drop_rates
 
-VIT = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
-SWIN = {
-    "img_size": 64, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (1, 1, 2, 1),
-    "num_heads": (1, 2, 2, 4), "num_classes": 3, "pruning_loc": (1,),
-}  # fmt: skip
+VIT = {"img_size": (8, 12), "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
+SWIN = FAMILIES["dynamicswin"].fields
 NAMES = [
     ("deit_tiny_patch16_224", VIT),
     ("dynamicvit_deit_tiny_patch16_224", VIT),
-    pytest.param("dynamicswin_tiny_patch4_window7_224", SWIN, marks=pytest.mark.slow),
+    ("dynamicswin_tiny_patch4_window7_224", SWIN),
 ]
 
 
@@ -44,8 +42,7 @@ def test_rates_rise_evenly_from_none():
 @pytest.mark.parametrize(("name", "sizes"), NAMES)
 def test_models_drop_branches_by_the_key_alone_and_in_training_alone(name, sizes):
     plain, model = build(name, **sizes), build(name, **sizes, drop_path_rate=0.5)
-    side = sizes["img_size"]
-    images = jax.random.normal(jax.random.key(1), (4, side, side, 3))
+    images = jax.random.normal(jax.random.key(1), (4, *sizes["img_size"], 3))
     variables = jax.jit(plain.init)(jax.random.key(0), images)
 
     def logits(model, **rngs):

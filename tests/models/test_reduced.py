@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.family import run
 from vitjax import ot
 from vitjax.models import build
 from vitjax.models.attention import Attention
@@ -17,8 +18,6 @@ DYNAMIC = {
     "dynamicvit_lvvit_s": {},
     "vit_small_patch14_reg4_dinov2": {"reduce": "dynamicvit", "global_pool": "avg"},
 }
-
-SOME = [pytest.param(name, marks=pytest.mark.slow) if "vit_small" in name else name for name in DYNAMIC]
 
 IMAGES = np.random.default_rng(9).normal(size=(3, 32, 32, 3)).astype("f")
 
@@ -42,26 +41,20 @@ def _made(name: str, **fields):
     return model, jax.tree_util.tree_map_with_path(value, shapes)
 
 
-def _apply(model, variables, images, **static):
-    """One compiled call; `decisions` are traced."""
-    traced = {k: static.pop(k) for k in ("decisions",) if k in static}
-    return jax.jit(lambda v, x, t: model.apply(v, x, **static, **t))(variables, images, traced)
-
-
 @functools.cache
 def _evaluated(name: str, reduce: str | None = None):
     """What a model gives for the three images; with another reducer, or "" for the dense one."""
     model, variables = _made(name, **DYNAMIC.get(name, {}))
-    return _apply(model if reduce is None else model.clone(reduce=reduce), variables, IMAGES)
+    return run(model if reduce is None else model.clone(reduce=reduce), variables, IMAGES)
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", DYNAMIC)
 def test_tokens_that_are_gone_and_tokens_that_are_masked_give_the_same(name, images):
     model, variables = _made(name, **DYNAMIC[name])
     out = _evaluated(name)
     counts = [int(64 * 0.7**s) for s in (1, 2, 3)]
     assert [i.shape[1] for i in out.keep_index] == counts == [int(d.sum()) for d in out.decisions[0]]
-    masked = _apply(model, variables, images, decisions=out.decisions)
+    masked = run(model, variables, images, decisions=out.decisions)
     last = np.asarray(out.keep_index[-1])[..., None]
     np.testing.assert_allclose(out.tokens, np.take_along_axis(masked.tokens, last, 1), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(out.prefix, masked.prefix, rtol=1e-5, atol=1e-5)
@@ -76,7 +69,7 @@ def test_tokens_that_are_gone_and_tokens_that_are_masked_give_the_same(name, ima
 @pytest.mark.parametrize("name", ["topk", "evit"])
 def test_worth_is_the_attention_of_cls_when_a_token_was_kept(name, images):
     model, variables = _made("vit_small_patch14_reg4_dinov2", reduce=name, pruning_loc=(1, 3), keep_ratio=0.5)
-    out = _apply(model, variables, images, return_attention=True)
+    out = run(model, variables, images, return_attention=True)
     seen = np.asarray(out.attention[3].weights)[:, :, 0, 5:].mean(axis=1)  # 32 tokens, and the fused one
     owner = np.asarray(out.owner[0])
     kept = np.asarray(out.keep_index[1])
@@ -93,7 +86,7 @@ def test_worth_is_the_attention_of_cls_when_a_token_was_kept(name, images):
 @pytest.mark.parametrize("budget", ["fixed", "own"])
 def test_worth_is_the_last_predictors_probability_and_padding_is_worth_nothing(budget, images):
     model, variables = _made("dynamicvit_deit_small_patch16_224", budget=budget)
-    out = _apply(model, variables, images)
+    out = run(model, variables, images)
     first, last = (np.asarray(index) for index in out.keep_index[1:])
     for image in range(3):
         probability = {
@@ -108,16 +101,16 @@ def test_merging_and_lots_rank_nothing():
     assert all(_evaluated("deit_small_patch16_224", name).worth is None for name in ("tome", "random"))
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", DYNAMIC)
 def test_keeping_all_is_the_dense_model(name, images):
     model, variables = _made(name, **DYNAMIC[name])
     dense = _evaluated(name, "")
-    kept = _apply(model, variables, images, keep_ratio=1.0)
+    kept = run(model, variables, images, keep_ratio=1.0)
     for part in ("tokens", "pooled", "logits"):
         np.testing.assert_allclose(getattr(kept, part), getattr(dense, part), rtol=1e-6, atol=1e-6)
     program = str(jax.make_jaxpr(functools.partial(model.apply, keep_ratio=1.0))(variables, images[:1]))
     assert "top_k" not in program and "sort" not in program and "pjit[name=take" not in program
-    masked = _apply(model, variables, images, decisions=jnp.ones((3, 3, 64)))
+    masked = run(model, variables, images, decisions=jnp.ones((3, 3, 64)))
     np.testing.assert_allclose(masked.logits, dense.logits, rtol=1e-5, atol=1e-5)
 
 
@@ -141,7 +134,6 @@ def test_counts_round_to_whole_tiles(images):
     assert [i.shape[1] + 1 for i in index] == [48, 32, 24]
 
 
-@pytest.mark.slow
 def test_training_samples_masks_and_keeps_gradients_finite_over_100_seeds(images):
     model, variables = _made("dynamicvit_deit_small_patch16_224")
 
@@ -180,7 +172,7 @@ def test_dropped_tokens_decisions_receive_gradient_and_all_may_be_dropped(images
 
 def test_an_image_does_not_depend_on_its_batch(images):
     model, variables = _made("dynamicvit_deit_small_patch16_224")
-    whole, part = _evaluated("dynamicvit_deit_small_patch16_224"), _apply(model, variables, images[1:2])
+    whole, part = _evaluated("dynamicvit_deit_small_patch16_224"), run(model, variables, images[1:2])
     np.testing.assert_array_equal(part.keep_index[-1], whole.keep_index[-1][1:2])
     np.testing.assert_allclose(part.logits, whole.logits[1:2], rtol=1e-5, atol=1e-5)
 
@@ -193,7 +185,7 @@ def test_an_image_does_not_depend_on_its_batch(images):
 def test_every_reducer_works_on_weights_of_a_plain_model(name, reduce, images):
     model, variables = _made(name, **({"num_classes": 5} if "lv" in name else {"num_classes": 0}))
     reduced = model.clone(reduce=reduce, r=5)
-    out = _apply(reduced, variables, images, return_attention=True)
+    out = run(reduced, variables, images, return_attention=True)
     assert out.tokens.shape[1] < 64 and np.isfinite(out.tokens).all()
     owner = np.asarray(out.owner[-1])
     sizes = [(owner == row).sum(axis=1) for row in range(out.tokens.shape[1])]
@@ -207,15 +199,15 @@ def test_every_reducer_works_on_weights_of_a_plain_model(name, reduce, images):
 @pytest.mark.parametrize("reduce", ["evit", "tome"])
 def test_a_reducer_with_nothing_to_do_is_the_dense_model(reduce, images):
     model, variables = _made("deit_small_patch16_224")
-    same = _apply(model.clone(reduce=reduce, r=0, keep_ratio=1.0), variables, images)
+    same = run(model.clone(reduce=reduce, r=0, keep_ratio=1.0), variables, images)
     dense = _evaluated("deit_small_patch16_224")
     np.testing.assert_allclose(same.tokens, dense.tokens, rtol=1e-5, atol=1e-5)
 
 
 def test_ranking_by_attention_keeps_what_cls_looks_at(images):
     model, variables = _made("deit_small_patch16_224")
-    dense = _apply(model, variables, images, return_attention=True)
-    out = _apply(model.clone(reduce="topk", keep_ratio=0.5), variables, images)
+    dense = run(model, variables, images, return_attention=True)
+    out = run(model.clone(reduce="topk", keep_ratio=0.5), variables, images)
     looked = np.asarray(dense.attention[1])[:, :, 0, 1:].mean(axis=1)
     best = np.sort(np.argsort(-looked, axis=1, kind="stable")[:, :32], axis=1)
     np.testing.assert_array_equal(out.keep_index[0], best)
@@ -230,11 +222,10 @@ def test_a_token_that_stands_for_two_gets_twice_the_attention():
     np.testing.assert_allclose(merged, whole[:, :4], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("reduce", ["dynamicvit", "evit", "tome"])
 def test_blocks_computed_again_give_the_same_gradient(reduce, images):
-    model, variables = _made("deit_small_patch16_224", reduce=reduce, r=5)
-    decisions = {"decisions": jnp.ones((3, 3, 64)).at[:, :, ::2].set(0)} if reduce == "dynamicvit" else {}
+    model, variables = _made("deit_small_patch16_224", reduce=reduce, r=5, depth=2, pruning_loc=(1,))
+    decisions = {"decisions": jnp.ones((3, 1, 64)).at[:, :, ::2].set(0)} if reduce == "dynamicvit" else {}
 
     def grad(model):
         def total(params):
@@ -248,11 +239,10 @@ def test_blocks_computed_again_give_the_same_gradient(reduce, images):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_half_precision_keeps_nearly_the_same(images):
     model, variables = _made("dynamicvit_deit_small_patch16_224")
     exact = _evaluated("dynamicvit_deit_small_patch16_224")
-    low = _apply(model.clone(dtype="bfloat16"), variables, images)
+    low = run(model.clone(dtype="bfloat16"), variables, images)
     assert low.logits.dtype == low.scores[0].dtype == jnp.float32
     common = (exact.decisions[:, 0] * low.decisions[:, 0]).sum() / exact.decisions[:, 0].sum()
     assert common > 0.9
@@ -285,7 +275,7 @@ def test_what_cannot_be_done_is_said_in_one_line(images):
 def undecided(name: str):
     """The model of `_made` with predictors that would keep about two thirds of all tokens, not all alike."""
     model, variables = _made(name, **DYNAMIC[name])
-    scores = _apply(model, variables, IMAGES, keep_ratio=1.0).scores
+    scores = run(model, variables, IMAGES, keep_ratio=1.0).scores
     params = dict(variables["params"])
     for stage, found in enumerate(scores):
         shift = jnp.quantile(found[..., 1] - found[..., 0], 0.66)
@@ -301,20 +291,20 @@ def undecided(name: str):
     [
         ("dynamicvit_deit_small_patch16_224", "own"),
         ("dynamicvit_deit_small_patch16_224", "batch"),
-        pytest.param("dynamicvit_lvvit_s", "own", marks=pytest.mark.slow),
-        pytest.param("vit_small_patch14_reg4_dinov2", "batch", marks=pytest.mark.slow),
+        ("dynamicvit_lvvit_s", "own"),
+        ("vit_small_patch14_reg4_dinov2", "batch"),
     ],
 )
 def test_images_that_keep_different_numbers_are_as_with_masks(name, budget, images):
     model, variables = undecided(name)
-    out = _apply(model.clone(budget=budget), variables, images, keep_ratio=0.8, return_attention=True)
+    out = run(model.clone(budget=budget), variables, images, keep_ratio=0.8, return_attention=True)
     counts = out.decisions.sum(-1)
     assert len(np.unique(counts[:, 0])) > 1, "the images differ"
     slack = 1.25 if budget == "batch" else 1
     assert out.tokens.shape[1] == int(64 * 0.8**3 * slack) >= counts[:, -1].max()
     if budget == "batch" and not out.overflow.any():
         assert counts.sum(0).tolist() == [int(3 * int(64 * 0.8**s)) for s in (1, 2, 3)]
-    masked = _apply(model, variables, images, decisions=out.decisions)
+    masked = run(model, variables, images, decisions=out.decisions)
     np.testing.assert_allclose(out.logits, masked.logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(out.pooled, masked.pooled, rtol=1e-5, atol=1e-5)
     there = np.asarray(out.sizes) > 0
@@ -330,8 +320,8 @@ def test_images_that_keep_different_numbers_are_as_with_masks(name, budget, imag
 
 def test_an_image_keeps_what_its_predictor_wants_as_far_as_there_is_room(images):
     model, variables = undecided("dynamicvit_deit_small_patch16_224")
-    free = _apply(model.clone(budget="own"), variables, images, keep_ratio=1.0)
-    tight = _apply(model.clone(budget="own"), variables, images, keep_ratio=(0.3, 0.2, 0.1))
+    free = run(model.clone(budget="own"), variables, images, keep_ratio=1.0)
+    tight = run(model.clone(budget="own"), variables, images, keep_ratio=(0.3, 0.2, 0.1))
     want = np.asarray(free.scores[0][..., 0] >= free.scores[0][..., 1])
     np.testing.assert_array_equal(free.decisions[:, 0], want)
     assert not free.overflow.any()

@@ -63,10 +63,15 @@ def _wanted(name):
 def _assert_equal(found, wanted, *, rtol):
     """Leaf by leaf, within `rtol` of the leaf's largest value."""
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted))
     for (path, leaf), other in zip(
         jax.tree_util.tree_leaves_with_path(wanted), jax.tree.leaves(found), strict=True
     ):
-        np.testing.assert_allclose(other, leaf, rtol=0, atol=rtol * np.abs(leaf).max(), err_msg=str(path))
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        # What is added to every key alike changes no softmax: its gradient is nothing but rounding.
+        nothing = name.endswith(("proj_k.bias", "conv_proj_k.bn.bias"))
+        scale = largest if nothing else np.abs(leaf).max()
+        np.testing.assert_allclose(other, leaf, rtol=0, atol=rtol * scale, err_msg=name)
 
 
 def _assert_trained_equal(found, wanted):
@@ -77,14 +82,7 @@ def _assert_trained_equal(found, wanted):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(wanted_grads))
 
 
-@pytest.mark.parametrize(
-    ("name", "remat"),
-    [
-        pytest.param(PLAIN[0], False, marks=pytest.mark.slow),
-        (PLAIN[0], True),
-        pytest.param(PLAIN[1], True, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize(("name", "remat"), [(PLAIN[0], False), (PLAIN[0], True), (PLAIN[1], True)])
 def test_a_scan_over_blocks_equals_the_loop(name, remat):
     _, variables, images = _made(name)
     scanned = _built(name, scan_layers=True, remat=remat)
@@ -103,22 +101,14 @@ def test_a_scan_stops_after_a_block_as_the_loop_does(return_attention):
         _assert_equal(found, wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "cvt_13" else name for name in SMALL]
-)
+@pytest.mark.parametrize("name", SMALL)
 def test_rematerialised_blocks_have_the_same_weights_result_and_gradients(name):
     _, variables, images = _made(name)
     _assert_trained_equal(_trained(_built(name, remat=True), variables, images), _wanted(name))
 
 
 @pytest.mark.parametrize(
-    ("name", "scan"),
-    [
-        (PLAIN[0], False),
-        (PLAIN[0], True),
-        (PLAIN[1], True),
-        pytest.param("cvt_13", False, marks=pytest.mark.slow),
-    ],
+    ("name", "scan"), [(PLAIN[0], False), (PLAIN[0], True), (PLAIN[1], True), ("cvt_13", False)]
 )
 def test_rematerialised_blocks_keep_less_for_the_backward_pass(name, scan):
 

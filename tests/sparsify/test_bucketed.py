@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.models.family import run as run_model
 from tests.models.test_reduced import IMAGES, undecided
 from vitjax.sparsify import bucketed
 
@@ -41,7 +42,6 @@ def test_ratios_that_leave_images_without_room_are_refused(ratios):
         bucketed(keeper([]), np.ones((1, 1)), ratios, batch_size=1)
 
 
-@pytest.mark.slow
 def test_a_model_s_buckets_are_the_masked_model():
     model, variables = undecided("dynamicvit_deit_small_patch16_224")
     own = model.clone(budget="own")
@@ -55,7 +55,7 @@ def test_a_model_s_buckets_are_the_masked_model():
     found = bucketed(run, IMAGES, (0.7, 0.85, 1.0), batch_size=2)
     assert sorted(np.concatenate([bucket.rows for bucket in found])) == [0, 1, 2]
     free = run(IMAGES, 1.0)
-    masked = jax.jit(functools.partial(model.apply, variables))(IMAGES, decisions=free["decisions"])
+    masked = run_model(model, variables, IMAGES, decisions=free["decisions"])
     for bucket in found:
         np.testing.assert_array_equal(bucket.output["decisions"], free["decisions"][bucket.rows])
         np.testing.assert_allclose(bucket.output["logits"], masked.logits[bucket.rows], rtol=1e-5, atol=1e-5)
