@@ -8,7 +8,7 @@ Or classify pictures, dense and with fewer tokens: configs/classify_*.py.
 from vitjax import program
 
 if __name__ == "__main__":
-    program.use_large_pages()
+    program.begin()
 
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence

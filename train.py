@@ -8,7 +8,7 @@ The same command again goes on where the run stopped, bit for bit on a CPU.
 from vitjax import program
 
 if __name__ == "__main__":
-    program.use_large_pages()
+    program.begin()
 
 import contextlib
 import json

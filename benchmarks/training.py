@@ -13,7 +13,7 @@ turns. Compilation is apart.
 from vitjax import program
 
 if __name__ == "__main__":
-    program.use_large_pages()
+    program.begin()
 
 import argparse
 import pathlib

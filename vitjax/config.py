@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from vitjax.kinds import wrong_kinds
+
 TASKS = ("retrieve", "index", "classify")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
 MARGINALS = ("uniform", "rollout", "keep", "cross_correlation", "inverse", "complement", "softmax")
@@ -143,7 +145,8 @@ class EvalConfig:
 
 def validate(config: EvalConfig) -> None:
     """Raises one ValueError that names every field out of its range."""
-    wrong = [*_choices(config), *_ranges(config), *_centers(config)]
+    # Ranges are of fields that are numbers.
+    wrong = wrong_kinds(config) or [*_choices(config), *_ranges(config), *_centers(config)]
     if wrong:
         raise ValueError("; ".join(wrong))
 
@@ -181,6 +184,7 @@ def _choices(config: EvalConfig) -> list[str]:
 
 def _ranges(config: EvalConfig) -> list[str]:
     at_least = {
+        "seed": (config.seed, 0),
         "batch_size": (config.batch_size, 1),
         "model.img_size": (config.model.img_size, 0),
         "model.grid": (config.model.grid, 0),

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and text that other programs may have written."""
 
+import codecs
 import contextlib
 import json
 import os
@@ -23,9 +24,11 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
         OSError: the folder cannot be written to.
     """
     target = pathlib.Path(path)
+    # Names of files may hold bytes that are no text; JSON reads such an escape back as it was.
+    errors = None if "b" in mode else "backslashreplace"
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
     try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8", errors=errors) as file:
             yield file
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
@@ -34,19 +37,46 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
         raise
 
 
+def expanded(path: str | os.PathLike[str]) -> str:
+    """A path whose ~ is a home folder, as a shell reads it; every other path or address as it is.
+
+    Shells leave the ~ of `--workdir=~/x` alone. A file whose own name begins with ~ is itself.
+
+    Raises:
+        ValueError: the home folder is not known.
+    """
+    name = os.fspath(path)
+    full = os.path.expanduser(name)
+    if not full.startswith("~") or (name[1:2] not in ("", "/") and os.path.lexists(name)):
+        return full
+    raise ValueError(
+        f"{name!r} begins with a home folder that is not known (is HOME set?); give the full path, or "
+        f"{'./' + name!r} for a name that begins with ~"
+    )
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Text of a file that any program may have written: UTF-8, with a byte order mark or without.
+    """Text of a file that any program may have written: UTF-8, with a byte order mark or without, or UTF-16 with.
 
     Raises:
         ValueError: it cannot be opened, or holds other bytes; one line names the file and says why.
     """
+    name = expanded(path)
     try:
-        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+        data = pathlib.Path(name).read_bytes()
     except OSError as error:
-        raise ValueError(f"{os.fspath(path)}: {error.strerror or error}") from None
+        raise ValueError(f"{name}: {error.strerror or error}") from None
     except ValueError as error:
-        reason = f"byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
-        raise ValueError(f"{os.fspath(path)} is not UTF-8 text ({reason}); save it as UTF-8") from None
+        raise ValueError(f"{name!r} is no path ({error})") from None
+    encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+        at = text.find("\0")  # of UTF-16 without its mark, or of no text at all
+    except UnicodeDecodeError as error:
+        text, at = "", error.start
+    if at >= 0:
+        raise ValueError(f"{name} is not UTF-8 text (byte {at}); save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_json(text: str | bytes) -> Any:

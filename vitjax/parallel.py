@@ -5,6 +5,7 @@ functions at the same point of the program: on several hosts `fetch` is a collec
 """
 
 import asyncio
+import functools
 import importlib.util
 import os
 from typing import Any
@@ -13,6 +14,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vitjax import peers
 
 ROWS = PartitionSpec("data")
 
@@ -28,11 +31,27 @@ def initialize_distributed() -> bool:
       Kubernetes indexed jobs, Cloud TPU hosts. Under Slurm and Open MPI JAX gives each process one GPU; set
       `JAX_LOCAL_DEVICE_IDS` (0,1,...) for several.
 
+    All processes meet here, however late one of them starts, before the first exchange between them; and from
+    here on they watch each other (see `vitjax.peers`).
+
     Returns:
         True where this process is now one of a distributed run, False where it runs alone.
     """
-    if jax.distributed.is_initialized():
-        return True
+    if joined := jax.distributed.is_initialized() or _join():
+        _meet()
+    return joined
+
+
+@functools.cache
+def _meet() -> None:
+    """Waits for all, once: on CPUs the first exchange alone would wait for half a minute at most."""
+    if jax.process_count() > 1:
+        wait_for_all("started")
+        peers.watch()
+
+
+def _join() -> bool:
+    """Joins the run that the environment names, if any."""
     address, count, rank = (
         os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     )

@@ -1,32 +1,46 @@
 """What the programs share on the command line: flags, help, and how errors reach a person.
 
 The flags are the field's usual ones (`--config FILE[:arg] --config.a.b=value --workdir DIR`). Exit codes:
-0 done, 1 an error of the user's (one plain line, no traceback), 2 wrong flags, 130 stopped by the keyboard.
-A traceback means a bug.
+0 done, 1 an error of the user's or another process of the run that has died (one plain line, no traceback),
+2 wrong flags, 130 stopped by the keyboard. A traceback means a bug.
 """
 
-import dataclasses
-import difflib
-import inspect
 import os
 import pathlib
-import re
-import runpy
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any, get_args, get_origin
-
-from absl import flags
-from ml_collections import config_flags
+import traceback
+from collections.abc import Callable
+from typing import Any
 
 from vitjax import doctor
+from vitjax.command_line import UsageError, fields, help_text, parse
+from vitjax.files import expanded
+from vitjax.terminal import clean, protect
+
+__all__ = ["UserError", "begin", "fields", "open_workdir", "run", "run_benchmark", "use_large_pages"]
 
 _LARGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 class UserError(Exception):
     """Something the user can mend; its text is the one line that is printed."""
+
+
+def begin() -> None:
+    """What a program does before it imports anything that takes long.
+
+    The keyboard ends it with exit code 130 and without a traceback while it imports, nothing it prints steers
+    a terminal, and its memory comes in large pages (see `use_large_pages`).
+    """
+    signal.signal(signal.SIGINT, _interrupted)
+    protect()
+    use_large_pages()
+
+
+def _interrupted(*_: Any) -> None:
+    os._exit(130)
 
 
 def use_large_pages(switch: pathlib.Path = _LARGE_PAGES) -> None:
@@ -57,7 +71,16 @@ def run(main: Callable[[Any, str], None], config_type: type, description: str) -
         config_type: dataclass that the config file's `get_config` must return.
         description: first lines of `--help`.
     """
-    code = _run(main, config_type, description, sys.argv)
+    protect()
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = _run(main, config_type, description, sys.argv)
+        signal.signal(signal.SIGINT, _interrupted)  # what is left to do has nothing to say
+    except KeyboardInterrupt:  # before main, or after it
+        code = _say_interrupted(sys.argv[0])
+    except Exception:  # noqa: BLE001  (a bug: other processes of the run would wait for this one to shut down)
+        traceback.print_exc()
+        code = 1
     if code == 1:  # threads of a library, of a save that failed for instance, would keep the process
         sys.stdout.flush()
         sys.stderr.flush()
@@ -67,12 +90,12 @@ def run(main: Callable[[Any, str], None], config_type: type, description: str) -
 
 def _run(main: Callable[[Any, str], None], config_type: type, description: str, argv: list[str]) -> int:
     if any(arg in {"--help", "-h", "-help", "--helpfull"} for arg in argv[1:]):
-        print(_help(config_type, description))
+        print(help_text(config_type, description))
         return 0
     try:
-        config, workdir, only_print = _parse(argv, config_type)
-    except UserError as error:
-        print(f"{argv[0]}: {error}", file=sys.stderr)
+        config, workdir, only_print = parse(argv, config_type)
+    except UsageError as error:
+        _complain(argv[0], str(error))
         return 2
     if only_print:
         print(
@@ -84,6 +107,7 @@ def _run(main: Callable[[Any, str], None], config_type: type, description: str, 
 
 def run_benchmark(main: Callable[[], None]) -> None:
     """Calls a benchmark's `main` and exits with the right code; what the user can mend is one line."""
+    protect()
     sys.exit(_guarded(main, sys.argv[0]))
 
 
@@ -91,14 +115,26 @@ def _guarded(main: Callable[[], None], name: str) -> int:
     try:
         main()
     except KeyboardInterrupt:
-        print(f"{name}: stopped by the keyboard", file=sys.stderr)
-        return 130
-    except (UserError, ValueError, OSError) as error:
+        return _say_interrupted(name)
+    except Exception as error:
+        if _is_of_another_process(error):
+            from vitjax import peers
+
+            peers.leave()
         if not _is_for_the_user(error):
             raise
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(name, str(error))
         return 1
     return 0
+
+
+def _say_interrupted(name: str) -> int:
+    print(f"{name}: stopped by the keyboard", file=sys.stderr)
+    return 130
+
+
+def _complain(name: str, text: str) -> None:
+    print(f"{name}: {clean(' '.join(text.split()))}", file=sys.stderr)
 
 
 def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:
@@ -111,7 +147,10 @@ def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:
     Raises:
         UserError: it cannot be.
     """
-    out = pathlib.Path(workdir)
+    try:
+        out = pathlib.Path(expanded(workdir))
+    except ValueError as error:
+        raise UserError(f"--workdir: {error}") from None
     try:
         out.mkdir(parents=True, exist_ok=True)
         if writes:
@@ -124,141 +163,24 @@ def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:
     return out
 
 
-def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, str, Any, str]]:
-    """Yields (dotted path, type, value, comment) of every field, nested ones included."""
-    comments = _comments(type(config))
-    for item in dataclasses.fields(config):
-        value, path = getattr(config, item.name), f"{prefix}.{item.name}"
-        if dataclasses.is_dataclass(value):
-            yield from fields(value, path)
-        else:
-            yield path, _kind(item.type), value, comments.get(item.name, "")
-
-
-def _kind(annotation: Any) -> str:
-    if get_origin(annotation) is Annotated:
-        return "a number or a word"
-    return getattr(annotation, "__name__", str(annotation))
-
-
-class _NumberOrWord(flags.ArgumentParser):
-    """Reads fields of type Annotated[float | int | str, ...]: a number where it is one."""
-
-    syntactic_help = "a number or a word"
-
-    def parse(self, argument: Any) -> float | str:
-        try:
-            return float(argument)
-        except ValueError:
-            return argument
-
-    def flag_type(self) -> str:
-        return self.syntactic_help
-
-
-def _register_types(config_type: type) -> None:
-    """Tells the flags how to read the annotated types of a config and of those inside it."""
-    for item in dataclasses.fields(config_type):
-        if dataclasses.is_dataclass(item.type) and isinstance(item.type, type):
-            _register_types(item.type)
-        elif get_origin(item.type) is Annotated and str in get_args(get_args(item.type)[0]):
-            config_flags.register_flag_parser_for_type(item.type, _NumberOrWord())
-
-
-def _parse(argv: list[str], config_type: type) -> tuple[Any, str, bool]:
-    file, rest = _take_config_file(argv)
-    config = _load(file, config_type)
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
-    flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
-    _register_types(config_type)
-    try:
-        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=rest)
-        extra = values(rest)[1:]
-    except (flags.Error, KeyError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(_explain(error, config_type)) from None
-    if extra:
-        raise UserError(f"unknown argument {extra[0]!r}; options look like --name=value (see --help)")
-    if not values["workdir"].value and not values["print_config"].value:
-        raise UserError("say where results go: --workdir DIR")
-    return values["config"].value, values["workdir"].value or "", bool(values["print_config"].value)
-
-
-def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:
-    """Splits `--config FILE` (or `--config=FILE`) from the other arguments; the last one counts."""
-    file, rest, i = "", [], 0
-    while i < len(argv):
-        name, _, value = argv[i].partition("=")
-        if name not in {"--config", "-config"}:
-            rest.append(argv[i])
-        elif value:
-            file = value
-        else:
-            i += 1
-            file = argv[i] if i < len(argv) else ""
-        i += 1
-    if not file:
-        raise UserError("give a config file: --config configs/NAME.py (see --help)")
-    return file, rest
-
-
-def _load(file: str, config_type: type) -> Any:
-    """Runs `get_config(arg)` of a config file named `FILE` or `FILE:arg`."""
-    path, _, arg = (file, "", "") if pathlib.Path(file).is_file() else file.rpartition(":")
-    path, arg = (path, arg) if path else (arg, "")
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"--config: there is no file {path!r}")
-    try:
-        config = runpy.run_path(path)["get_config"](arg)
-    except Exception as error:  # noqa: BLE001  (a config file is the user's code: anything can happen in it)
-        raise UserError(f"--config {file}: {type(error).__name__}: {' '.join(str(error).split())}") from None
-    if not isinstance(config, config_type):
-        raise UserError(f"--config {file}: get_config() must return {config_type.__name__}")
-    return config
-
-
-def _explain(error: Exception, config_type: type) -> str:
-    text = " ".join(str(error).split()).strip('"')
-    unknown = re.search(r"Field (\w+) not found", text)
-    if unknown:
-        known = [path for path, *_ in fields(config_type())]
-        leaf = {path.rsplit(".", 1)[1]: path for path in known}
-        near = difflib.get_close_matches(unknown[1], leaf, n=1, cutoff=0.5)
-        hint = f"; did you mean --{leaf[near[0]]}?" if near else "; see --help"
-        return f"config has no field {unknown[1]!r}{hint}"
-    return text or type(error).__name__
-
-
-def _help(config_type: type, description: str) -> str:
-    rows = list(fields(config_type()))
-    left = [f"  --{path}={value if value != '' else chr(39) * 2}" for path, _, value, _ in rows]
-    width = max(map(len, left)) + 2
-    lines = [f"{shown:<{width}}{text} ({kind})" for shown, (_, kind, _, text) in zip(left, rows, strict=True)]
-    head = [
-        description.strip(),
-        "",
-        "  --config FILE[:arg]   the experiment: a file under configs/ (required)",
-        "  --workdir DIR         where results go; made if it is not there (required)",
-        "  --print_config        print every field with its value, and stop",
-        "",
-        "Every field of the config, with its default (a config file may choose another):",
-    ]
-    return "\n".join(head + lines)
-
-
-def _comments(config_type: type) -> dict[str, str]:
-    """Reads the comment behind each field in the source of its dataclass."""
-    pattern = re.compile(r"^\s+(\w+):[^#]*#\s*(.*)$", re.MULTILINE)
-    return dict(pattern.findall(inspect.getsource(config_type)))
-
-
 def _is_for_the_user(error: Exception) -> bool:
     """Tells an error this package raised on purpose from one that escaped from a library's depths."""
     if isinstance(error, UserError | OSError):
         return True
-    last = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
-    return last is not None and str(last.frame.f_globals.get("__name__", "")).split(".")[0] in {
+    if not isinstance(error, ValueError):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__", "")).split(".")[0] in {
         "vitjax",
         "benchmarks",
         "__main__",
     }
+
+
+def _is_of_another_process(error: Exception) -> bool:
+    """Tells an exchange that failed because another process of the run is gone."""
+    if "vitjax.parallel" not in sys.modules:
+        return False
+    from vitjax import peers
+
+    return peers.lost(error)

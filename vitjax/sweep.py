@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 from vitjax.config import MASSES, RerankConfig, validate_rerank
 
+MOST = 1000  # combinations: each is a reranking of all queries
 _KEPT = ("held_out", "gate")  # not of a single reranking
 _MEASURED = ("rollout", "keep")  # marginals that come with the descriptors
 
@@ -24,7 +26,8 @@ def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], Rer
         what was chosen, and the rule it gives, for each combination.
 
     Raises:
-        ValueError: no such field, a value of another kind, or a combination that is out of range.
+        ValueError: no such field, a value of another kind, more than `MOST` combinations, or one that is out
+            of range.
     """
     if not text.strip():
         return []
@@ -38,6 +41,8 @@ def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], Rer
                 f"{', '.join(kinds)}"
             )
         choices[name] = [_value(name, kinds[name], word) for word in values.split(",")]
+    if (asked := math.prod(map(len, choices.values()))) > MOST:
+        raise ValueError(f"config.sweep: {asked:,} combinations; give at most {MOST:,}, or several sweeps")
     found = []
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))

@@ -15,7 +15,6 @@ from PIL import Image
 
 from vitjax import cached
 from vitjax.data.images import read_image
-from vitjax.weights import cache_dir
 
 
 class TfdsSource:

@@ -11,7 +11,6 @@ is among the choices.
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vitjax.config import RerankConfig
-from vitjax.files import RepeatedName, parse_json
+from vitjax.files import RepeatedName, parse_json, read_text
+from vitjax.kinds import is_number
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.explain import match_pairs
 from vitjax.retrieval.gallery import Gallery
@@ -51,7 +51,8 @@ class Gate:
 
     def __post_init__(self) -> None:
         known = (ALWAYS, NEVER, *SIGNALS)
-        if self.signal not in known or not np.isfinite(self.threshold) or not 0 <= self.weight < np.inf:
+        numbers = is_number(self.threshold) and is_number(self.weight)
+        if self.signal not in known or not (numbers and self.weight >= 0):
             raise ValueError(
                 f"Gate: signal {self.signal!r}, threshold {self.threshold}, weight {self.weight}; expected "
                 f"one of {', '.join(map(repr, known))}, a number, and a number of at least 0"
@@ -65,13 +66,13 @@ class Gate:
             ValueError: there is no such file, or it holds something else.
         """
         try:
-            data = parse_json(pathlib.Path(path).read_text(encoding="utf-8-sig"))
+            text = read_text(path)
+        except ValueError as error:
+            raise ValueError(f"gate {error}; give the results.json of a run that learned one") from None
+        try:
+            data = parse_json(text)
             data = data.get("gate", data)
             return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
-        except OSError as error:
-            raise ValueError(
-                f"gate {path}: {error.strerror}; give the results.json of a run that learned one"
-            ) from None
         except RepeatedName as error:
             raise ValueError(f"gate {path}: {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError):

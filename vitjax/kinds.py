@@ -1,0 +1,74 @@
+"""Whether every field of a config holds what its annotation says: both programs ask before anything else."""
+
+import dataclasses
+import math
+import os
+import types
+from typing import Annotated, Any, get_args, get_origin
+
+import numpy as np
+
+INT32 = 2**31 - 1  # whole numbers end up in arrays of 32 bits
+FLOAT32 = float(np.finfo(np.float32).max)
+
+
+def wrong_kinds(config: Any, prefix: str = "config") -> list[str]:
+    """One line for each field, nested ones included, whose value is of another kind or fits no array.
+
+    NumPy's scalars count as Python's. Ranges of single fields are not looked at.
+    """
+    found = []
+    for item in dataclasses.fields(config):
+        value, name = getattr(config, item.name), f"{prefix}.{item.name}"
+        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
+            if isinstance(value, item.type):
+                found += wrong_kinds(value, name)
+            else:
+                found.append(f"{name} is {_shown(value)}; it must be a {item.type.__name__}")
+        elif not _is_of(value, item.type):
+            found.append(f"{name} is {_shown(value)}; it must be {_asked(item.type)}")
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number of Python or NumPy that float32 can hold; no bool, NaN or infinity."""
+    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and abs(float(value)) <= FLOAT32
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Annotated:
+        return _is_of(value, get_args(kind)[0])
+    if isinstance(kind, types.UnionType):
+        return any(_is_of(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple | list) and all(_is_of(each, get_args(kind)[0]) for each in value)
+    if kind is bool:
+        return isinstance(value, bool | np.bool_)
+    if kind is int:
+        return isinstance(value, int | np.integer) and is_number(value) and -INT32 <= value <= INT32
+    return is_number(value) if kind is float else isinstance(value, str | os.PathLike)
+
+
+def _asked(kind: Any) -> str:
+    if get_origin(kind) is Annotated:
+        return _asked(get_args(kind)[0])
+    if isinstance(kind, types.UnionType):
+        return "a finite number" + (" or a word" if str in get_args(kind) else "")
+    if get_origin(kind) is tuple:
+        return f"several, each {_asked(get_args(kind)[0])}"
+    whole = f"a whole number from -{INT32} to {INT32}"
+    return {bool: "True or False", int: whole, float: "a finite number"}.get(kind, "text")
+
+
+def _shown(value: Any) -> str:
+    """A value in short; a number of thousands of digits has no text."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
