@@ -47,7 +47,7 @@ from vitjax.retrieval.gate import Calibration
 from vitjax.retrieval.truth import Truth, judge, not_counted, read_ground_truth
 from vitjax.screen import print_results, show_answers, show_classes, show_table
 from vitjax.side import Side
-from vitjax.starting import refuse_training_run, start
+from vitjax.starting import only_run, refuse_training_run, start
 from vitjax.sweep import parse_sweep
 from vitjax.viz.rankings import Rankings
 
@@ -60,17 +60,26 @@ def main(config: EvalConfig, workdir: str) -> None:
 
 
 def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
-    """Searches, reranks and measures; writes all under `workdir` and returns what results.json holds."""
+    """Runs the task of the config; writes all under `workdir` and returns what results.json holds."""
     validate(config)
     sweep = parse_sweep(config.sweep, config.rerank)
     refuse_training_run(workdir)
+    if config.rerank.gate:
+        Gate.read(config.rerank.gate)  # hours before it is needed
     out = start(workdir)
-    clock = record.Stopwatch()
-    if config.task == "classify":
+    with only_run(out, holds=parallel.is_main_process()):
+        if config.task != "classify":
+            return retrieve(config, sweep, out)
         results = classification.evaluate(config, out)
         show_classes(results)
         return results
 
+
+def retrieve(
+    config: EvalConfig, sweep: Sequence[tuple[dict[str, Any], RerankConfig]], out: pathlib.Path
+) -> dict[str, Any]:
+    """Searches, reranks and measures, or only fills an index."""
+    clock = record.Stopwatch()
     with clock.stage("load"):
         gallery_source, query_source = open_sources(config)
         warn(*notes_of(gallery_source, query_source))
@@ -129,7 +138,9 @@ def write(
     after: Reranked,
     results: dict[str, Any],
 ) -> None:
-    """Leaves both orders, the page and the pictures under `out`, and results.json last."""
+    """Writes results.json first, then what can fail: both orders, the table, the images and the page."""
+    record.write_json(out / "results.json", results | {"explanations": None})
+    say(f"wrote {out / 'results.json'}")
     record.remove_outputs(out)
     rankings = Rankings(
         before, after, queries.names(), gallery.names(), queries.classes(), gallery.classes(), truth.right,
@@ -140,12 +151,13 @@ def write(
     runs.write_run(out / "run.trec", *names, after.index, after.score, tag="reranked")
     if truth.positives is not None:
         runs.write_qrels(out / "qrels.trec", *names, truth.positives)
-    results["explanations"] = draw(config, out, reranker, queries, gallery, rankings, results)
     if truth.positives is None:
         show_answers(rankings)
-    record.append_row(out / "results.csv", record.plain(csv_row(config, results)))
+    warn(*record.append_row(out / "results.csv", record.plain(csv_row(config, results))))
+    results["explanations"] = draw(config, out, reranker, queries, gallery, rankings, results)
     record.write_json(out / "results.json", results)
-    say(f"wrote {out / 'results.json'}" + (f" and {out / 'report.html'}" if config.figures.report else ""))
+    if config.figures.report:
+        say(f"wrote {out / 'report.html'}")
 
 
 def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
@@ -182,7 +194,8 @@ def describe(reranker: Reranker, source: ImageSource, config: EvalConfig, what: 
     """Runs the model over one side's pictures, with a progress bar."""
 
     def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-        return bar(batches, count, f"{what} ({count_of(len(source), 'picture', 'pictures')})")
+        images = len(source)
+        return bar(batches, count, f"{what} ({count_of(images, 'picture', 'pictures')})", total=images)
 
     descriptors, rows, skipped = reranker.describe(
         source, batch_size=config.batch_size, on_bad_image=config.data.on_bad_image, progress=progress
@@ -198,7 +211,7 @@ def index(reranker: Reranker, source: ImageSource, config: EvalConfig) -> Side:
     pictures = count_of(len(source), "picture", "pictures")
 
     def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-        return bar(batches, count, f"gallery ({pictures}, {kept} described before)")
+        return bar(batches, count, f"gallery ({pictures}, {kept} described before)", total=len(source) - kept)
 
     gallery, rows, skipped = index_pictures(
         reranker, source, path, dtype=config.index.dtype, batch_size=config.batch_size,
@@ -287,7 +300,9 @@ def rerank_in_steps(
     starts = range(0, len(index), step)
     parts = [
         rerank(queries.take(rows), gallery, index[rows], config=config, mesh=mesh)
-        for rows in bar((slice(i, i + step) for i in starts), len(starts), what)
+        for rows in bar(
+            (slice(i, i + step) for i in starts), len(starts), what, total=len(index), unit="queries"
+        )
     ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
@@ -401,8 +416,8 @@ def finish_index(
         **circumstances(config, reranker, {"gallery": gallery}),
     }
     if parallel.is_main_process():
-        record.remove_outputs(out)
         record.write_json(out / "results.json", results)
+        record.remove_outputs(out)
         say(f"wrote {out / 'results.json'}")
     return results
 

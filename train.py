@@ -33,7 +33,7 @@ from vitjax.data.pipeline import batches
 from vitjax.data.places import Places
 from vitjax.data.transforms import Preprocess
 from vitjax.screen import print_results
-from vitjax.starting import start
+from vitjax.starting import only_run, start
 from vitjax.training import optim, stopping
 from vitjax.training.config import TrainConfig, to_dict, validate
 from vitjax.training.evaluation import Classification, PlaceSearch, Retrieval, make_embed
@@ -93,7 +93,7 @@ def main(config: TrainConfig, workdir: str) -> None:
     """Runs the program; into a pipe, the last line on stdout is one JSON object with the final figures."""
     validate(config)
     out, writes = start(workdir), parallel.is_main_process()
-    with stopping.only_run(out, holds=writes), stopping.Stop().listening() as stop:
+    with only_run(out, holds=writes), stopping.Stop().listening() as stop:
         results = train(config, out, stop)
         print_results(results)
         if stop.busy:  # a compilation or a read that cannot be interrupted: the interpreter would wait

@@ -1,8 +1,9 @@
+import os
 import pathlib
 
 import pytest
 
-from vitjax.files import parse_json, read_text, replacing
+from vitjax.files import expanded, parse_json, read_text, replacing
 
 
 def test_a_failure_leaves_the_older_file_and_no_scrap(tmp_path: pathlib.Path):
@@ -52,3 +53,43 @@ def test_json_is_read_as_it_stands():
     assert parse_json('{"a": [{"a": 1}, {"a": null}], "b": {"a": 2}}') == found
     with pytest.raises(ValueError, match="nested too deep"):
         parse_json("[" * 200_000)
+
+
+def test_the_home_folder_stands_for_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/x") == "/home/me/x" and expanded("~") == "/home/me"
+    for path in ("/a/~/b", "a~", "./~", "gs://b/~x", "hf:o/r", ""):
+        assert expanded(path) == path
+    assert expanded(pathlib.Path("~/x")) == "/home/me/x"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~a.png").write_bytes(b"")
+    assert expanded("~a.png") == "~a.png"
+    with pytest.raises(
+        ValueError, match="'~nobody-of-that-name/x' begins with a home folder that is not known"
+    ):
+        expanded("~nobody-of-that-name/x")
+
+
+def test_a_home_folder_that_is_not_known_is_refused(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without HOME and without an account
+    for path in ("~/x", "~"):
+        with pytest.raises(ValueError, match="is HOME set"):
+            expanded(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_text_of_other_programs_is_read(tmp_path, encoding):
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "a.txt").write_bytes((mark + "caf\u00e9\r\n\u732b\n").encode(encoding))
+    assert read_text(tmp_path / "a.txt") == "caf\u00e9\n\u732b\n"
+
+
+@pytest.mark.parametrize(
+    "data", ["caf\u00e9".encode("cp1252"), "ab".encode("utf-16-le"), b"\xff\xfea", b"a\0b"]
+)
+def test_text_in_another_encoding_is_one_line_with_the_remedy(tmp_path, data):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text \(byte \d\); save it as UTF-8"):
+        read_text(tmp_path / "a.txt")

@@ -16,7 +16,7 @@ ALLOWED = {
     "models": {"models", "sparsify", "activations", "config"},
     "sparsify": {"sparsify", "activations", "ranges"},
     "weights": {"weights", "files", "cached"},
-    "data": {"data", "weights", "config", "files", "cached"},
+    "data": {"data", "weights", "config", "files", "cached", "terminal"},
     "retrieval": {"retrieval", "ot", "sparsify", "config", "parallel", "files", "kinds"},
     "viz": {"viz", "files"},
     "backbone": {"models", "config"},

@@ -50,3 +50,17 @@ def test_the_examples_run_with_the_recipe_for_folders(text):
 def test_a_mass_out_of_range_is_one_complaint():
     with pytest.raises(ValueError, match=r"^config.rerank.mass is 2; it must be in \(0, 1\]$"):
         validate_rerank(RerankConfig(mass=2, tau=0.83))
+
+
+def test_a_sweep_of_too_many_combinations_is_refused_by_their_number_at_once():
+    many = ",".join(str(0.01 * i) for i in range(1, 61))
+    fields = ("epsilon", "tau", "weight", "price")
+    with pytest.raises(ValueError, match=r"12,960,000 combinations; give at most 1,000"):
+        parse_sweep(" ".join(f"rerank.{name}={many}" for name in fields), RerankConfig())
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400", "9" * 50, "9" * 5000])
+def test_a_number_that_no_array_holds_is_named(value):
+    for name in ("weight", "top_k", "tolerance"):
+        with pytest.raises(ValueError, match=rf"rerank\.{name}"):
+            parse_sweep(f"rerank.{name}={value}", RerankConfig())

@@ -206,7 +206,7 @@ def classify(
     best_of = [_best(variant.model) for variant in variants]
     runs = [jax.jit(best, in_shardings=(whole, split), out_shardings=split) for best in best_of]
     rows, first = [], True
-    for batch in bar(loader, len(loader), f"classifying {len(source)} pictures"):
+    for batch in bar(loader, len(loader), f"classifying {len(source)} pictures", total=len(source)):
         parts = (np.asarray(batch.images), np.asarray(batch.index), np.asarray(batch.valid))
         parts = parallel.shard_batch(parallel.pad_rows(parts, mesh.local_mesh.size), mesh)
         index, valid = parallel.fetch(parts[1:])
@@ -266,7 +266,8 @@ def write(
     truth: np.ndarray | None,
     results: dict[str, Any],
 ) -> None:
-    """Predictions as CSV, pictures of what was dropped, the page, and results.json last."""
+    """Writes results.json first, then what can fail: predictions, the table, the images and the page."""
+    record.write_json(out / "results.json", results)
     record.remove_outputs(out)
     with replacing(out / "predictions.csv", "w") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -275,6 +276,7 @@ def write(
         for row, picture in enumerate(rows):
             known = "" if truth is None else int(truth[row])
             writer.writerow([source.names[picture], known, *(int(best[row]) for best in each)])
+    warn(*record.append_row(out / "results.csv", record.plain(csv_row(config, results))))
     figures = {}
     if len(variants) > 1:
         drawn = variants[1 + (len(variants) - 1) // 2]  # of several ratios the middle one
@@ -292,8 +294,6 @@ def write(
             rows=[cells(row) for row in results["rows"]],
             figures=figures,
         )
-    record.append_row(out / "results.csv", csv_row(config, results))
-    record.write_json(out / "results.json", results)
 
 
 def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def bar(
         unit: what that is.
         clock: seconds, for the lines.
     """
-    if not parallel.is_main_process():
+    if not count or not parallel.is_main_process():
         yield from items
     elif not console.file.isatty() or console.is_dumb_terminal:
         yield from _lines(items, what, _Pace(count, total or count, unit, clock))
@@ -109,8 +109,8 @@ class _Pace:
 def _duration(seconds: float) -> str:
     """Seconds as a person says them.
 
-    >>> _duration(7.25), _duration(65), _duration(7300)
-    ('7.2 s', '1:05 min', '2:01 h')
+    >>> _duration(7.3), _duration(65.0), _duration(7300.0)
+    ('7.3 s', '1:05 min', '2:01 h')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -7,6 +7,8 @@ import pathlib
 import shutil
 import subprocess
 
+from vitjax.terminal import protect
+
 EXTRAS = {
     "demo": ("scikit-image", "scikit-learn", "onnx"),
     "onnx": ("onnx",),
@@ -102,11 +104,15 @@ def _devices() -> list[str]:
 
 
 def _folders() -> list[str]:
-    from vitjax.weights import hub
+    from vitjax import cached
 
-    folder = hub.cache_dir()
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
-    return ["cache folder", f"  {folder}: {size / 2**20:.0f} MiB (set VITJAX_CACHE to move it)"]
+    try:
+        folder = cached.cache_dir()
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    except (ValueError, OSError) as error:
+        return ["cache folder", f"  {error}"]
+    writes = "" if cached.writable_folder("compiled") else "; it cannot be written"
+    return ["cache folder", f"  {folder}: {size / 2**20:.0f} MiB{writes} (set VITJAX_CACHE to move it)"]
 
 
 def _extras() -> list[str]:
@@ -124,4 +130,5 @@ def _environment() -> list[str]:
 
 
 if __name__ == "__main__":
+    protect(pipes=True)
     print("\n".join(report()))

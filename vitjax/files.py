@@ -24,11 +24,9 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
         OSError: the folder cannot be written to.
     """
     target = pathlib.Path(path)
-    # Names of files may hold bytes that are no text; JSON reads such an escape back as it was.
-    errors = None if "b" in mode else "backslashreplace"
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".partial-")
     try:
-        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8", errors=errors) as file:
+        with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
@@ -56,7 +54,7 @@ def expanded(path: str | os.PathLike[str]) -> str:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Text of a file that any program may have written: UTF-8, with a byte order mark or without, or UTF-16 with.
+    """Text of a file that any program may have written: UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         ValueError: it cannot be opened, or holds other bytes; one line names the file and says why.

@@ -50,7 +50,7 @@ def _is_of(value: Any, kind: Any) -> bool:
     if kind is bool:
         return isinstance(value, bool | np.bool_)
     if kind is int:
-        return isinstance(value, int | np.integer) and is_number(value) and -INT32 <= value <= INT32
+        return isinstance(value, int | np.integer) and is_number(value) and abs(int(value)) <= INT32
     return is_number(value) if kind is float else isinstance(value, str | os.PathLike)
 
 

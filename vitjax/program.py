@@ -160,6 +160,8 @@ def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:
         raise UserError(
             f"--workdir {workdir}: cannot write there ({error.strerror}); choose another folder"
         ) from None
+    if (out / "results.json").is_dir():
+        raise UserError(f"--workdir {workdir}: results.json is a folder there; choose another folder")
     return out
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import csv
+import errno
 import importlib.metadata
+import io
 import json
 import pathlib
 import platform
@@ -15,11 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from vitjax.files import replacing
+from vitjax.files import read_text, replacing
 
 # What eval.py leaves, apart from results.json and results.csv; not every run writes all of it.
 OUTPUTS = ("report.html", "predictions.csv", "run.trec", "run_pooled.trec", "qrels.trec")
 FIGURES = re.compile(r"\d{4,}_(ranking|matches|tokens)\.png")
+BESIDE = 9  # files results.csv, results-2.csv, ... at most
 PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ott-jax", "numpy", "pillow")
 
 
@@ -67,7 +70,7 @@ def write_json(path: pathlib.Path, data: Any) -> None:
 def remove_outputs(out: pathlib.Path) -> None:
     """Removes what an earlier run of eval.py left in its folder and this one may not write anew.
 
-    Nothing else is touched. results.json is replaced last, results.csv goes on.
+    Nothing else is touched: results.json is replaced before, results.csv is added to.
     """
     for name in OUTPUTS:
         (out / name).unlink(missing_ok=True)
@@ -77,12 +80,44 @@ def remove_outputs(out: pathlib.Path) -> None:
             path.unlink()
 
 
-def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Appends one row to a CSV file; columns new to it are added to the older rows as empty cells."""
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+def append_row(path: pathlib.Path, row: dict[str, Any]) -> list[str]:
+    """Appends one row to a CSV file; columns new to it are added to the older rows as empty cells.
+
+    A file that another program left in another form, or that may not be written, stays as it is: the row goes
+    to a file beside it, results-2.csv for instance.
+
+    Returns:
+        Nothing, or the line that says so.
+
+    Raises:
+        OSError: no file can be written there.
+    """
+    said: list[str] = []
+    for i in range(1, BESIDE + 1):
+        target = path if i == 1 else path.with_stem(f"{path.stem}-{i}")
+        try:
+            _append(target, row)
+        except (OSError, ValueError, csv.Error) as error:
+            if i == BESIDE:
+                raise
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            said = said or [f"{path} is left as it is: {reason}"]
+        else:
+            return [f"{line}; the row of this run is in {target.name}" for line in said]
+    raise AssertionError("the last file is written or raises")
+
+
+def _append(path: pathlib.Path, row: dict[str, Any]) -> None:
+    rows = []
+    if path.exists() and (text := read_text(path)).strip():
+        if not path.stat().st_mode & 0o222:
+            raise PermissionError(errno.EACCES, "it may only be read")
+        header, *lines = filter(None, csv.reader(io.StringIO(text, newline=""), strict=True))
+        if not set(header) & set(row):
+            raise ValueError("its columns are others, or are not separated by commas")
+        if len(set(header)) < len(header) or max(map(len, lines), default=0) > len(header):
+            raise ValueError("its rows do not fit its header")
+        rows = [dict(zip(header, line, strict=False)) for line in lines]
     rows.append(row)
     columns = list(dict.fromkeys(name for each in rows for name in each))
     with replacing(path) as file:
@@ -92,7 +127,7 @@ def append_row(path: pathlib.Path, row: dict[str, Any]) -> None:
 
 
 def plain(data: Any) -> Any:
-    """Turns NumPy scalars and arrays, paths and tuples into what JSON knows."""
+    """Turns NumPy scalars and arrays, paths and tuples into what JSON and UTF-8 know."""
     if isinstance(data, dict):
         return {str(key): plain(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
@@ -101,8 +136,8 @@ def plain(data: Any) -> Any:
         return plain(np.asarray(data).tolist())
     if isinstance(data, float):
         return data if np.isfinite(data) else None
-    if isinstance(data, pathlib.Path):
-        return str(data)
+    if isinstance(data, str | pathlib.Path):  # a path may hold bytes that are no text
+        return str(data).encode(errors="backslashreplace").decode()
     return data
 
 

@@ -14,8 +14,8 @@ _JOINERS = "\u200c\u200d"  # of the same category, but part of scripts and of em
 def clean(text: str, *, keep: str = "") -> str:
     r"""Text that is safe on a terminal and in a log, characters that would steer it as Python writes them.
 
-    >>> clean("a\x1b[2Jb\nc"), clean("caf\u00e9.png")
-    ('a\\x1b[2Jb\\nc', 'caf\u00e9.png')
+    >>> clean("a\x1b[2Jb\nc.png")
+    'a\\x1b[2Jb\\nc.png'
 
     Args:
         text: file names, class names, names of weights, messages with such names in them.

@@ -177,3 +177,33 @@ def test_nothing_to_learn_from_is_refused():
     before, after, right = harmful(0)
     with pytest.raises(ValueError, match="at least one"):
         calibrate_gate(before[:0], after, right[:0], CONFIG)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"signal": "gain", "threshold": 0, "weight": 1' + "0" * 400 + "}",
+        '{"signal": "gain", "threshold": -1' + "0" * 400 + ', "weight": 1}',
+        '{"signal": "gain", "threshold": 0, "weight": 1' + "0" * 5000 + "}",
+        '{"signal": "gain", "threshold": 0, "weight": Infinity}',
+        '{"signal": "gain", "threshold": NaN, "weight": 1}',
+        '{"signal": "gain", "threshold": 0, "weight": true}',
+        '{"signal": "gain", "threshold": 0, "weight": 1e39}',
+        '{"signal": ["gain"], "threshold": 0, "weight": 1}',
+        '{"gate": null, "threshold": 0, "weight": 1}',
+    ],
+)
+def test_a_gate_of_numbers_that_no_score_holds_is_one_line(tmp_path, text):
+    (tmp_path / "gate.json").write_text(text)
+    with pytest.raises(ValueError, match=r"^gate .*gate\.json: expected JSON like"):
+        Gate.read(tmp_path / "gate.json")
+
+
+def test_a_gate_in_another_encoding_says_so_and_one_with_a_mark_is_read(tmp_path):
+    text = '{"signal": "gain", "threshold": 0.5, "weight": 1.0, "note": "caf\u00e9"}'
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / "gate.json").write_bytes(text.encode(encoding))
+        assert Gate.read(tmp_path / "gate.json") == Gate("gain", 0.5, 1.0)
+    (tmp_path / "gate.json").write_bytes(text.encode("cp1252"))
+    with pytest.raises(ValueError, match=r"gate\.json is not UTF-8 text .*; save it as UTF-8"):
+        Gate.read(tmp_path / "gate.json")

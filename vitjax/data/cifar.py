@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitjax.files import expanded
+
 _PIXELS = 3 * 32 * 32
 _FILES = {
     # number of label bytes, class names, files by split
@@ -33,7 +35,7 @@ class CifarSource:
     """
 
     def __init__(self, path: str | os.PathLike, split: str) -> None:
-        folder = Path(path)
+        folder = Path(expanded(path))
         classes = 10 if (folder / "test_batch.bin").exists() else 100
         label_bytes, names, files = _FILES[classes]
         records = np.concatenate([_read(folder / name, label_bytes + _PIXELS) for name in files[split]])

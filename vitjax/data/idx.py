@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitjax.files import expanded
+
 _MOST = 2**31  # bytes of one file, unpacked
 _NAMES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
 
@@ -25,7 +27,7 @@ class IdxSource:
     """
 
     def __init__(self, path: str | os.PathLike, split: str = "test") -> None:
-        images, labels = (_find(Path(path), stem) for stem in _NAMES[split])
+        images, labels = (_find(Path(expanded(path)), stem) for stem in _NAMES[split])
         self._pixels = _read(images, dimensions=3)
         self.labels: np.ndarray | None = _read(labels, dimensions=1).astype(np.int32)
         if len(self._pixels) != len(self.labels):

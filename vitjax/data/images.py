@@ -14,6 +14,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from vitjax.files import expanded
+
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 MAX_SIDE = 32_767  # pixels
@@ -88,6 +90,7 @@ def read_image(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> 
         return _open(BytesIO(source), f"image of {len(source)} bytes", len(source))
     name = repr(os.fspath(source))
     try:
+        source = expanded(source)
         status = os.stat(source)
         if not stat.S_ISREG(status.st_mode):
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "no ordinary file"

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from vitjax.data.folders import SUFFIXES
 from vitjax.data.sources import ListedSource
+from vitjax.files import expanded
 
 T = TypeVar("T")
 CUB_TRAIN_CLASSES = 100  # class ids up to here are learned from, those above are searched
@@ -121,7 +122,7 @@ def read_cars(root: str | os.PathLike[str]) -> Listing:
     Raises:
         ValueError: a file is missing, not a MATLAB 5 file, or an entry of it is malformed.
     """
-    folder = Path(root)
+    folder = Path(expanded(root))
     if (folder / "cars_annos.mat").is_file():
         sheets = [(folder / "cars_annos.mat", "relative_im_path", "")]
         titles = _cells(folder / "cars_annos.mat", "class_names")
@@ -184,7 +185,8 @@ def read_sop(root: str | os.PathLike[str]) -> Listing:
 
 def _folder(root: str | os.PathLike[str], file: str, name: str) -> Path:
     """The folder that holds an index file: `root` itself, or `name` in it."""
-    for folder in (Path(root), Path(root) / name):
+    root = Path(expanded(root))
+    for folder in (root, root / name):
         if (folder / file).is_file():
             return folder
     raise ValueError(

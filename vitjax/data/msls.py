@@ -16,6 +16,7 @@ from PIL import Image
 
 from vitjax.config import SUBTASKS
 from vitjax.data.sources import ListedSource
+from vitjax.files import expanded
 
 VALIDATION = ("cph", "sf")
 SIDES = ("query", "database")
@@ -113,8 +114,9 @@ def read_msls(
         raise ValueError(
             f"read_msls: side is {side!r}, subtask {subtask!r}; they must be one of {SIDES} and of {SUBTASKS}"
         )
-    base = Path(root) / "train_val"
-    base = base if base.is_dir() else Path(root)
+    root = Path(expanded(root))
+    base = root / "train_val"
+    base = base if base.is_dir() else root
     files, places, angles, night, labels = [], [], [], [], []
     for number, city in enumerate(cities):
         for row in _photos(base / city / side, subtask):
@@ -138,8 +140,9 @@ def read_msls(
 
 def all_cities(root: str | os.PathLike[str]) -> list[str]:
     """Names of the cities that are there, sorted."""
-    base = Path(root) / "train_val"
-    base = base if base.is_dir() else Path(root)
+    root = Path(expanded(root))
+    base = root / "train_val"
+    base = base if base.is_dir() else root
     return sorted(path.parent.parent.name for path in base.glob("*/query/postprocessed.csv"))
 
 

@@ -25,7 +25,8 @@ from vitjax.data.listings import Listing, read_cars, read_cub, read_cub_parts, r
 from vitjax.data.msls import VALIDATION, PlaceSource, all_cities, read_msls
 from vitjax.data.sources import FolderSource
 from vitjax.data.tfds import own_features_only
-from vitjax.files import parse_json, read_text
+from vitjax.files import expanded, parse_json, read_text
+from vitjax.terminal import clean, protect
 
 NAMES = ("cub", "cars", "sop", "msls", "folder")
 _VERSION = "1.0.0"
@@ -72,7 +73,7 @@ def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
             "this needs the package of TFDS: pip install tensorflow-datasets importlib-resources "
             "(in a checkout: pip install -e '.[tfds]')."
         ) from None
-    dataset = dataset or name
+    raw, out, dataset = expanded(raw), expanded(out), dataset or name
     if name not in NAMES or not re.fullmatch(r"\w[\w-]*", dataset):
         raise ValueError(
             f"{name!r} as vitjax/{dataset!r}: names are {', '.join(NAMES)}, and letters after vitjax/"
@@ -244,11 +245,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = prepare(asked.name, asked.raw, asked.out, dataset=asked.dataset)
     except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog}: {clean(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
     print(folder)
     return 0
 
 
 if __name__ == "__main__":
+    protect()
     sys.exit(main())

@@ -12,7 +12,7 @@ from PIL import Image
 from vitjax.config import NO_CLASS
 from vitjax.data.folders import canonical, list_folder
 from vitjax.data.images import ImageError, read_image
-from vitjax.files import read_text
+from vitjax.files import expanded, read_text
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ class ListedSource:
         labels: np.ndarray | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
-        self.root, self._files = Path(root), list(files)
+        self.root, self._files = Path(expanded(root)), list(files)
         self.names = _unique(self._files)
         self.labels, self.class_names = labels, list(class_names)
 
@@ -103,7 +103,7 @@ class FolderSource(ListedSource):
     """
 
     def __init__(self, path: str | os.PathLike, *, loose: bool = True) -> None:
-        root = Path(path)
+        root = Path(expanded(path))
         if not os.fspath(path) or not root.exists():
             raise ValueError(f"{os.fspath(path)!r} does not exist; give a folder of images or an image file.")
         listing = list_folder(root) if root.is_dir() else None

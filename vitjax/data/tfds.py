@@ -15,6 +15,7 @@ from PIL import Image
 
 from vitjax import cached
 from vitjax.data.images import read_image
+from vitjax.files import expanded
 
 
 class TfdsSource:
@@ -49,6 +50,7 @@ class TfdsSource:
                 f"TFDS dataset {name!r} is of a namespace, whose code would be fetched and run; prepare it "
                 "with file_format='array_record' and give its own name."
             )
+        data_dir = expanded(data_dir)
         try:
             with own_features_only(tfds):
                 builder: Any = tfds.builder(name, data_dir=data_dir or None)
@@ -80,7 +82,11 @@ class TfdsSource:
     def labels(self) -> np.ndarray:
         """Class of every picture."""
         place = hashlib.sha256(f"{self._folder.resolve()}\0{self._split}".encode()).hexdigest()[:32]
-        path, made_of = cache_dir() / "tfds-labels" / f"{place}.npz", _state(self._folder)
+        try:
+            path = cached.cache_dir() / "tfds-labels" / f"{place}.npz"
+            made_of = _state(self._folder)
+        except ValueError:  # there is no cache
+            path, made_of = place, ""
         kept = cached.load(path, made_of) if made_of else None
         if kept is not None and kept.shape == (len(self),):
             return kept

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
-from vitjax.files import parse_json
+from vitjax.files import expanded, parse_json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -240,7 +240,7 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
     >>> preprocess("deit_small_patch16_224").crop_pct
     0.9
     """
-    source = os.fspath(name_or_source)
+    source = expanded(name_or_source)
     if source.startswith("hf:"):
         return _from_hub(source)
     if source.startswith("pypi:"):

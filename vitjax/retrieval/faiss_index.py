@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vitjax.files import parse_json, replacing
+from vitjax.files import expanded, parse_json, replacing
 from vitjax.retrieval import topk
 from vitjax.retrieval.gallery import Gallery
 from vitjax.retrieval.manifest import differences
@@ -60,7 +60,7 @@ class FaissIndex:
             GalleryError: an empty gallery, or something lies at `path`.
         """
         faiss = _faiss()
-        target, rows, d = pathlib.Path(path), len(gallery), gallery.sizes.pooled
+        target, rows, d = pathlib.Path(expanded(path)), len(gallery), gallery.sizes.pooled
         if target.exists() or not rows:
             what = "there is something already; choose another" if rows else "the gallery is empty"
             raise GalleryError(f"faiss index {os.fspath(path)}: {what}")
@@ -101,7 +101,7 @@ class FaissIndex:
         Raises:
             GalleryError: no index there, or one of another gallery or of another number of rows.
         """
-        faiss, folder, name = _faiss(), pathlib.Path(path), os.fspath(path)
+        faiss, folder, name = _faiss(), pathlib.Path(expanded(path)), os.fspath(path)
         try:
             about = parse_json((folder / _ABOUT).read_text("utf-8"))
             files = about.pop("files")

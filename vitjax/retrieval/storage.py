@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorstore as ts
 
+from vitjax.files import expanded
+
 CACHE_BYTES = 2**26  # of chunks read from any gallery, kept for the next read
 RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "16s"}  # half a minute together
 REMEDY = "put that file back from a copy, or delete the gallery and build it again"
@@ -69,7 +71,10 @@ def locate(path: str | os.PathLike[str]) -> Place:
     if not name or "\0" in name or _not_utf8(name):
         raise GalleryError(f"gallery {name!r}: this is no path; give a folder, gs://... or s3://...")
     if not colon:
-        folder = pathlib.Path(os.path.abspath(name))
+        try:
+            folder = pathlib.Path(os.path.abspath(expanded(name)))
+        except ValueError as error:
+            raise GalleryError(f"gallery {error}") from None
         return Place(name, {"driver": "file", "path": f"{folder}/"}, folder)
     bucket, _, key = rest.partition("/")
     if scheme == "memory" and rest:

@@ -1,12 +1,8 @@
-"""A run that is asked to stop does so between two steps, saved; and two runs never share a folder."""
+"""A run that is asked to stop does so between two steps, saved."""
 
 import contextlib
-import os
-import pathlib
 import signal
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -14,14 +10,6 @@ from typing import TypeVar
 import jax
 from jax.experimental import multihost_utils
 
-from vitjax.program import UserError
-
-try:
-    import fcntl
-except ImportError:  # not a Unix
-    fcntl = None
-
-LOCK = "run.lock"
 Result = TypeVar("Result")
 
 
@@ -87,36 +75,3 @@ class Stop:
         if errors:
             raise errors[0]
         return results[0] if results else None
-
-
-@contextlib.contextmanager
-def only_run(folder: pathlib.Path, *, holds: bool = True) -> Iterator[None]:
-    """Holds the folder against other runs; the system lets go of it with the process, however that ends.
-
-    Processes that this one starts do not inherit it.
-
-    Args:
-        folder: where the run writes.
-        holds: whether this process is the one that does.
-
-    Raises:
-        UserError: another run is at work there.
-    """
-    if fcntl is None or not holds:
-        yield
-        return
-    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.read(handle, 1000).decode(errors="replace")
-            raise UserError(
-                f"--workdir {folder}: another run is at work there ({holder}); wait for it or choose "
-                "another folder"
-            ) from None
-        os.truncate(handle, 0)
-        os.write(handle, f"{socket.gethostname()}, process {os.getpid()}, since {time.ctime()}".encode())
-        yield
-    finally:
-        os.close(handle)
