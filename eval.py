@@ -5,6 +5,12 @@ python eval.py --config configs/demo.py --workdir runs/demo
 Or classify pictures, dense and with fewer tokens: configs/classify_*.py.
 """
 
+import os
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of what is not imported yet
+
 from vitjax import program
 
 if __name__ == "__main__":

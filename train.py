@@ -5,6 +5,12 @@ python train.py --config configs/smoke.py --workdir runs/smoke
 The same command again goes on where the run stopped, bit for bit on a CPU.
 """
 
+import os
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of what is not imported yet
+
 from vitjax import program
 
 if __name__ == "__main__":
@@ -12,7 +18,6 @@ if __name__ == "__main__":
 
 import contextlib
 import json
-import os
 import pathlib
 import sys
 import time

@@ -21,7 +21,7 @@ CONFIGS = {
 HUGE = (10**400, -(10**20), 2**31, 10**5000)
 WRONG = {
     int: (*HUGE, 1.5, True, "1", None, np.float32(1), np.uint64(2**63), float("nan")),
-    float: (10**400, float("nan"), float("inf"), -float("inf"), np.float32("nan"), 1e39, "1", True, None, jnp.ones(())),
+    float: (10**400, float("nan"), float("inf"), np.float32("-inf"), 1e39, "1", True, None, jnp.ones(())),
     bool: (1, "True", None, 0.0),
     str: (1, None, b"x", ("x",)),
 }  # fmt: skip

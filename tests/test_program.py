@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from vitjax import program
-from vitjax.config import EvalConfig
+from vitjax.config import EvalConfig, validate
 from vitjax.data.sources import FolderSource
 from vitjax.training.config import TrainConfig
 
@@ -177,3 +177,106 @@ def test_a_benchmark_ends_with_one_line_where_the_user_can_mend_it(monkeypatch, 
     assert capsys.readouterr().err.startswith("benchmarks/tokens.py: 'nowhere' does not exist;")
     with pytest.raises(ZeroDivisionError):
         program.run_benchmark(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize("name", ["eval.py", "train.py"])
+def test_the_keyboard_ends_a_program_that_still_imports_with_exit_130_and_no_traceback(tmp_path, name):
+    root = pathlib.Path(program.__file__).parent.parent
+    # In place of an import that takes a second or so, one that takes longer and does not mind interrupts.
+    (tmp_path / "jax.py").write_text(SLOW)
+    with subprocess.Popen(
+        [sys.executable, root / name, "--config=x", "--workdir=w"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{root}"},
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, "")
+
+
+SLOW = """
+import time
+print("importing", flush=True)
+try:
+    time.sleep(30)
+except BaseException:
+    pass
+"""
+
+
+def test_the_keyboard_before_and_after_the_work_is_one_line_and_exit_130(config_file, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["prog", "--config", config_file, "--workdir", "w"])
+    monkeypatch.setattr(program, "protect", lambda: None)
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    try:
+        for place in ("parse", "_guarded"):
+            with monkeypatch.context() as patched, pytest.raises(SystemExit) as end:
+                patched.setattr(program, place, interrupted)
+                program.run(pytest.fail, EvalConfig, "")
+            assert end.value.code == 130
+            assert capsys.readouterr().err == "prog: stopped by the keyboard\n"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+HOSTILE_FLAGS = [
+    "--config.reduce.sweep=('x',)",
+    "--config.reduce.sweep=(1,",
+    "--config.reduce.sweep=" + "(" * 300,
+    "--config.seed=99999999999999999999",
+    "--config.seed=" + "9" * 5000,
+    "--config.seed=-1",
+    "--config.rerank.top_k=3000000000",
+    "--config.rerank.epsilon=inf",
+    "--config.rerank.weight=1e400",
+    "--config.rerank.mass=nan",
+    "--config.figures.count=1.5",
+    "--config.data.gallery=~nobody-of-that-name/x",
+    "--config.index.path=~nobody-of-that-name/x",
+    "--config=~nobody-of-that-name/x.py",
+    "--workdir=~nobody-of-that-name/x",
+]
+
+
+@pytest.mark.parametrize("flag", HOSTILE_FLAGS, ids=lambda flag: flag[:40])
+def test_a_value_that_cannot_be_is_one_line_and_no_traceback(
+    config_file, flag, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+
+    def main(config, workdir):
+        validate(config)
+        pytest.fail("it passed")
+
+    assert call(main, "--config", config_file, "--workdir=w", flag) in (1, 2)
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and flag.split("=")[0].strip("-") in printed, printed
+    assert [path.name for path in tmp_path.iterdir() if path.name != "config.py"] == []
+
+
+@pytest.mark.parametrize("config_type", [EvalConfig, TrainConfig])
+def test_the_sign_of_the_home_folder_is_read_in_every_field_of_text(config_type, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    name = f"{config_type.__module__}.{config_type.__name__}"
+    file = tmp_path / "config.py"
+    file.write_text(f"import {config_type.__module__}\nget_config = lambda arg: {name}()")
+    texts = [path for path, _, value, _ in program.fields(config_type()) if isinstance(value, str)]
+    assert {"config.data.workers", "config.seed"}.isdisjoint(texts) and len(texts) > 10
+    seen = []
+    arguments = ["prog", f"--config={file}", "--workdir=~/run", *(f"--{path}=~/x" for path in texts)]
+    assert program._run(lambda *given: seen.append(given), config_type, "", arguments) == 0
+    (config, workdir), = seen  # fmt: skip
+    found = {path: value for path, _, value, _ in program.fields(config)}
+    assert [path for path in texts if found[path] != "/home/me/x"] == []
+    assert workdir == "/home/me/run"
+
+
+def test_a_results_file_that_is_a_folder_is_said_before_any_work(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(program.UserError, match=r"results\.json is a folder"):
+        program.open_workdir(str(tmp_path))

@@ -82,7 +82,7 @@ program.begin()
 from vitjax.console import say
 from vitjax.config import EvalConfig
 NAME = "a\\x1b]0;title\\x07\\u202e.png"
-open("config.py", "w").write("from vitjax.config import EvalConfig\\ndef get_config(arg=''):\\n    return EvalConfig()\\n")
+open("config.py", "w").write("import vitjax.config\\nget_config = lambda arg: vitjax.config.EvalConfig()")
 def main(config, workdir):
     say(NAME, style="yellow")
     print(NAME)

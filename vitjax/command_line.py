@@ -85,30 +85,30 @@ def parse(argv: list[str], config_type: type) -> tuple[Any, str, bool]:
         raise UsageError(f"unknown argument {extra[0]!r}; options look like --name=value (see --help)")
     if not values["workdir"].value and not values["print_config"].value:
         raise UsageError("say where results go: --workdir DIR")
-    config = values["config"].value
-    try:
-        expand_paths(config)
-        workdir = expanded(values["workdir"].value or "")
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    return config, workdir, bool(values["print_config"].value)
+    config, workdir = values["config"].value, values["workdir"].value or ""
+    expand_paths(config)
+    return config, _expanded("--workdir", workdir), bool(values["print_config"].value)
 
 
 def expand_paths(config: Any, prefix: str = "--config") -> None:
     """Puts the home folder for ~ in every text of a config: nothing that begins so is anything but a path.
 
     Raises:
-        ValueError: that folder is not known.
+        UsageError: that folder is not known.
     """
     for item in dataclasses.fields(config):
         value, name = getattr(config, item.name), f"{prefix}.{item.name}"
         if dataclasses.is_dataclass(value):
             expand_paths(value, name)
         elif isinstance(value, str) and value.startswith("~"):
-            try:
-                setattr(config, item.name, expanded(value))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+            setattr(config, item.name, _expanded(name, value))
+
+
+def _expanded(name: str, path: str) -> str:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}") from None
 
 
 def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:
@@ -131,10 +131,7 @@ def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:
 
 def _load(file: str, config_type: type) -> Any:
     """Runs `get_config(arg)` of a config file named `FILE` or `FILE:arg`."""
-    try:
-        file = expanded(file)
-    except ValueError as error:
-        raise UsageError(f"--config: {error}") from None
+    file = _expanded("--config", file)
     path, _, arg = (file, "", "") if pathlib.Path(file).is_file() else file.rpartition(":")
     path, arg = (path, arg) if path else (arg, "")
     if not pathlib.Path(path).is_file():

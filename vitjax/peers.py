@@ -2,7 +2,8 @@
 
 Without this the others wait for its heartbeat for 100 seconds, and JAX then ends them with a C++ stack. Every
 process keeps a connection to process 0. The system closes it with the process, however that ends; a process
-that has finished says so before. Where no connection can be made, JAX's heartbeat is what is left.
+that has finished says so before. Where no connection can be made, JAX's heartbeat is what is left; and where
+process 0 dies, in which JAX's coordinator lives, JAX may end the others in the same moment in its own words.
 """
 
 import atexit
@@ -50,7 +51,10 @@ def lost(error: BaseException) -> bool:
 def leave(code: int = 1) -> None:
     """Ends this process at once with the line that says why, which is printed once."""
     if _telling.acquire(blocking=False):
-        print(f"{sys.argv[0]}: {LOST}", file=sys.stderr, flush=True)
+        sys.stderr.write(
+            f"{sys.argv[0]}: {LOST}\n"
+        )  # in one piece: JAX may be about to tell it in its own way
+        sys.stderr.flush()
         os._exit(code)
     threading.Event().wait()  # the thread that prints it ends the process
 

@@ -35,6 +35,7 @@ def begin() -> None:
     a terminal, and its memory comes in large pages (see `use_large_pages`).
     """
     signal.signal(signal.SIGINT, _interrupted)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the process before this one
     protect()
     use_large_pages()
 
@@ -60,6 +61,8 @@ def use_large_pages(switch: pathlib.Path = _LARGE_PAGES) -> None:
         return
     if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu" or not doctor.present_accelerator():
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        if signal.getsignal(signal.SIGINT) is _interrupted:  # until `begin` listens again
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
