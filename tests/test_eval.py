@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,8 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import eval as program_under_test
 from tests.pictures import picture, write_folder
+from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, RerankConfig
+from vitjax.program import UserError
 from vitjax.retrieval import Gallery
+from vitjax.starting import only_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
@@ -353,9 +358,7 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
     ],
 )
 def test_a_mistake_is_one_plain_line_and_exit_1(tmp_path, folder, kind, words, capsys, monkeypatch):
-    import eval as program_under_test
     from vitjax import program
-    from vitjax.config import EvalConfig
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "cache"))
@@ -382,3 +385,98 @@ def test_a_strict_run_stops_at_the_first_bad_picture(tmp_path):
     assert code == 1
     assert "broken.png" in err.splitlines()[-1]
     assert out == ""
+
+
+def tiny(folder: pathlib.Path) -> EvalConfig:
+    """A search of a folder in itself, by a model of one narrow block."""
+    return EvalConfig(
+        batch_size=4,
+        model=ModelConfig("vit_small_patch14_dinov2", img_size=28, embed_dim=8, depth=1, num_heads=2),
+        data=DataConfig(gallery=str(folder)),
+        rerank=RerankConfig(method="pooled"),
+        figures=FiguresConfig(count=0, report=1),
+    )
+
+
+@pytest.fixture
+def cache(monkeypatch) -> None:
+    monkeypatch.setenv("VITJAX_CACHE", str(ROOT / "runs" / "test-cache"))
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_page_or_a_table_that_cannot_be_written_loses_no_results(folder, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "report.html")
+
+    table = tmp_path / "results.csv"
+    table.write_bytes("model,weights\nvit,caf\u00e9.pth\n".encode("cp1252"))
+    before = table.read_bytes()
+    monkeypatch.setattr(program_under_test, "draw", full)
+    with pytest.raises(OSError, match="No space left"):
+        program_under_test.evaluate(tiny(folder), str(tmp_path))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["metrics"]["reranked"]["queries"] == 16 and results["explanations"] is None
+    assert len(read_run(tmp_path / "run.trec")) == 16 * 15
+    assert table.read_bytes() == before
+    assert (tmp_path / "results-2.csv").read_text().count("\n") == 2
+    said = capsys.readouterr().err
+    assert "save it as UTF-8; the row of this run is in results-2.csv" in said
+    assert f"wrote {tmp_path / 'results.json'}" in said
+
+
+def test_two_searches_in_one_folder_are_refused_and_a_bad_gate_is_told_first(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(program_under_test, "retrieve", lambda *_: pytest.fail("it began"))
+    with only_run(tmp_path), pytest.raises(UserError, match="another run is at work there"):
+        program_under_test.evaluate(tiny(folder), str(tmp_path))
+    config = tiny(folder)
+    config.rerank.gate = str(tmp_path / "nowhere.json")
+    with pytest.raises(ValueError, match=r"^gate .*nowhere\.json"):
+        program_under_test.evaluate(config, str(tmp_path))
+
+
+CONFIG = """
+from vitjax.config import *
+def get_config(arg=""):
+    model = ModelConfig("vit_small_patch14_dinov2", img_size=28, embed_dim=8, depth=1, num_heads=2)
+    figures, rerank = FiguresConfig(count=0, report=0), RerankConfig(method="pooled")
+    return EvalConfig(batch_size=2, model=model, rerank=rerank, figures=figures)
+"""
+HOSTILE = "a\x1b]0;title\x07\x9b2J\u202egnp"
+
+
+def test_names_of_files_steer_no_terminal_and_the_home_folder_is_no_folder_of_its_sign(tmp_path):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for kind in ("b" + HOSTILE, "other"):
+        (home / "shop" / kind).mkdir(parents=True)
+        Image.fromarray(picture(0, 0)).save(home / "shop" / kind / f"{HOSTILE}.png")
+        (home / "shop" / kind / f"bad{HOSTILE}.png").write_bytes(b"no image")
+    here.mkdir()
+    (here / "config.py").write_text(CONFIG)
+    command = [sys.executable, ROOT / "eval.py", "--config=config.py", "--workdir=~/run"]
+    command += ["--config.data.gallery=~/shop", "--config.index.path=~/index"]
+    env = os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    env |= {"VITJAX_CACHE": str(ROOT / "runs" / "test-cache")}
+    ended = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert [path.name for path in here.iterdir()] == ["config.py"]
+    assert {"shop", "run", "index"} <= {path.name for path in home.iterdir()}
+    for text in (ended.stdout, ended.stderr):
+        assert not {c for c in text if c in "\x1b\x07\x9b\u202e"}
+    assert r"\x1b]0;title" in ended.stderr
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root"
+)
+def test_a_user_without_a_home_folder_searches_without_a_cache(folder, tmp_path):
+    (tmp_path / "config.py").write_text(CONFIG)
+    rights = "+dac_override,+dac_read_search"  # as another user this Python could not be read
+    command = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", f"--inh-caps={rights}"]
+    command += [f"--ambient-caps={rights}", sys.executable, ROOT / "eval.py", "--config=config.py"]
+    command += [f"--workdir={tmp_path / 'out'}", f"--config.data.gallery={folder}"]
+    gone = ("HOME", "VITJAX_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    env = {name: value for name, value in os.environ.items() if name not in gone} | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("set VITJAX_CACHE to one") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.py", "out"]

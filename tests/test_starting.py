@@ -6,15 +6,15 @@ import pytest
 from vitjax import program, starting
 
 
+def enter(folder):
+    with starting.only_run(folder):
+        pytest.fail("two runs in one folder")
+
+
 def test_a_second_run_in_a_folder_is_told_who_is_there_and_after_the_first_it_may(tmp_path):
     with starting.only_run(tmp_path):
-        with (
-            pytest.raises(
-                program.UserError, match=rf"another run is at work there \(.*process {os.getpid()},"
-            ),
-            starting.only_run(tmp_path),
-        ):
-            pytest.fail("two runs in one folder")
+        with pytest.raises(program.UserError, match=rf"another run is at work .*process {os.getpid()},"):
+            enter(tmp_path)
         with starting.only_run(tmp_path, holds=False):
             pass
     with starting.only_run(tmp_path):

@@ -51,9 +51,8 @@ def lost(error: BaseException) -> bool:
 def leave(code: int = 1) -> None:
     """Ends this process at once with the line that says why, which is printed once."""
     if _telling.acquire(blocking=False):
-        sys.stderr.write(
-            f"{sys.argv[0]}: {LOST}\n"
-        )  # in one piece: JAX may be about to tell it in its own way
+        # In one piece: JAX may be about to tell it in its own way.
+        sys.stderr.write(f"{sys.argv[0]}: {LOST}\n")
         sys.stderr.flush()
         os._exit(code)
     threading.Event().wait()  # the thread that prints it ends the process
