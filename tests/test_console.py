@@ -56,6 +56,8 @@ def test_lines_come_after_some_seconds_and_then_less_often(each, capsys):
 def test_work_that_is_short_says_only_that_it_is_done_and_no_work_nothing(capsys):
     assert log([0.5] * 4, capsys) == ["gallery: done in 2.0 s"]
     assert log([], capsys) == []
+    assert log([0.5] * 4, capsys, ends=False) == []
+    assert len(log([3.0] * 4, capsys, ends=False)) == 2
 
 
 def test_a_last_batch_that_is_not_full_ends_at_the_total(capsys):

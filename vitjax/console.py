@@ -44,6 +44,7 @@ def bar(
     *,
     total: int | None = None,
     unit: str = "images",
+    ends: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Any]:
     """Yields items with a progress bar on a terminal, and lines now and then elsewhere.
@@ -54,12 +55,13 @@ def bar(
         what: is done with them.
         total: of what they hold, where an item is a batch of it; None = `count`.
         unit: what that is.
+        ends: a line of a log says at the end how long it took; else only where others came before.
         clock: seconds, for the lines.
     """
     if not count or not parallel.is_main_process():
         yield from items
     elif not console.file.isatty() or console.is_dumb_terminal:
-        yield from _lines(items, what, _Pace(count, total or count, unit, clock))
+        yield from _lines(items, what, _Pace(count, total or count, unit, clock), ends=ends)
     else:
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -68,7 +70,7 @@ def bar(
             yield from progress.track(items, total=count, description=clean(what))
 
 
-def _lines(items: Iterable[Any], what: str, pace: "_Pace") -> Iterator[Any]:
+def _lines(items: Iterable[Any], what: str, pace: "_Pace", *, ends: bool) -> Iterator[Any]:
     """Yields items with a line after some seconds, then less and less often, and one at the end."""
     wait = FIRST
     due = pace.began + wait
@@ -79,7 +81,8 @@ def _lines(items: Iterable[Any], what: str, pace: "_Pace") -> Iterator[Any]:
             wait = min(2 * wait, LONGEST)
             due = now + wait
         yield item
-    say(f"{what}: done in {_duration(pace.clock() - pace.began)}")
+    if ends or wait > FIRST:
+        say(f"{what}: done in {_duration(pace.clock() - pace.began)}")
 
 
 class _Pace:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitjax.files import expanded
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 UNREAD = (
     ".apng", ".arw", ".avif", ".bmp", ".cr2", ".cr3", ".dng", ".exr", ".gif", ".heic", ".heif", ".ico",
@@ -99,7 +101,7 @@ def list_folder(folder: str | os.PathLike) -> Listing:
     Raises:
         ValueError: as for `list_images`.
     """
-    root = Path(folder)
+    root = Path(expanded(folder))
     if not root.is_dir():
         raise ValueError(f"{os.fspath(folder)!r} is not a folder; give a folder of images.")
     listing = _walk(root)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vitjax import parallel
 from vitjax.config import RerankConfig
+from vitjax.console import bar
 from vitjax.data.pipeline import Batches
 from vitjax.data.places import Places
 from vitjax.retrieval import describe_batches, make_describe, rerank, search
@@ -66,7 +67,7 @@ class Classification:
             ValueError: no picture could be read.
         """
         sums = self._nothing()
-        for batch in self.loader:
+        for batch in bar(self.loader, len(self.loader), "evaluating", total=len(self.truth), ends=False):
             if stopped():
                 return None
             parts = (batch.images, self.truth[batch.index], batch.valid)
@@ -206,7 +207,7 @@ def embed_pictures(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of the pictures that can be read, and their positions in the source; fewer if stopped."""
     found, before = [], None
-    for batch in loader:
+    for batch in bar(loader, len(loader), "embedding", unit="batches", ends=False):
         if stopped():
             break
         placed = parallel.shard_batch((batch.images, batch.index, batch.valid), mesh)
