@@ -31,8 +31,8 @@ def cache_dir() -> pathlib.Path:
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
         return pathlib.Path(expanded(own or f"{base}/vitjax"))
-    except ValueError as error:
-        raise ValueError(f"no cache folder: {error}; set VITJAX_CACHE to a folder") from None
+    except ValueError:
+        raise ValueError("the cache has no home folder to lie in; set VITJAX_CACHE to a folder") from None
 
 
 def writable_folder(name: str) -> pathlib.Path | None:

