@@ -21,11 +21,15 @@ CONFIGS = {
 HUGE = (10**400, -(10**20), 2**31, 10**5000)
 WRONG = {
     int: (*HUGE, 1.5, True, "1", None, np.float32(1), np.uint64(2**63), float("nan")),
-    float: (10**400, float("nan"), float("inf"), np.float32("-inf"), 1e39, "1", True, None, jnp.ones(())),
+    float: (10**400, float("nan"), float("inf"), np.float32("-inf"), 1e39, "1", True, None, jnp.ones(1)),
     bool: (1, "True", None, 0.0),
     str: (1, None, b"x", ("x",)),
 }  # fmt: skip
-RIGHT = {int: np.int64(1), float: np.float32(0.5), bool: np.bool_(True), str: np.str_("x")}
+RIGHT = [
+    {int: np.int64(1), float: np.float32(0.5), bool: np.bool_(True), str: np.str_("x")},
+    {int: jnp.int32(1), float: jnp.bfloat16(0.5), bool: jnp.bool_(True), str: "x"},
+    {int: np.array(1), float: np.array(0.5), bool: np.array(True), str: "x"},
+]
 
 
 def leaves(config: Any, prefix: str = "config") -> Iterator[tuple[Any, str, str, Any]]:
@@ -60,12 +64,13 @@ def test_a_value_of_another_kind_is_named_in_every_field(name):
     assert wrong_kinds(config) == []
 
 
+@pytest.mark.parametrize("right", RIGHT)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_scalars_of_numpy_count_as_pythons(name):
+def test_scalars_of_numpy_and_jax_count_as_pythons(name, right):
     config = copy.deepcopy(CONFIGS[name][0])
     for section, field, _, kind in leaves(config):
         if basic(kind) is not None:
-            one = RIGHT[basic(kind)]
+            one = right[basic(kind)]
             setattr(section, field, (one,) if get_origin(kind) is tuple else one)
     assert wrong_kinds(config) == []
 

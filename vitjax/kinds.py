@@ -15,7 +15,7 @@ FLOAT32 = float(np.finfo(np.float32).max)
 def wrong_kinds(config: Any, prefix: str = "config") -> list[str]:
     """One line for each field, nested ones included, whose value is of another kind or fits no array.
 
-    NumPy's scalars count as Python's. Ranges of single fields are not looked at.
+    Scalars of NumPy and JAX count as Python's. Ranges of single fields are not looked at.
     """
     found = []
     for item in dataclasses.fields(config):
@@ -31,8 +31,9 @@ def wrong_kinds(config: Any, prefix: str = "config") -> list[str]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number of Python or NumPy that float32 can hold; no bool, NaN or infinity."""
-    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+    """Whether a value is a number of Python, NumPy or JAX that float32 can hold; no bool, NaN or infinity."""
+    value = _plain(value)
+    if not isinstance(value, int | float | np.floating) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(value) and abs(float(value)) <= FLOAT32
@@ -40,7 +41,13 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def _plain(value: Any) -> Any:
+    """A value of Python, also where it is a scalar or an array without dimensions."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def _is_of(value: Any, kind: Any) -> bool:
+    value = _plain(value)
     if get_origin(kind) is Annotated:
         return _is_of(value, get_args(kind)[0])
     if isinstance(kind, types.UnionType):
@@ -48,9 +55,9 @@ def _is_of(value: Any, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, tuple | list) and all(_is_of(each, get_args(kind)[0]) for each in value)
     if kind is bool:
-        return isinstance(value, bool | np.bool_)
+        return isinstance(value, bool)
     if kind is int:
-        return isinstance(value, int | np.integer) and is_number(value) and abs(int(value)) <= INT32
+        return isinstance(value, int) and is_number(value) and abs(value) <= INT32
     return is_number(value) if kind is float else isinstance(value, str | os.PathLike)
 
 

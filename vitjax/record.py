@@ -100,7 +100,7 @@ def append_row(path: pathlib.Path, row: dict[str, Any]) -> list[str]:
         except (OSError, ValueError, csv.Error) as error:
             if i == BESIDE:
                 raise
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{target} ")
             said = said or [f"{path} is left as it is: {reason}"]
         else:
             return [f"{line}; the row of this run is in {target.name}" for line in said]
