@@ -56,10 +56,12 @@ from vitjax.training.pictures import (
     renewal,
 )
 from vitjax.training.pixels import Pixels
+from vitjax.training.resuming import check_checkpoints, feed_notes, offset_of, origin_of, say_batch_size
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
 from vitjax.weights.write import write_weights
 
+RAW = "raw_"  # before the figures of the parameters themselves, where a running mean is evaluated as well
 CHANGES = 8  # of a config that are printed
 PROFILE_FROM = 10  # steps after the start: compilation and warm-up are over
 
@@ -112,11 +114,15 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     """Trains from the last checkpoint on; writes all under `out` and returns what results.json holds."""
     began, writes = time.perf_counter(), parallel.is_main_process()
     saves = Checkpoints(out / "checkpoints", keep=config.checkpoint.keep, writes=writes)
-    run, state = prepare(config, out, fresh=saves.latest() is None)
+    check_checkpoints(out, saves, every=config.checkpoint.every)
+    last = saves.latest()
+    run, state = prepare(config, out, resumes=None if last is None else (last, saves.notes(last)))
     note_run(config, run.recipe, out)
     state, notes = resume(saves, state)
     start = int(state.step)
-    kept = -1 if saves.latest() is None else start
+    say_batch_size(notes, start, config, run.feed, run.steps)
+    notes["feed"] = feed_notes(run.feed)
+    kept = -1 if last is None else start
     log = MetricLog(out, step=kept, config=to_dict(config), wandb=config.wandb) if writes else None
     pace = Pace(config.batch_size)
     if start < run.steps or notes.get("evaluated") != start:
@@ -162,7 +168,10 @@ def loop(
         return step == run.steps or step % every == 0
 
     def measure(step: int) -> None:
-        if (found := run.evaluation(state.evaluated, stop.now)) is not None:
+        found = run.evaluation(state.evaluated, stop.now)
+        raw = run.evaluation(state.variables, stop.now) if config.eval_raw and found is not None else {}
+        if found is not None and raw is not None:
+            found |= {f"{RAW}{name}": value for name, value in raw.items()}
             notes.update(note_evaluation(out, run, state, notes, step, found, log))
 
     start, metrics = int(state.step), {}
@@ -200,10 +209,13 @@ def loop(
     return state, notes
 
 
-def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run, State]:
+def prepare(
+    config: TrainConfig, out: pathlib.Path, *, resumes: tuple[int, dict[str, Any]] | None
+) -> tuple[Run, State]:
     """Opens the data, builds the model and its teacher, and makes the state before the first step.
 
-    Where the run is not `fresh` the state's numbers are not those of its beginning: a checkpoint follows.
+    Where the run `resumes` from a checkpoint, of that step and with those notes, the state's numbers are not
+    those of its beginning: the checkpoint's follow.
     """
     mesh = parallel.make_mesh()
     if config.batch_size % (mesh.size * config.optim.accumulate):
@@ -222,14 +234,17 @@ def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run
         on_bad_image=data.on_bad_image, bad_limit=data.bad_limit, patience=data.patience,
         per_class=0 if config.task == "classify" or mining else config.metric.per_class, chosen=mining,
     )  # fmt: skip
-    steps = count_steps(config, feed.steps_per_epoch)
+    if resumes is not None:
+        step, notes = resumes
+        feed.origin = origin_of(notes, step, batch_size=config.batch_size, per_epoch=feed.rows_per_epoch)
+    steps, offset = count_steps(config, feed.steps_per_epoch), offset_of(config, feed)
     rest = batches(
         held_out, recipe, config.batch_size, workers=data.workers, on_bad_image=data.on_bad_image, shard=shard
     )
     classes = len(learn.class_names)
     model = build(config, recipe, classes=classes if config.task == "classify" else config.metric.embed_dim)
     check_dynamic(config, model)
-    variables, teacher = initial(config, model, recipe, fresh=fresh)
+    variables, teacher = initial(config, model, recipe, fresh=resumes is None)
     if config.task == "metric":
         variables = with_metric(config, model, variables, recipe, classes)
         loss = make_metric_loss(model, config.metric)
@@ -243,7 +258,7 @@ def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run
     rate, rates = optim.make_rates(
         config.optim, variables["params"],
         steps=steps, steps_per_epoch=feed.steps_per_epoch,
-        new=() if config.task == "classify" else ("head",), metric_rate=config.metric.rate,
+        new=() if config.task == "classify" else ("head",), metric_rate=config.metric.rate, offset=offset,
     )  # fmt: skip
 
     def begin(variables: Any) -> State:
@@ -267,7 +282,8 @@ def prepare(config: TrainConfig, out: pathlib.Path, *, fresh: bool) -> tuple[Run
         evaluation = Classification.make(model, rest, truth, mesh, places.evaluated)
     every = config.eval_every or feed.steps_per_epoch
     teacher = parallel.replicate(teacher, mesh)
-    return Run(feed, evaluation, teacher, mesh, recipe, steps, every, update, rate, renew, lines), state
+    whole = steps - offset
+    return Run(feed, evaluation, teacher, mesh, recipe, whole, every, update, rate, renew, lines), state
 
 
 def count_steps(config: TrainConfig, per_epoch: int) -> int:
@@ -360,8 +376,9 @@ def last_good(saves: Checkpoints, *, before: int) -> str:
     said = f"step {good[-1]}" if good else "none"
     if not bad:
         return said
-    remedy = f"to go on from {said}" if good else "to start anew"
-    return f"{said} (delete {', '.join(bad)}, after which steps were not finite, {remedy})"
+    if not good:
+        return f"{said} (before {', '.join(bad)} steps were not finite: start anew in another --workdir)"
+    return f"{said} (delete {', '.join(bad)}, after which steps were not finite, to go on from {said})"
 
 
 def write_line(
@@ -370,7 +387,7 @@ def write_line(
     """Writes and prints the figures of one step."""
     left = (run.steps - done) * lap["step_ms"] / 60e3
     line = {name: float(value) for name, value in figures.items() if name != "bad_step"}
-    line |= {"epoch": done / run.feed.steps_per_epoch, "learning_rate": float(run.rate(done - 1)), **lap}
+    line |= {"epoch": run.feed.epochs(done), "learning_rate": float(run.rate(done - 1)), **lap}
     line["bad_images"] = len(run.feed.bad)
     if log is not None:
         log.write(done, line)
@@ -390,19 +407,23 @@ def note_evaluation(
     found: dict[str, float],
     log: MetricLog | None,
 ) -> dict[str, Any]:
-    """Notes an evaluation, and writes the weights where none before was better."""
+    """Notes an evaluation, and writes the weights where none before was better.
+
+    The running mean and, with `config.eval_raw`, the parameters themselves each have their own best.
+    """
     say(
         f"step {done}, held out: "
         + ", ".join(f"{name.replace('_', ' ')} {x:.2%}" for name, x in found.items())
     )
     if log is not None:
         log.write(done, found)
-    score = found[run.evaluation.score]
-    noted = {"metrics": found, "evaluated": done}
-    if not score >= notes.get("best", {"score": 0.0})["score"]:  # NaN is never the best
-        return noted
-    export(out / "best.safetensors", state)
-    return noted | {"best": {"step": done, "score": score}}
+    noted: dict[str, Any] = {"metrics": found, "evaluated": done}
+    for best, prefix in (("best", ""), ("best_raw", RAW)):
+        score = found.get(f"{prefix}{run.evaluation.score}")
+        if score is not None and score >= notes.get(best, {"score": 0.0})["score"]:  # NaN is never the best
+            export(out / f"{best}.safetensors", state.replace(ema={}) if prefix else state)
+            noted[best] = {"step": done, "score": score}
+    return noted
 
 
 def export(path: pathlib.Path, state: State) -> None:
@@ -433,8 +454,9 @@ def summarize(
         "stopped": stop.reason,
         "notes": list(run.left_out),
         "steps": run.steps,
-        "epochs": step / run.feed.steps_per_epoch,
+        "epochs": run.feed.epochs(step),
         "best": notes.get("best"),
+        **({"best_raw": notes.get("best_raw")} if config.eval_raw else {}),
         "evaluated_step": notes.get("evaluated"),
         "checkpoints": saves.steps(),
         "steps_skipped": notes.get("skipped", 0),

@@ -72,17 +72,38 @@ def no_argument(arg: str) -> None:
 
 
 def dynamic_on_imagenet(name: str, *, weights: str, ratio: float, keep_ratio: float = 0.7) -> TrainConfig:
-    """What the official recipes of DynamicViT share: 30 epochs, the backbone resting for 5 of them."""
+    """What the official recipes of DynamicViT share: 30 epochs, the backbone resting for 5 of them.
+
+    As there: float32 for student and teacher (on GPUs and TPUs XLA multiplies such matrices in TF32 or
+    bfloat16 unless `jax_default_matmul_precision` is set), one draw of mixup or cutmix for each 128 images,
+    a running mean of constant decay that is evaluated beside the parameters themselves.
+    Different: batch norm (of LV-ViT's stem) and the mean over kept tokens are of the whole batch, there of
+    the 128 images of a GPU; `--config.optim.accumulate=8` makes them so.
+    """
     return TrainConfig(
         batch_size=1024,
         epochs=30.0,
-        model=StudentConfig(name=name, weights=weights, keep_ratio=keep_ratio, dtype="bfloat16"),
+        eval_raw=True,
+        model=StudentConfig(name=name, weights=weights, keep_ratio=keep_ratio),
         sparsify=SparsifyConfig(ratio=ratio),
         data=TrainDataConfig(train="imagenet/train", test="imagenet/val", workers=8, processes=8),
         augment=AugmentConfig(
-            crop=0.08, flip=True, rand_augment=2, erase=0.25, mixup=0.8, cutmix=1.0, smoothing=0.1
+            crop=0.08,
+            flip=True,
+            rand_augment=2,
+            erase=0.25,
+            mixup=0.8,
+            cutmix=1.0,
+            mix_group=128,
+            smoothing=0.1,
         ),
-        optim=OptimConfig(backbone_lr=0.01, freeze_epochs=5.0, frozen=("cls_token", "pos_embed"), ema=0.9999),
+        optim=OptimConfig(
+            backbone_lr=0.01,
+            freeze_epochs=5.0,
+            frozen=("cls_token", "pos_embed"),
+            ema=0.9999,
+            ema_warmup=False,
+        ),
     )
 
 

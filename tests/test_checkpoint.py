@@ -164,6 +164,33 @@ def test_a_state_that_may_be_bad_pushes_no_good_one_out(tmp_path):
     assert saves.steps() == [3, 4]
 
 
+@pytest.mark.parametrize("name", ["7", "12", "3000"])
+def test_a_folder_renamed_to_another_step_is_refused(saved, tmp_path, name):
+    root = tmp_path / "checkpoints"
+    shutil.copytree(saved, root)
+    (root / "2").rename(root / name)
+    saves = Checkpoints(root, keep=2)
+    assert saves.latest() == int(name)
+    with pytest.raises(
+        CheckpointError, match=rf"is the one of step 2 under .*; whole steps: 3; delete .*/{name} "
+    ):
+        saves.load(int(name), like(state(2)))
+    (root / name).rename(root / f"0{name}")  # no save names its folder so
+    assert saves.steps() == [3] and saves.unfinished() == []
+
+
+def test_the_last_finished_step_is_noted_beside_the_folder(tmp_path):
+    saves = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert saves.recorded() == 0 and not saves.root.exists()
+    for step in (3, 5):
+        saves.save(step, state(step), {"loss": step})
+        saves.wait()
+        assert saves.recorded() == step
+    assert saves.notes(5) == {"loss": 5} and saves.notes(4) == {}
+    shutil.rmtree(saves.root)
+    assert Checkpoints(tmp_path / "checkpoints", keep=2).recorded() == 5
+
+
 def test_a_note_that_is_not_a_number_comes_back_as_none(tmp_path):
     saves = Checkpoints(tmp_path, keep=2)
     saves.save(1, state(1), {"loss": float("nan"), "metrics": {"accuracy": float("inf")}})

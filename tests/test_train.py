@@ -133,6 +133,52 @@ def test_killed_three_times_a_run_ends_bit_for_bit_like_an_undisturbed_one(undis
     assert lines(tmp_path / "run") == lines(undisturbed[0])
 
 
+def test_a_run_whose_checkpoints_are_gone_stops_with_a_line_and_keeps_its_record(undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], workdir)
+    (workdir / "checkpoints").rename(tmp_path / "another disk")
+    (workdir / "results.json").unlink()  # as after a kill
+    before = {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+    assert {"metrics.jsonl", "best.safetensors", "last.safetensors", "checkpoints.json"} <= set(before)
+    for _ in range(2):  # a refusal leaves nothing that the next start could take for a beginning
+        code, out, err = run(workdir)
+        assert (code, out) == (1, "")
+        said = err.splitlines()[-1]
+        assert f"knows a run of {STEPS} steps" in said and "mount or restore that folder" in said
+        assert "Traceback" not in err
+    after = {path.name: path.read_bytes() for path in workdir.iterdir() if path.is_file()}
+    assert {name: after[name] for name in before if name != "run.lock"} == {
+        name: content for name, content in before.items() if name != "run.lock"
+    }
+
+
+@pytest.mark.slow
+def test_a_run_resumes_with_another_batch_size_behind_the_images_it_has_seen(tmp_path):
+    arguments = [
+        "--config.epochs=2",
+        "--config.steps=0",
+        "--config.log_every=1",
+        "--config.optim.warmup_epochs=0",
+    ]
+    process = start(tmp_path, *arguments)
+    wait_for_step(tmp_path, 5, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    stopped = json.loads(out.splitlines()[-1])["step"]
+    assert 5 <= stopped < 22, err
+    code, out, err = run(tmp_path, *arguments, "--config.batch_size=32")
+    assert code == 0, err
+    (said,) = [
+        line for line in err.splitlines() if "config.batch_size 64 -> 32" in line and "an epoch" in line
+    ]
+    assert f"epoch 0 resumes behind the {64 * stopped} images" in said and "an epoch is now 44 steps" in said
+    found = [line for line in lines(tmp_path) if "loss" in line]
+    assert found[-1]["epoch"] == 2
+    assert found[-1]["step"] == stopped + (1437 - 64 * stopped) // 32 + 44
+    epochs, rates = ([line[name] for line in found] for name in ("epoch", "learning_rate"))
+    assert epochs == sorted(epochs) and rates == sorted(rates, reverse=True)
+
+
 @pytest.mark.slow
 def test_the_smoke_config_learns_to_do_with_a_third_of_the_tokens(tmp_path):
     command = [sys.executable, "train.py", "--config=configs/smoke.py", f"--workdir={tmp_path}"]

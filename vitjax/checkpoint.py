@@ -4,6 +4,8 @@ A step's folder counts once `whole.json` lies in it, which is renamed into place
 and read back: a save that was killed or failed is never the latest. That file holds a hash of every file, so
 that damage is found and named before anything is loaded, and a sum over the bits of every leaf, taken on the
 devices before the save and compared after a load: what goes on is what was saved, on any number of devices.
+The last finished step is also noted beside the folder, in `checkpoints.json`: a folder that was removed, or
+whose disk is not mounted, is not taken for a run that has not begun.
 """
 
 import concurrent.futures
@@ -34,19 +36,19 @@ class Checkpoints:
     """The checkpoints of one run, one folder per step.
 
     Args:
-        root: folder of the folders; made if it is not there.
+        root: folder of the folders; made by the first save.
         keep: last ones that are kept.
         writes: whether this process writes manifests and deletes; one of a run does.
     """
 
     def __init__(self, root: pathlib.Path, *, keep: int, writes: bool = True) -> None:
         self.root, self._keep, self._writes = root.absolute(), keep, writes
+        self._record = self.root.parent / f"{self.root.name}.json"
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
         self._pending_step = -1
         self._known = set(self.steps())  # the same in every process, also while the manifest is being written
         if writes:
-            self.root.mkdir(parents=True, exist_ok=True)
             for scrap in self.root.glob(f"*{_PARTIAL}*"):
                 shutil.rmtree(scrap, ignore_errors=True)
 
@@ -60,6 +62,17 @@ class Checkpoints:
         """Steps whose folder lacks its manifest: killed on the way, or damaged since."""
         folders = [path for path in self.root.glob("[0-9]*") if path.is_dir() and _is_save(path)]
         return sorted({int(path.name) for path in folders} - set(self.steps()))
+
+    def recorded(self) -> int:
+        """The last step whose save was finished, as noted beside the folder; 0 where nothing is noted."""
+        try:
+            return int(json.loads(self._record.read_text(encoding="utf-8"))["last"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was noted with a step, before its files are checked; nothing where that cannot be read."""
+        return (_read(self.root / str(step) / MANIFEST) or {}).get("notes", {})
 
     def latest(self) -> int | None:
         """The last step whose save was finished; None where there is none."""
@@ -87,6 +100,8 @@ class Checkpoints:
         sums = _bit_sums(leaves)
         self._pending_step = step
         try:
+            if self._writes:
+                self.root.mkdir(parents=True, exist_ok=True)
             response = ocp.save_checkpointables_async(
                 str(self.root / str(step)), {_ITEM: leaves}, overwrite=True
             )
@@ -181,6 +196,8 @@ class Checkpoints:
         }
         with replacing(folder / MANIFEST) as file:
             json.dump({"sha256": _hash_of(content), "content": content}, file, allow_nan=False)
+        with replacing(self._record) as file:
+            json.dump({"last": step}, file)
         if prune:
             self._prune()
 
@@ -207,6 +224,8 @@ class Checkpoints:
         manifest = _read(self.root / str(step) / MANIFEST)
         if manifest is None:
             return f"{MANIFEST} is not as it was written"
+        if manifest["step"] != step:
+            return f"it is the one of step {manifest['step']} under another name: rename the folder back"
         for name, (size, digest) in manifest["files"].items():
             path = self.root / str(step) / name
             if not path.is_file():
@@ -219,11 +238,11 @@ class Checkpoints:
 
     def _damaged(self, step: int, reason: str) -> CheckpointError:
         whole = [str(other) for other in self.steps() if other != step and not self._damage(other)]
-        remedy = f"whole steps: {', '.join(whole)}" if whole else "no other step is whole"
-        return CheckpointError(
-            f"checkpoint of step {step} in {self.root} is damaged: {reason}; {remedy}; delete "
-            f"{self.root / str(step)} to go on from {f'step {whole[-1]}' if whole else 'the start'}"
-        )
+        remedy = "no other step is whole; start anew in another --workdir"
+        if whole:
+            delete = f"delete {self.root / str(step)} to go on from step {whole[-1]}"
+            remedy = f"whole steps: {', '.join(whole)}; {delete}"
+        return CheckpointError(f"checkpoint of step {step} in {self.root} is damaged: {reason}; {remedy}")
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         latest = self.latest()
@@ -237,8 +256,8 @@ class Checkpoints:
 
 
 def _is_save(folder: pathlib.Path) -> bool:
-    """Whether a folder has the name of a step; people put others beside them."""
-    return folder.name.isdecimal()
+    """Whether a folder has the name of a step as a save gives it; people put others beside them."""
+    return folder.name.isascii() and folder.name.isdecimal() and str(int(folder.name)) == folder.name
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

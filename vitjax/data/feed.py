@@ -39,6 +39,28 @@ class TrainBatch(NamedTuple):
     index: Int32[np.ndarray, " b"]
 
 
+class Origin(NamedTuple):
+    """From where on batches are counted: the beginning, or where a run resumed with another batch size.
+
+    Attributes:
+        step: the first of this batch size.
+        epoch: of that step.
+        images: of that epoch that steps before have seen.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    images: int = 0
+
+    def place(self, step: int, batch_size: int, total: int) -> tuple[int, int]:
+        """Epoch of a step, and how many of its `total` images the steps before it have seen."""
+        behind, rest = step - self.step, max(total - self.images, 0) // batch_size
+        if behind < rest:
+            return self.epoch, self.images + behind * batch_size
+        epochs, batches = divmod(behind - rest, max(total // batch_size, 1))
+        return self.epoch + 1 + epochs, batches * batch_size
+
+
 class TooManyBadImages(ValueError):
     """More pictures than allowed cannot be read; the text names some."""
 
@@ -48,8 +70,8 @@ class Rows(Protocol):
     """Chooses the rows of every step, some steps at a time; see `vitjax.training.mining`."""
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps that an epoch has."""
+    def rows_per_epoch(self) -> int:
+        """Rows that an epoch has."""
         ...
 
     def end(self, step: int) -> int:
@@ -75,7 +97,8 @@ class Feed:
 
     Every picture comes once an epoch, in an order that the seed and the epoch decide; what does not fill the
     last batch of an epoch is left out of it. The order and the augmentation of every picture are functions of
-    (seed, step, row) alone, so a run that goes on at some step sees what it would have seen.
+    (seed, step, row) alone, so a run that goes on at some step sees what it would have seen; one that resumes
+    with another batch size, the images of the epoch that it has not seen (see `Origin`).
 
     Attributes:
         source: labelled pictures.
@@ -92,6 +115,7 @@ class Feed:
         per_class: each batch has so many pictures of each of its classes, both drawn anew for every step; an
             epoch is then as many steps as would show every picture once. 0 = as said above.
         chosen: says what each step learns from, instead of all that.
+        origin: from where on batches are counted.
         bad: pictures of this process that could not be read: position in the source -> reason.
     """
 
@@ -107,6 +131,7 @@ class Feed:
     shard: tuple[int, int] = (0, 1)
     per_class: int = 0
     chosen: Rows | None = None
+    origin: Origin = field(default_factory=Origin)
     bad: dict[int, str] = field(default_factory=dict)
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -135,7 +160,17 @@ class Feed:
     @property
     def steps_per_epoch(self) -> int:
         """Batches that an epoch fills."""
-        return self.chosen.steps_per_epoch if self.chosen else len(self.source) // self.batch_size
+        return max(self.rows_per_epoch // self.batch_size, 1)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Images that an epoch has, those left out of it included."""
+        return self.chosen.rows_per_epoch if self.chosen else len(self.source)
+
+    def epochs(self, step: int) -> float:
+        """Epochs that the steps before this one have seen."""
+        epoch, images = self.origin.place(step, self.batch_size, self.rows_per_epoch)
+        return epoch + images / (self.steps_per_epoch * self.batch_size)
 
     def index(self, step: int) -> Int32[np.ndarray, " b"]:
         """Positions in the source of all rows of a step, over all processes."""
@@ -143,8 +178,8 @@ class Feed:
             return self.chosen.index(step)
         if self.per_class:
             return self._balanced(np.random.default_rng([self.seed, step, self.per_class]))
-        epoch, place = divmod(step, self.steps_per_epoch)
-        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        epoch, first = self.origin.place(step, self.batch_size, len(self.source))
+        return self._order(epoch)[first : first + self.batch_size]
 
     def batch(self, step: int) -> tuple[TrainBatch, list[tuple[int, str]]]:
         """This process's rows of a step, and which pictures it could not read, with reasons."""

@@ -100,7 +100,8 @@ def token_mse(
         keep: where 0.5 or less, a token does not count, whatever it holds; None = all count.
 
     Returns:
-        0 where no token counts.
+        0 where no token counts. Of several GPUs the official code takes this mean on each and averages the
+        means; here all kept tokens of the call weigh the same.
     """
     student, teacher = _comparable(student, teacher, keep)
     return _mean(jnp.square(student - teacher).mean(axis=-1), keep)

@@ -45,6 +45,7 @@ class SparsifyConfig:
     ratio: float = 2.0  # squared gap to the wanted share: DeiT-S, LV-ViT 2; DeiT-B 5; Swin 10
     distill: float = 0.5  # KL divergence from the teacher's prediction
     token: float = 0.5  # gap to the teacher's tokens
+    teacher_dtype: str = ""  # compute type of the teacher: float32 or bfloat16; empty = model.dtype
     level: str = "image"  # image: every image keeps that share; batch: the batch does
 
 
@@ -111,6 +112,7 @@ class AugmentConfig:
     erase: float = 0.0  # probability that a random box is filled with noise
     mixup: float = 0.0  # alpha of mixup, 0 = never; with cutmix as well, one of the two by chance
     cutmix: float = 0.0  # alpha of cutmix, 0 = never
+    mix_group: int = 0  # images that share one draw of these, mixed with each other; 0 = the batch
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
 
@@ -128,6 +130,7 @@ class OptimConfig:
     clip: float = 0.0  # largest norm of the gradient; 0 = any
     accumulate: int = 1  # parts of a batch that go through the model one after the other
     ema: float = 0.0  # decay of the running mean of parameters, which is what is evaluated; 0 = none
+    ema_warmup: bool = True  # its decay rises from 0.1, (1 + step) / (10 + step) at most; False: constant
     backbone_lr: float = 1.0  # beside new predictors or a new embedding: the backbone's, in units of lr
     freeze_epochs: float = 0.0  # beside these: epochs before the backbone moves
     frozen: tuple[str, ...] = ()  # what never moves: whole names of modules or parameters
@@ -154,6 +157,7 @@ class TrainConfig:
     steps: int = 0  # instead of epochs; 0 = epochs decide
     eval_every: int = 0  # steps between evaluations; 0 = an epoch
     eval_start: bool = False  # an evaluation before the first step, too
+    eval_raw: bool = False  # beside optim.ema's mean the parameters themselves, with their own best
     log_every: int = 50  # steps between lines of metrics.jsonl
     max_skipped: int = 0  # steps of NaN or infinite loss or gradient left out before the run stops
     sharding: str = "replicated"  # replicated: every device holds all parameters; fsdp: each holds a part
@@ -174,6 +178,13 @@ def validate(config: TrainConfig) -> None:
     wrong = wrong_kinds(config) or [*_choices(config), *_ranges(config)]
     if wrong:  # what follows takes each field for sensible in itself
         raise ValueError("; ".join(wrong))
+    if config.batch_size % (config.augment.mix_group or 1) and config.augment.mix_group < config.batch_size:
+        wrong.append(
+            f"config.batch_size is {config.batch_size}; it must be a multiple of config.augment.mix_group "
+            f"{config.augment.mix_group}, or less than that"
+        )
+    if config.eval_raw and not config.optim.ema:
+        wrong.append("config.eval_raw: without config.optim.ema the parameters are what is evaluated anyway")
     if config.batch_size % config.optim.accumulate:
         wrong.append(
             f"config.batch_size is {config.batch_size}; it must be a multiple of config.optim.accumulate "
@@ -234,6 +245,7 @@ def _choices(config: TrainConfig) -> list[str]:
         "model.dtype": (config.model.dtype, DTYPES),
         "metric.loss": (config.metric.loss, METRIC_LOSSES),
         "sparsify.level": (config.sparsify.level, LEVELS),
+        "sparsify.teacher_dtype": (config.sparsify.teacher_dtype, ("", *DTYPES)),
         "data.source": (config.data.source, SOURCES),
         "data.resize": (config.data.resize, RESIZE),
         "data.interpolation": (config.data.interpolation, ("", *INTERPOLATIONS)),
@@ -295,6 +307,7 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "augment.erase": (0, 1),
     "augment.mixup": (0, None),
     "augment.cutmix": (0, None),
+    "augment.mix_group": (0, None),
     "augment.smoothing": (0, 1),
     "optim.lr": (0, None),
     "optim.min_lr": (0, None),

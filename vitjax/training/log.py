@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from vitjax.console import warn
 from vitjax.files import replacing
 from vitjax.record import plain
 
@@ -27,9 +28,17 @@ class MetricLog:
     def __init__(self, out: pathlib.Path, *, step: int, config: dict[str, Any], wandb: str = "") -> None:
         path = out / FILE
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
-            with replacing(path) as file:
-                file.writelines(line + "\n" for line in kept)
+            lines = path.read_bytes().splitlines()
+            steps = [_step(line) for line in lines]
+            bad = [i for i, found in enumerate(steps[:-1], 1) if found is None]
+            if bad:  # the last one may have been cut off by a kill
+                warn(f"{path}: line {', '.join(map(str, bad[:8]))} cannot be read and is left out")
+            with replacing(path, "wb") as file:
+                file.writelines(
+                    line + b"\n"
+                    for line, found in zip(lines, steps, strict=True)
+                    if found is not None and found <= step
+                )
         self._file = path.open("a", encoding="utf-8")
         self._board: Any = None
         self._wandb: Any = None
@@ -70,9 +79,17 @@ class MetricLog:
             self._wandb.finish()
 
 
-def _step(line: str) -> float:
-    """Step of a line; one cut off by a kill counts as later than all."""
+def last_step(path: pathlib.Path) -> int:
+    """The last step that a file of lines knows; 0 where there is none that can be read."""
+    if not path.is_file():
+        return 0
+    return max((_step(line) or 0 for line in path.read_bytes().splitlines()), default=0)
+
+
+def _step(line: bytes) -> int | None:
+    """Step of a line; None where it cannot be read, cut off by a kill for instance."""
     try:
-        return json.loads(line)["step"]
+        step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return None
+    return step if isinstance(step, int) else None

@@ -49,6 +49,8 @@ def make_loss(model: Any, config: SparsifyConfig) -> Loss:
     which compares LV-ViT's tokens by their class scores and all tokens of a Swin.
     """
     teacher = dense(model) if is_dynamic(model) else None
+    if teacher is not None and config.teacher_dtype:
+        teacher = teacher.clone(dtype=config.teacher_dtype)
     weights = Weights(config.classify, config.ratio, config.distill, config.token)
 
     def loss(variables: dict, theirs: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:

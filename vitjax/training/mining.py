@@ -52,9 +52,9 @@ class Mining:
         return 2 + self.negatives
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Steps that show as many queries as there are."""
-        return max(self.photos.queries // (self.batch_size // self.group), 1)
+    def rows_per_epoch(self) -> int:
+        """Rows that show as many queries as there are."""
+        return self.photos.queries * self.group
 
     def end(self, step: int) -> int:
         """The step before which rows are chosen anew, next after this one."""

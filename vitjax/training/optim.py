@@ -45,20 +45,24 @@ def make_rates(
     steps_per_epoch: int,
     new: tuple[str, ...] = (),
     metric_rate: float = 1.0,
+    offset: int = 0,
 ) -> tuple[Callable[[Any], Any], Rates]:
     """The learning rate at a step, and that of every parameter; those of "metric" move at `metric_rate`.
 
     Source: Rao et al. 2021, DynamicViT (arXiv:2106.02034), official code: predictors learn at the full rate;
     the backbone rests for some epochs, then follows at a share of it. Its rate is 0 while it rests, but its
-    moments are gathered, so they are warm when it starts. Warm-up is linear from 0, decay a half cosine.
+    moments are gathered, so they are warm when it starts. Warm-up is linear from 0 at its first step to the
+    peak at its last, then a half cosine over the other steps, as `utils.cosine_scheduler` there; at the step
+    behind the last it would be `min_lr`. Optax and timm reach the peak one step later.
 
     Args:
         config: rates and epochs.
         params: the model's parameters; where none is new, all of them move at the full rate from the start.
-        steps: of the whole run.
+        steps: of the whole schedule.
         steps_per_epoch: what an epoch is.
         new: modules that are new beside predictors, by the start of their name.
         metric_rate: in units of the full rate.
+        offset: added to a step to find its place in the schedule, once a run has another batch size.
 
     Raises:
         ValueError: `config.frozen` names what is not there.
@@ -66,17 +70,19 @@ def make_rates(
     _check_frozen(config.frozen, params)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
     rest = round(config.freeze_epochs * steps_per_epoch)
-    if warmup:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, config.lr, warmup, steps, config.min_lr)
-    else:
-        floor = config.min_lr / config.lr if config.lr else 0.0
-        schedule = optax.cosine_decay_schedule(config.lr, steps, alpha=floor)
     parts = jax.tree.map_with_path(lambda path, _: part_of(path, config.frozen, new), params)
     grown = "new" in jax.tree.leaves(parts)
 
+    def schedule(step: Any) -> Any:
+        place = step + offset
+        rising = config.lr * place / max(warmup - 1, 1)
+        share = jnp.clip((place - warmup) / max(steps - warmup, 1), 0, 1)
+        falling = config.min_lr + (config.lr - config.min_lr) * (1 + jnp.cos(jnp.pi * share)) / 2
+        return jnp.where(place < warmup, rising, falling)
+
     def rates(step: Int32[Array, ""]) -> Any:
         full = schedule(step)
-        slow = jnp.where(step < rest, 0.0, full * config.backbone_lr) if grown else full
+        slow = jnp.where(step + offset < rest, 0.0, full * config.backbone_lr) if grown else full
         table = {"new": full, "backbone": slow, "frozen": jnp.float32(0), "metric": full * metric_rate}
         return jax.tree.map(lambda part: table[part], parts)
 

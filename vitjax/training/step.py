@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from vitjax.parallel import ROWS
-from vitjax.training.config import TrainConfig
+from vitjax.training.config import OptimConfig, TrainConfig
 from vitjax.training.losses import Loss, Rows
 from vitjax.training.mixup import mix, soft_labels
 from vitjax.training.optim import Rates, without_gradient
@@ -33,12 +33,19 @@ def make_train_step(
 
     A step whose loss or gradient is not finite changes nothing but counters, so that no state is ever saved
     that NaN went into.
+
+    Batch norm's statistics and every mean of a loss, that over kept tokens too, are of the whole batch on any
+    number of devices; with `optim.accumulate` they are of a part. The official code of DynamicViT takes them
+    on each GPU, over 128 images, and averages gradients: that is `optim.accumulate` = batch_size / 128.
     """
     optim, augment = config.optim, config.augment
 
     def prepare(batch: Any, rng: Array) -> Rows:
         labels = soft_labels(batch.labels, classes, augment.smoothing)
-        mixed = mix(rng, pixels(batch.images), labels, mixup=augment.mixup, cutmix=augment.cutmix)
+        mixed = mix(
+            rng, pixels(batch.images), labels,
+            mixup=augment.mixup, cutmix=augment.cutmix, group=augment.mix_group,
+        )  # fmt: skip
         return Rows(*mixed, batch.index)
 
     def gradient(variables: dict, teacher: Any, rows: Rows, rng: Array) -> Any:
@@ -92,9 +99,7 @@ def make_train_step(
         new = {"params": params, **rest}
         ok = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         past = ~ok & (state.skipped == config.max_skipped)
-        kept = _choose(
-            ok, (new, opt, _averaged(state, new, optim.ema)), (state.variables, state.opt, state.ema)
-        )
+        kept = _choose(ok, (new, opt, _averaged(state, new, optim)), (state.variables, state.opt, state.ema))
         state = State(
             step=state.step + 1,
             variables=kept[0],
@@ -114,12 +119,15 @@ def make_train_step(
     )
 
 
-def _averaged(state: State, new: dict, decay: float) -> dict:
-    """Running mean; its decay rises to `decay` with the step, so that the first values are soon forgotten."""
-    if not decay:
+def _averaged(state: State, new: dict, config: OptimConfig) -> dict:
+    """Running mean; with `ema_warmup` its decay rises with the step: the first values are soon forgotten.
+
+    Source: timm's `ModelEma`, where it is constant; the rise is that of TensorFlow's moving averages.
+    """
+    if not config.ema:
         return state.ema
     count = state.step.astype(jnp.float32)
-    share = jnp.minimum(decay, (1 + count) / (10 + count))
+    share = jnp.minimum(config.ema, (1 + count) / (10 + count)) if config.ema_warmup else config.ema
     return jax.tree.map(lambda old, now: share * old + (1 - share) * now, state.ema, new)
 
 
