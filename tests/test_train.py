@@ -396,6 +396,10 @@ def test_each_recipes_small_variant_trains(config, tmp_path):
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["step"] == 4
     assert last["metrics"]["train_loss"] > 0
+    if config.startswith("dynamic"):  # both are evaluated, as officially
+        assert {"accuracy", "raw_accuracy"} <= set(last["metrics"])
+        assert last["best"]["step"] == last["best_raw"]["step"] == 4
+        assert (tmp_path / "best_raw.safetensors").exists()
 
 
 @pytest.mark.slow

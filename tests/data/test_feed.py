@@ -69,6 +69,27 @@ def test_the_same_picture_is_changed_differently_in_each_epoch():
     assert not np.array_equal(pixels[0], pixels[1]) or not np.array_equal(pixels[1], pixels[2])
 
 
+def test_what_augmentation_draws_depends_on_seed_step_and_row_and_on_nothing_else():
+    def draws(step: int, seed: int = 3, **fields) -> list[int]:
+        found = []
+
+        def augment(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+            found.append(int(rng.integers(1 << 60)))
+            return np.asarray(image)
+
+        Feed(Pictures(25), augment, 4, seed=seed, **fields).batch(step)
+        return found
+
+    every = [draws(step) for step in range(14)] + [draws(5, seed=4)]  # of more than two epochs
+    assert len({number for row in every for number in row}) == 15 * 4
+    assert draws(13, workers=4) == every[13] == draws(13, shard=(0, 2)) + draws(13, shard=(1, 2))
+
+
+def test_the_order_of_an_epoch_depends_on_the_seed():
+    one, other = feed(), Feed(Pictures(25), feed().augment, 4, seed=4)
+    assert one.index(0).tolist() != other.index(0).tolist()
+
+
 def test_another_picture_takes_a_bad_ones_place_and_the_bad_one_is_named_once():
     one = feed(bad=(5,), bad_limit=0.1)
     batches = list(one.steps(0, 12))

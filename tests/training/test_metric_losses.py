@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitjax.training import metric_losses
 from vitjax.training.metric_losses import (
     groups_loss,
     margin_loss,
@@ -37,6 +38,29 @@ def test_margin_loss_of_two_classes_of_two_by_hand(rng):
         possible.add(float(sum(positive) / max(len(positive), 1)))
     assert all(min(abs(value - one) for one in possible) < 1e-5 for value in found)
     assert len(set(found)) > 1
+
+
+def test_margin_loss_measures_every_anchor_against_the_boundary_of_its_own_class(rng, monkeypatch):
+    x, labels = np.asarray(points(3, 7), np.float64), np.array([0, 0, 0, 1, 1, 2, 2])
+    beta = np.array([0.4, 0.9, 1.3])
+    negative = np.array(
+        [[4, 5, 6, 3, 4, 5, 6]] * 3 + [[0, 1, 2, 5, 6, 0, 5]] * 2 + [[3, 0, 4, 1, 2, 4, 3]] * 2
+    )
+    monkeypatch.setattr(metric_losses, "_draw_negatives", lambda *_: jnp.asarray(negative))
+    terms = []
+    for anchor in range(7):
+        for other in range(7):
+            if labels[anchor] == labels[other] and anchor != other:
+                bound = beta[labels[anchor]]
+                near = np.linalg.norm(x[anchor] - x[other])
+                far = np.linalg.norm(x[anchor] - x[negative[anchor, other]])
+                terms += [0.2 + near - bound, 0.2 - far + bound]
+    positive = [term for term in terms if term > 0]
+    assert 0 < len(positive) < len(terms)
+    found = metric_losses.margin_loss(
+        rng, jnp.asarray(x, jnp.float32), jnp.asarray(labels), jnp.asarray(beta, jnp.float32)
+    )
+    assert float(found) == pytest.approx(np.mean(positive), rel=1e-5)
 
 
 def test_negatives_are_drawn_by_the_inverse_of_their_density():

@@ -29,14 +29,43 @@ def rates_at(step: int, config: OptimConfig = CONFIG, params=PARAMS) -> dict:
 
 @pytest.mark.parametrize(
     ("step", "new", "backbone"),
-    [(0, 0.0, 0.0), (5, 0.5, 0.0), (10, 1.0, 0.0), (19, None, 0.0), (25, 0.55, 0.0055), (40, 0.1, 0.001)],
+    [
+        (0, 0.0, 0.0),
+        (5, 5 / 9, 0.0),
+        (9, 1.0, 0.0),
+        (10, 1.0, 0.0),
+        (19, None, 0.0),
+        (20, None, None),
+        (25, 0.55, 0.0055),
+        (40, 0.1, 0.001),
+    ],
 )
 def test_predictors_learn_at_once_and_the_backbone_follows_later_at_a_share(step, new, backbone):
     found = rates_at(step)
-    assert found["backbone"] == pytest.approx(backbone, abs=1e-6)
+    if backbone is None:
+        assert found["backbone"] == pytest.approx(0.01 * found["new"]) and found["backbone"] > 0
+    else:
+        assert found["backbone"] == pytest.approx(backbone, abs=1e-6)
     assert found["cls"] == 0
     if new is not None:
         assert found["new"] == pytest.approx(new, abs=1e-6)
+
+
+def test_a_schedule_may_start_behind_its_first_step():
+    for step in (0, 7, 18, 30):
+        _, rates = make_rates(CONFIG, PARAMS, steps=40, steps_per_epoch=10, offset=7)
+        found = rates(jnp.int32(step))
+        assert float(found["score_predictor_0"]["in_conv_1"]["kernel"]) == rates_at(step + 7)["new"]
+        assert float(found["blocks_0"]["mlp"]["fc1"]["kernel"]) == rates_at(step + 7)["backbone"]
+
+
+def test_parts_have_their_own_rates():
+    params = PARAMS | {"metric": {"beta": jnp.ones(3)}, "head": {"kernel": jnp.ones((2, 2))}}
+    _, rates = make_rates(CONFIG, params, steps=40, steps_per_epoch=10, new=("head",), metric_rate=50.0)
+    found = rates(jnp.int32(10))
+    assert float(found["metric"]["beta"]) == 50
+    assert float(found["head"]["kernel"]) == 1
+    assert float(found["blocks_0"]["mlp"]["fc1"]["bias"]) == 0
 
 
 def test_a_plain_model_moves_as_a_whole_from_the_start():

@@ -8,6 +8,7 @@ import train
 from vitjax.data.transforms import preprocess
 from vitjax.program import UserError
 from vitjax.training.config import TrainConfig
+from vitjax.training.state import State
 
 
 @pytest.fixture
@@ -44,6 +45,20 @@ def test_a_score_that_is_not_a_number_is_never_the_best(tmp_path, said, monkeypa
     assert not (tmp_path / "best.safetensors").exists()
     assert best({}, 0.0) == {"step": 1, "score": 0.0}
     assert best({"best": {"step": 0, "score": 0.5}}, 0.6) == {"step": 1, "score": 0.6}
+
+
+def test_the_running_mean_and_the_parameters_each_have_their_own_best(tmp_path, said, monkeypatch):
+    written = []
+    monkeypatch.setattr(train, "export", lambda path, state: written.append((path.name, state.evaluated)))
+    run = types.SimpleNamespace(evaluation=types.SimpleNamespace(score="accuracy"))
+    state = State(3, {"w": 1}, (), {"w": 2}, 0, 0)
+    notes: dict = {}
+    for step, mean, raw in [(1, 0.5, 0.3), (2, 0.4, 0.6), (3, 0.7, float("nan"))]:
+        found = {"accuracy": mean, "raw_accuracy": raw}
+        notes.update(train.note_evaluation(tmp_path, run, state, notes, step, found, None))
+    best, raw = ("best.safetensors", {"w": 2}), ("best_raw.safetensors", {"w": 1})
+    assert written == [best, raw, raw, best]
+    assert notes["best"] == {"step": 3, "score": 0.7} and notes["best_raw"] == {"step": 2, "score": 0.6}
 
 
 def note(out, said: list[str], **fields) -> list[str]:

@@ -10,11 +10,18 @@ from vitjax import models, parallel
 from vitjax.backbone import dense
 from vitjax.data.feed import TrainBatch
 from vitjax.training import optim
-from vitjax.training.config import DistillConfig, MetricConfig, OptimConfig, SparsifyConfig, TrainConfig
-from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss, metric_start
+from vitjax.training.config import (
+    AugmentConfig,
+    DistillConfig,
+    MetricConfig,
+    OptimConfig,
+    SparsifyConfig,
+    TrainConfig,
+)
+from vitjax.training.losses import Rows, make_distill_loss, make_loss, make_metric_loss, metric_start
 from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.training.state import State, create, shardings
-from vitjax.training.step import make_eval_step, make_train_step
+from vitjax.training.step import _averaged, make_eval_step, make_train_step
 
 SMALL = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
 PIXELS = Pixels((0.5,) * 3, (0.5,) * 3)
@@ -142,6 +149,48 @@ def test_the_running_mean_follows_its_formula():
     after = jax.device_get(trainer.state.variables["params"]["head"]["bias"])
     mean = trainer.state.ema["params"]["head"]["bias"]
     np.testing.assert_allclose(mean, 0.1 * start + 0.9 * after, rtol=1e-5)
+
+
+def test_a_rising_decay_stops_at_its_value_and_a_constant_one_does_not_rise():
+    for fields, step, decay in [({}, 0, 0.1), ({}, 500, 0.9), ({"ema_warmup": False}, 0, 0.9)]:
+        state = State(jnp.int32(step), {}, (), {"w": jnp.float32(2)}, 0, 0)
+        found = _averaged(state, {"w": jnp.float32(5)}, OptimConfig(ema=0.9, **fields))
+        assert float(found["w"]) == pytest.approx(2 * decay + 5 * (1 - decay))
+
+
+def test_random_numbers_of_the_loss_and_of_mixup_depend_on_step_and_part():
+    def loss(variables, teacher, rows, rng):
+        drawn = jax.random.uniform(rng)
+        metrics = {"drawn": drawn, "squared": drawn**2, "labels": rows.labels[0, 0]}
+        return variables["params"]["head"]["bias"].sum(), ({}, metrics)
+
+    config = dataclasses.replace(with_optim(accumulate=2), augment=AugmentConfig(mixup=0.8))
+    trainer = Trainer(config=config, loss=loss)
+    one = batch()
+    one.labels[:] = np.arange(8) // 4  # every image has a partner of the other class
+    found = trainer.run(*[one] * 4)
+    for name in ("drawn", "labels"):
+        assert len({float(figures[name]) for figures in found}) == 4
+    for figures in found:  # were both parts given the same number, its square would be the mean of squares
+        assert float(figures["squared"]) > float(figures["drawn"]) ** 2 + 1e-6
+    trainer.state = trainer.state.replace(step=parallel.replicate(jnp.int32(2), trainer.mesh))
+    assert trainer.run(one)[0]["drawn"] == found[2]["drawn"]
+
+
+def test_the_teacher_computes_in_its_own_type():
+    model = models.build("dynamicvit_deit_tiny_patch16_224", **SMALL)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    theirs = jax.eval_shape(dense(model).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    rows = Rows(jnp.zeros((2, 8, 8, 3)), jnp.ones((2, 3)) / 3, jnp.arange(2))
+
+    def text(model, **fields) -> str:
+        loss = make_loss(model, SparsifyConfig(**fields))
+        return str(jax.make_jaxpr(loss)(variables, theirs, rows, jax.random.key(0)))
+
+    assert "bf16" not in text(model) and "bf16" not in text(model, teacher_dtype="float32")
+    assert "bf16" in text(model, teacher_dtype="bfloat16")
+    half = model.clone(dtype="bfloat16")
+    assert text(half).count("bf16") > text(half, teacher_dtype="float32").count("bf16") > 0
 
 
 def test_an_evaluation_counts_real_pictures_only():

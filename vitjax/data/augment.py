@@ -94,7 +94,8 @@ def rand_augment(image: Image.Image, count: int, magnitude: float, rng: np.rando
     """Some random changes, each made with probability 1/2 and a strength about `magnitude` of 10.
 
     Source: Cubuk et al. 2020, RandAugment (arXiv:1909.13719), as timm's "rand-m9-mstd0.5-inc1": 15 kinds,
-    strengths normal with deviation 0.5, all rising with the magnitude.
+    strengths normal with deviation 0.5, all rising with the magnitude. Different: posterizing leaves at least
+    one bit, where timm leaves none at the magnitude 10, a black image.
     """
     for kind in rng.integers(0, len(_KINDS), size=count):
         strength = min(max(rng.normal(magnitude, 0.5), 0.0), 10.0) / 10
