@@ -35,6 +35,7 @@ ALLOWED = {
     "sweep": {"config"},
     "training": {
         "training",
+        "checkpoint",
         "backbone",
         "cached",
         "kinds",

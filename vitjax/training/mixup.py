@@ -38,10 +38,11 @@ def mix(
         return images, labels
     rows = min(group or len(images), len(images))
     keys = jax.random.split(rng, len(images) // rows)
-    share, inside = jax.vmap(lambda key: draw(key, images.shape[1:3], mixup=mixup, cutmix=cutmix))(keys)
-    groups = [x.reshape(-1, rows, *x.shape[1:]) for x in (images, labels)]
-    mixed = jax.vmap(blend)(*groups, share, inside)
-    return mixed[0].reshape(images.shape), mixed[1].reshape(labels.shape)
+    size = images.shape[1], images.shape[2]
+    share, inside = jax.vmap(lambda key: draw(key, size, mixup=mixup, cutmix=cutmix))(keys)
+    by_group = (x.reshape(-1, rows, *x.shape[1:]) for x in (images, labels))
+    mixed, soft = jax.vmap(blend)(*by_group, share, inside)
+    return mixed.reshape(images.shape), soft.reshape(labels.shape)
 
 
 def draw(
