@@ -40,8 +40,8 @@ def mix(
     keys = jax.random.split(rng, len(images) // rows)
     size = images.shape[1], images.shape[2]
     share, inside = jax.vmap(lambda key: draw(key, size, mixup=mixup, cutmix=cutmix))(keys)
-    by_group = (x.reshape(-1, rows, *x.shape[1:]) for x in (images, labels))
-    mixed, soft = jax.vmap(blend)(*by_group, share, inside)
+    pixels = images.reshape(-1, rows, *images.shape[1:])
+    mixed, soft = jax.vmap(blend)(pixels, labels.reshape(-1, rows, labels.shape[1]), share, inside)
     return mixed.reshape(images.shape), soft.reshape(labels.shape)
 
 
