@@ -28,6 +28,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps compiled programs, for all workers and for the next run; `--cache-clear` removes them."""
+    if hasattr(config, "cache"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs():
+    """Tests of one file share what is compiled; it is freed after them, so that a worker stays small."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def rng() -> jax.Array:
     return jax.random.key(0)
