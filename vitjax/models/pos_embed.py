@@ -1,12 +1,13 @@
 """Position tables for another image size: two small interpolation matrices, one per axis.
 
-Checkpoints do this in three ways, and the results differ by far more than rounding:
+Checkpoints do this in four ways, and the results differ by far more than rounding:
 
 - timm, and DINOv2 with registers: bicubic (a = -0.5), antialiased, by output size.
 - Hugging Face ViT, DeiT and DINOv2, and ONNX exports of them: bicubic (a = -0.75), not antialiased, by
   output size.
 - Original DINOv2 without registers: the same, but sampled at the step of a scale factor,
   M / (size + 0.1) for a table of M rows, instead of M / size.
+- Google's ViT: linear, corner rows on corner rows (`scipy.ndimage.zoom`, order 1).
 """
 
 import jax
@@ -22,6 +23,7 @@ def resize_positions(
     *,
     antialias: bool = True,
     offset: float | int = 0.0,
+    corners: bool = False,
 ) -> Float[Array, "m d"]:
     """Position embeddings of one grid of patches resampled to another grid.
 
@@ -31,14 +33,19 @@ def resize_positions(
         target: rows and columns wanted.
         antialias: timm's way; False: plain bicubic, borders clamped.
         offset: in patches; non-zero samples at step source / (target + offset), the original DINOv2's way.
+        corners: Google's way, in place of both.
 
     Returns:
         One row per patch of `target`; the table itself where the grids agree.
     """
     if source == target:
         return table
-    rows = _axis_matrix(source[0], target[0], antialias=antialias, offset=offset)
-    columns = _axis_matrix(source[1], target[1], antialias=antialias, offset=offset)
+    rows, columns = (
+        _corner_matrix(size, wanted)
+        if corners
+        else _axis_matrix(size, wanted, antialias=antialias, offset=offset)
+        for size, wanted in zip(source, target, strict=True)
+    )
     grid = table.reshape(*source, table.shape[-1])
     resized = jnp.einsum("yh,xw,hwd->yxd", rows, columns, grid, precision=jax.lax.Precision.HIGHEST)
     return resized.reshape(target[0] * target[1], table.shape[-1])
@@ -60,6 +67,12 @@ def _axis_matrix(size: int, wanted: int, *, antialias: bool, offset: float | int
             place = np.clip(first + tap, 0, size - 1)
             np.add.at(weights, (np.arange(wanted), place), _cubic(first + tap - centre, -0.75))
     return weights.astype(np.float32)
+
+
+def _corner_matrix(size: int, wanted: int) -> np.ndarray:
+    """Linear interpolation weights (wanted, size) along one axis; the first and the last row stay."""
+    place = np.linspace(0, size - 1, wanted) if wanted > 1 else np.zeros(1)
+    return np.maximum(1 - np.abs(place[:, None] - np.arange(size)[None, :]), 0).astype(np.float32)
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:

@@ -185,10 +185,16 @@ class VisionTransformer(nn.Module):
 
     @nn.nowrap
     def resize_positions(
-        self, table: Float[Array, "n d"], source: tuple[int, int], *, antialias: bool, offset: float | int
+        self,
+        table: Float[Array, "n d"],
+        source: tuple[int, int],
+        *,
+        antialias: bool,
+        offset: float | int,
+        corners: bool = False,
     ) -> Float[Array, "m d"]:
         """Patch rows of a position table resampled to this model's grid; used when weights are loaded."""
-        return resize_positions(table, source, self.grid, antialias=antialias, offset=offset)
+        return resize_positions(table, source, self.grid, antialias=antialias, offset=offset, corners=corners)
 
     @nn.compact
     def __call__(

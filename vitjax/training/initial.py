@@ -124,7 +124,8 @@ def _load(source: str, model: Any, depth: int, *, drop_head: bool = False) -> tu
 
 def _is_cut_off(name: str, depth: int) -> bool:
     """Tells whether a weight belongs to a block behind the first `depth`; 0 = all blocks are wanted."""
-    block = re.search(r"\b(?:blocks|layer)\.(\d+)\.", name)  # timm's and Hugging Face's names
+    # timm's and Hugging Face's names; DINOv2's training puts the number of a chunk before.
+    block = re.search(r"\b(?:blocks|layer)\.(?:\d+\.)?(\d+)\.", name)
     return bool(depth) and block is not None and int(block[1]) >= depth
 
 

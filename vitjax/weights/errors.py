@@ -1,5 +1,48 @@
-"""The one error that weights raise for a user."""
+"""The one error that weights raise for a user, and what readers raise on bytes that make no sense."""
+
+import contextlib
+import lzma
+import os
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
 
 
 class WeightsError(ValueError):
     """Weights that cannot be fetched, read or fitted; the text says what and what to do."""
+
+
+# Of zipfile, pickletools, json, struct, protobuf and numpy; OSError stands for the disk and is told apart.
+DAMAGE = (
+    ValueError, TypeError, LookupError, EOFError, ArithmeticError, AssertionError, AttributeError,
+    MemoryError, NotImplementedError, RuntimeError, SyntaxError, struct.error, tokenize.TokenError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike, kind: str) -> Iterator[None]:
+    """Turns whatever goes wrong while a file is read into one line that names it.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the message: "a whole ... of plain arrays".
+
+    Raises:
+        WeightsError: in place of everything in DAMAGE and of OSError.
+    """
+    source = f"weights file {os.fspath(path)!r}"
+    try:
+        yield
+    except WeightsError as error:
+        text = str(error)
+        raise WeightsError(text if text.startswith("weights ") else f"{source}: {text}") from error
+    except OSError as error:
+        raise WeightsError(f"{source} cannot be read: {error.strerror or error}.") from error
+    except DAMAGE as error:
+        why = f"{type(error).__name__}: {' '.join(str(error)[:120].split())!r}"
+        raise WeightsError(
+            f"{source} is not a whole {kind} of plain arrays ({why}); fetch it again."
+        ) from error

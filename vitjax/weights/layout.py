@@ -1,8 +1,10 @@
 """What tells one layout of names in checkpoints from another, and how its names become timm's."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -14,16 +16,24 @@ class Positions:
         offset: in patches; see `vitjax.models.pos_embed`.
         prefix_rows: rows before the patches' rows; None = as the model has.
         square: the code takes the patch grid to be square whenever it can be.
+        corners: linear, corner rows on corner rows, in place of bicubic.
     """
 
     antialias: bool = True
     offset: float = 0.0
     prefix_rows: int | None = None
     square: bool = False
+    corners: bool = False
 
     def __str__(self) -> str:
+        if self.corners:
+            return "linear between aligned corners"
         step = f"scale factor with offset {self.offset}" if self.offset else "size"
         return f"bicubic by {step}, {'' if self.antialias else 'not '}antialiased"
+
+
+def _as_it_is(name: str, array: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
+    return ((name, array),)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,8 @@ class Layout:
         ignored: pattern of a whole name: why it is left out.
         positions: what its position table is, where it has one.
         computes: fields of the model that its own code has at these values and that no weight tells.
+        to_torch: names and arrays in torch's shapes for one name behind the prefix and its array, before
+            `table` is asked.
     """
 
     name: str
@@ -49,13 +61,14 @@ class Layout:
     ignored: dict[str, str] = field(default_factory=dict)
     positions: Positions = field(default_factory=Positions)
     computes: Mapping[str, object] = field(default_factory=dict)
+    to_torch: Callable[[str, np.ndarray], Iterable[tuple[str, np.ndarray]]] = _as_it_is
 
-    def prefix(self, names: Collection[str]) -> str | None:
-        """The wrapper's prefix of a checkpoint in this layout; None where it is in another."""
-        found = [n for n in names if n == self.anchor or n.endswith("." + self.anchor)]
-        if not found:
-            return None
-        # A checkpoint of training may hold a student beside: the shortest name is the plain backbone.
-        prefix = min(found, key=len).removesuffix(self.anchor)
-        inside = (n.removeprefix(prefix) for n in names if n.startswith(prefix))
-        return prefix if not self.mark or any(re.fullmatch(self.mark, n) for n in inside) else None
+    def anchors(self, names: Collection[str]) -> dict[str, str]:
+        """Names that are the anchor of weights in this layout, and the wrapper's prefix before each."""
+        found = {n: n.removesuffix(self.anchor) for n in names if ("." + n).endswith("." + self.anchor)}
+        if found and self.mark:
+            # Shortest prefixes: a mark begins with a name of its own.
+            marked = re.compile(rf"((?:.*?\.)?)(?:{self.mark})")
+            inside = {match[1] for name in names if (match := marked.fullmatch(name))}
+            found = {name: prefix for name, prefix in found.items() if prefix in inside}
+        return found

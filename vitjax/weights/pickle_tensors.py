@@ -8,6 +8,7 @@ tensor must lie within its storage and hold no more elements than it.
 
 import math
 import pickletools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 
 from vitjax.weights.errors import WeightsError
 
-_MAX_STEPS = 2_000_000
+_MAX_STEPS = 500_000  # the largest training states of published ViTs take a third
+_MAX_COPIED = 2_000_000
 _STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -62,7 +64,24 @@ class Tensor:
 
 
 class _Ignored:
-    """Stands for an object whose content is of no use, such as the command line of a training run."""
+    """Stands for an object whose content is of no use: the command line of a run, its best accuracy."""
+
+
+def _ignored(*args: Any) -> _Ignored:
+    return _Ignored()
+
+
+def _number_type(name: Any = None, *rest: Any) -> _Ignored:
+    # A NumPy type that is no number or text may hold any object.
+    if not isinstance(name, str) or not re.fullmatch(r"[<>|=]?[?biufcSUmM]\d{0,8}", name):
+        raise WeightsError(f"the file holds a NumPy value of type {str(name)[:40]!r}, no number; refused.")
+    return _Ignored()
+
+
+def _scalar(dtype: Any = None, *rest: Any) -> _Ignored:
+    if not isinstance(dtype, _Ignored):
+        raise WeightsError("a NumPy scalar has no type; refused.")
+    return _Ignored()
 
 
 def whole(value: Any, what: str) -> int:
@@ -110,11 +129,17 @@ def _ordered_dict(items: Any = ()) -> dict:
     return built
 
 
-def _key(value: Any) -> Any:
+class _Key(str):
+    """A key that is no text, in words: numbers can be made to have one hash, text cannot."""
+
+
+def _key(value: Any) -> str:
     # Only plain values: hashing a tuple nested a million deep would overflow the stack of the interpreter.
-    if not isinstance(value, (str, int, float, bytes, type(None))):
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, (int, float, bytes, type(None))):
         raise WeightsError(f"a dictionary key is a {type(value).__name__}; refused.")
-    return value
+    return _Key(f"{type(value).__name__} {hex(value) if isinstance(value, int) else value!r}")
 
 
 _GLOBALS = {
@@ -124,8 +149,14 @@ _GLOBALS = {
     ("builtins", "tuple"): _Global("tuple", lambda items=(): tuple(_plain_items(items))),
     ("builtins", "set"): _Global("set", lambda items=(): {_key(item) for item in _plain_items(items)}),
     ("torch", "Size"): _Global("Size", lambda items=(): tuple(_plain_items(items))),
-    ("torch", "device"): _Global("device", lambda *_: _Ignored()),
-    ("argparse", "Namespace"): _Global("Namespace", lambda *_: _Ignored()),
+    ("torch", "device"): _Global("device", _ignored),
+    ("argparse", "Namespace"): _Global("Namespace", _ignored),
+    ("numpy", "dtype"): _Global("dtype", _number_type),
+    ("numpy._core.multiarray", "scalar"): _Global("scalar", _scalar),
+    ("numpy.core.multiarray", "scalar"): _Global("scalar", _scalar),
+    # Bytes, of a NumPy scalar for one, as the pickles that torch writes spell them.
+    ("_codecs", "encode"): _Global("encode", _ignored),
+    ("builtins", "bytes"): _Global("bytes", _ignored),
     ("torch._utils", "_rebuild_tensor"): _Global("_rebuild_tensor", _rebuild_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): _Global("_rebuild_tensor_v2", _rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): _Global("_rebuild_parameter", _rebuild_parameter),
@@ -142,6 +173,9 @@ _GLOBALS |= {
 
 
 def _global(module: Any, name: Any) -> _Global:
+    # Text first: other things may be too deep to hash.
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise WeightsError("its pickle names a function by something that is no text; refused.")
     if (module, name) not in _GLOBALS:
         raise WeightsError(
             f"the file asks for {f'{module}.{name}'[:200]!r}, which is no tensor or container; refused, "
@@ -181,7 +215,7 @@ def interpret(file: Any, storages: dict[str, Storage] | None = None) -> Any:
         if name in _LITERALS:
             stack.append(arg)
         elif name in _PUT:
-            memo[len(memo) if arg is None else arg] = stack[-1]
+            memo[len(memo) if arg is None else whole(arg, "a memo's number")] = stack[-1]
         elif name in _GET:
             stack.append(memo[arg])
         elif name == "GLOBAL":
@@ -190,8 +224,8 @@ def interpret(file: Any, storages: dict[str, Storage] | None = None) -> Any:
             stack.append(_CONSTANTS[name]())
         elif name in _RULES:
             copied += _items_of_call(stack) if name in ("REDUCE", "NEWOBJ") else 0
-            if copied > _MAX_STEPS:  # more than any file can hold once
-                raise WeightsError(f"its pickle copies more than {_MAX_STEPS} items; refused.")
+            if copied > _MAX_COPIED:  # more than any file can hold once
+                raise WeightsError(f"its pickle copies more than {_MAX_COPIED} items; refused.")
             _RULES[name](stack)
         elif name not in _SKIP:
             raise WeightsError(f"its pickle uses the instruction {name}, which no checkpoint needs; refused.")

@@ -5,13 +5,12 @@ one file per family), and one rule turns a timm name into the path of a linen pa
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from vitjax.weights import names_cvt, names_lvvit, names_resnet, names_swin, names_vit
-from vitjax.weights.errors import WeightsError
+from vitjax.weights.entries import Choice, choose
 from vitjax.weights.layout import Layout, Positions
 from vitjax.weights.onnx_file import CLS_ROWS, PATCH_ROWS
 
@@ -22,6 +21,7 @@ class Renamed:
 
     layout: str
     positions: Positions
+    entry: str = ""  # what stands before its names in the file
     state: dict[str, np.ndarray] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)  # timm name: name in the file
     ignored: dict[str, str] = field(default_factory=dict)  # name in the file: why
@@ -31,47 +31,58 @@ class Renamed:
 _MASK = "only masked training uses it"
 _POOLER = "a layer after the pooled token, not part of the backbone"
 
-# The first whose anchor and mark a checkpoint has is its layout; those of plain ViT tell by least, so they
-# come last.
-_LAYOUTS = (
-    *names_cvt.LAYOUTS,
-    *names_lvvit.LAYOUTS,
-    *names_resnet.LAYOUTS,
-    *names_swin.LAYOUTS,
-    *names_vit.LAYOUTS,
-)
 _IGNORED = {
     r"(embeddings\.)?mask_token": _MASK,
     r"pooler\..*": _POOLER,
     r".*\.num_batches_tracked": "a counter of training",
+    r".*::.*": "a nameless constant of the graph",
 }
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}  # of batch norms
 _TORCH_STATISTICS = {ours: theirs for theirs, ours in _STATISTICS.items()}
+_CHUNKED = re.compile(r"blocks\.(\d{1,9})\.(\d{1,9})\.(.*)")
 _HEADS = re.compile(r"(head|head_dist|classifier|cls_classifier|distillation_classifier)\.(weight|bias)")
 
 
-def rename(state: Mapping[str, np.ndarray]) -> Renamed:
+def rename(state: Mapping[str, np.ndarray], choice: Choice | None = None) -> Renamed:
     """Brings a checkpoint of any known layout into timm's names.
 
     Layouts: those of the `names_*` modules, one per family; any wrapper's prefix.
 
+    Args:
+        state: arrays by name in the file.
+        choice: which of them; None = by meaning, where there are several sets.
+
     Raises:
-        WeightsError: no known layout.
+        WeightsError: no known layout, or no choice by meaning.
     """
-    layout, prefix = _find_layout(state)
-    renamed = Renamed(layout.name, layout.positions, computes=layout.computes)
-    outside = []
-    for name in state:
+    choice = choice or choose(state)
+    layout, prefix = choice.layout, choice.prefix
+    renamed = Renamed(layout.name, layout.positions, prefix.removesuffix("."), computes=layout.computes)
+    places: dict[str, list[tuple[str, np.ndarray]]] = {}  # by timm's name: names in the file and arrays
+    inside = {name.removeprefix(prefix): raw for name, raw in choice.names.items() if name.startswith(prefix)}
+    unchunked = _without_chunks(inside)
+    for name, raw in inside.items():
+        if reason := _reason_to_ignore(layout, name):
+            renamed.ignored[raw] = reason
+            continue
+        for inner, array in layout.to_torch(unchunked[name], state[raw]):
+            places.setdefault(_target(layout, inner), []).append((raw, array))
+    heads: dict[str, list[tuple[str, np.ndarray]]] = {}
+    for name, raw in choice.names.items():
         if name.startswith(prefix):
-            _place(renamed, layout, name, name.removeprefix(prefix), state[name])
-        else:
-            outside.append(name)
-    for name in outside:
+            continue
         head = _HEADS.search(name)
-        if head and head.end() == len(name):
-            _place(renamed, layout, name, head.group(), state[name])
+        target = _target(layout, head.group()) if head and head.end() == len(name) else ""
+        if target and target not in places:
+            heads.setdefault(target, []).append((raw, state[raw]))
         else:
-            renamed.ignored[name] = f"outside {prefix!r}, where the backbone is"
+            renamed.ignored[raw] = f"outside {prefix!r}, where the backbone is"
+    for target, found in (places | heads).items():
+        for raw, array in found:
+            # Of two weights for one place neither is taken: both are unexpected, whatever their order.
+            name = target if len(found) == 1 else f"{raw} (one of {len(found)} for {target})"
+            renamed.state[name], renamed.origin[name] = array, raw
+    renamed.ignored |= choice.left_out
     _join(renamed, CLS_ROWS, (CLS_ROWS, PATCH_ROWS), "pos_embed", axis=1)
     for name in [n for n in renamed.state if re.search(r"\.attn\.q\.\w+$", n)]:
         stem, leaf = name.split(".q.")
@@ -79,35 +90,39 @@ def rename(state: Mapping[str, np.ndarray]) -> Renamed:
     return renamed
 
 
-def _find_layout(state: Mapping[str, np.ndarray]) -> tuple[Layout, str]:
-    for layout in _LAYOUTS:
-        prefix = layout.prefix(state)
-        if prefix is not None:
-            return layout, prefix
-    some = ", ".join(repr(n) for n in list(state)[:5])
-    anchors = " or ".join(dict.fromkeys(repr(layout.anchor) for layout in _LAYOUTS))
-    raise WeightsError(
-        f"these are not the weights of a model we know: no {anchors} among {len(state)} names ({some}, ...)."
-    )
+def _without_chunks(names: Collection[str]) -> dict[str, str]:
+    """Names of DINOv2's training, blocks.CHUNK.NUMBER.*, without the chunk.
+
+    There a block keeps its number in the whole row; where blocks are numbered anew in every chunk, they are
+    counted through.
+    """
+    chunked = {name: match for name in names if (match := _CHUNKED.fullmatch(name))}
+    blocks = sorted({(int(match[1]), int(match[2])) for match in chunked.values()})
+    anew = len({number for _, number in blocks}) < len(blocks)
+    place = {block: i if anew else block[1] for i, block in enumerate(blocks)}
+    return {
+        name: f"blocks.{place[int(chunked[name][1]), int(chunked[name][2])]}.{chunked[name][3]}"
+        if name in chunked
+        else name
+        for name in names
+    }
 
 
-def _place(renamed: Renamed, layout: Layout, name: str, inner: str, array: np.ndarray) -> None:
+def _reason_to_ignore(layout: Layout, name: str) -> str:
+    """Why a weight is left out, by its name behind the prefix; "" = it is not."""
     for pattern, reason in (_IGNORED | layout.ignored).items():
-        if re.fullmatch(pattern, inner):
-            renamed.ignored[name] = reason
-            return
-    if "::" in name:
-        renamed.ignored[name] = "a nameless constant of the graph"
-        return
+        if re.fullmatch(pattern, name):
+            return reason
+    return ""
+
+
+def _target(layout: Layout, name: str) -> str:
+    """Name in timm."""
     for pattern, target in layout.table.items():
-        match = re.fullmatch(pattern, inner)
+        match = re.fullmatch(pattern, name)
         if match:
-            inner = target(match) if callable(target) else match.expand(target)
-            break
-    if inner in renamed.state:
-        inner = name  # A second weight for the same place stays under its own name, and is unexpected.
-    renamed.state[inner] = array
-    renamed.origin[inner] = name
+            return target(match) if callable(target) else match.expand(target)
+    return name
 
 
 def _join(renamed: Renamed, first: str, parts: tuple[str, ...], target: str, *, axis: int) -> None:

@@ -28,6 +28,7 @@ class LoadReport:
     Attributes:
         source: where the weights came from.
         layout: whose names the file uses.
+        entry: which of its sets of weights was taken, as the prefix of its names; "" = names without one.
         loaded: number of parameters that took a value from the file.
         missing: the model has them, the file does not; timm's names.
         unexpected: the file has them, the model does not; the file's names.
@@ -46,11 +47,29 @@ class LoadReport:
     ignored: dict[str, str]
     notes: tuple[str, ...]
     hints: tuple[str, ...]
+    entry: str = ""
 
     @property
     def fits(self) -> bool:
         """True where every parameter has its weight and no weight is left over."""
         return not (self.missing or self.unexpected or self.mis_shaped)
+
+    @property
+    def gaps(self) -> str:
+        """One line for weights that are used although they do not fit."""
+        random = len(self.missing) + len(self.mis_shaped)
+        kept = (
+            f"{random} parameters keep random initial values" if random else "the rest of the file is unused"
+        )
+        verdict = (
+            f"weights {self.source!r} do not fit the model: {self.loaded} parameters loaded, {self._counts}"
+        )
+        return "; ".join([f"{verdict}; {kept}", *self.hints]) + "."
+
+    @property
+    def _counts(self) -> str:
+        parts = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": self.mis_shaped}
+        return ", ".join(f"{len(found)} {kind}" for kind, found in parts.items() if found)
 
     def __str__(self) -> str:
         """First line: the verdict and what to do; then one line per name."""
@@ -58,8 +77,7 @@ class LoadReport:
         if self.fits:
             first = f"weights {self.source!r} ({self.layout} layout): {self.loaded} parameters loaded"
         else:
-            counts = ", ".join(f"{len(found)} {kind}" for kind, found in parts.items() if found)
-            first = f"weights {self.source!r} ({self.layout} layout) do not fit the model: {counts}"
+            first = f"weights {self.source!r} ({self.layout} layout) do not fit the model: {self._counts}"
         lines = ["; ".join([first, *self.notes, *self.hints]) + "."]
         lines += [f"  {kind}: {item}" for kind, found in parts.items() for item in found]
         lines += [f"  left out: {_shown(name)} ({why})" for name, why in self.ignored.items()]
@@ -98,7 +116,7 @@ def hints(
         )
         return
     # Blocks by their number and what is before it: one list of them, or one per stage.
-    in_file = {found[0] for n in state if (found := re.match(r"(.*\.)?blocks\.\d+(?=\.)", n))}
+    in_file = {found[0] for n in state if (found := _IN_BLOCK.match(n))}
     in_model = {found[0] for p in wanted if (found := re.match(r"(.*\.)?blocks_\d+(?=\.)", ".".join(p)))}
     if in_model and not in_file:
         yield "the file has no blocks.*: it is not a plain vision transformer"
@@ -106,30 +124,54 @@ def hints(
         yield f"the file has {len(in_file)} blocks, the model {len(in_model)}: choose another name or depth"
     tables = [m.file_shape for m in mis_shaped if m.name.endswith("relative_position_bias_table")]
     if tables and tables[0]:
-        side = (math.isqrt(tables[0][0]) + 1) // 2
-        yield f"the file's windows are {side}x{side} or so: set window_size and img_size as in the file"
-    shapes = {m.name.split(".")[-1]: m for m in mis_shaped}
-    if "pos_embed" in shapes or "position_embeddings" in shapes:
+        side = math.isqrt(math.prod(tables[0][:-1]))
+        square = side % 2 and side**2 == math.prod(tables[0][:-1])
+        windows = f"{(side + 1) // 2}x{(side + 1) // 2}" if square else "not square"
+        yield f"the file's windows are {windows}: set window_size and img_size as in the file"
+    shapes = {re.split(r"[./]", m.name)[-1] for m in mis_shaped}
+    if {"pos_embed", "position_embeddings", "pos_embedding"} & shapes:
         yield "the position table fits no grid: set img_size, no_embed_class and reg_tokens as in the file"
-    if any(n.endswith(".gamma") or "layer_scale" in n for n in extra):
+    scaled = any(n.endswith(".gamma") or "layer_scale" in n for n in extra)
+    scales = any(n.endswith(".gamma") for n in names)
+    if scaled and not scales:
         yield "the file has LayerScale: build with init_values=1e-5 or choose a deit3 or dinov2 name"
-    if any(n.endswith(".gamma") for n in names):
+    if scales and not scaled:
         yield "the file has no LayerScale: build with init_values=None or choose another model name"
+    if scaled and scales:
+        yield "both have LayerScale, under different names: the file is of code that names its blocks otherwise"
     if any(n.split(".")[0] in ("head", "head_dist", "aux_head", "fc") for n in names):
         yield "the file has no such classifier: build with num_classes=0, or load with drop_head=True"
-    heads = [m for m in mis_shaped if m.file_shape and m.model_shape and m.name.split(".")[-2:][0] in _HEADS]
+    heads = [
+        m
+        for m in mis_shaped
+        if m.file_shape and m.model_shape and re.split(r"[./]", m.name)[-2:][0] in _HEADS
+    ]
     if heads:
         classes = (heads[0].file_shape or (0,))[0]
         yield (
             f"the classifier is for {classes} classes: build with num_classes={classes}, or load with "
             "drop_head=True"
         )
-    if any("fc_norm" in n for n in names | extra):
-        yield "one side pools before its final norm: check global_pool and fc_norm"
-    if any("dist_token" in n or "distillation_token" in n for n in names | extra):
-        yield "only one side is distilled: choose a *_distilled_* name or a plain one"
-    if any("reg_token" in n or "register_tokens" in n for n in names | extra):
-        yield "only one side has register tokens: choose a *_reg4_* name or a plain one"
+    for parts, advice in _ONE_SIDED:
+        if any(p in n for n in names for p in parts) != any(p in n for n in extra for p in parts):
+            yield advice
 
 
+_IN_BLOCK = re.compile(r"(?:.*\.)?blocks\.\d+(?=\.)")
+_ONE_SIDED = (
+    (
+        ("pre_logits",),
+        "the file has a layer before its classifier (pre_logits) that the models here lack: build with "
+        "num_classes=0, or load with drop_head=True",
+    ),
+    (("fc_norm",), "one side pools before its final norm: check global_pool and fc_norm"),
+    (
+        ("dist_token", "distillation_token"),
+        "only one side is distilled: choose a *_distilled_* name or a plain one",
+    ),
+    (
+        ("reg_token", "register_tokens"),
+        "only one side has register tokens: choose a *_reg4_* name or a plain one",
+    ),
+)
 _HEADS = ("head", "head_dist", "aux_head", "fc", "classifier", "cls_classifier", "distillation_classifier")

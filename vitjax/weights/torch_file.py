@@ -7,31 +7,29 @@ import os
 import pathlib
 import struct
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
-from vitjax.weights.errors import WeightsError
+from vitjax.weights.archive import open_archive
+from vitjax.weights.entries import flatten
+from vitjax.weights.errors import WeightsError, naming
 from vitjax.weights.pickle_tensors import Storage, Tensor, interpret, whole
 
 _MAX_PICKLE = 64 * 2**20  # bytes; the largest published ViT checkpoints need less than 1 MiB
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-# What zipfile, pickletools, struct and numpy raise on bytes that make no sense.
-_DAMAGE = (
-    ValueError, TypeError, LookupError, EOFError, OverflowError, AttributeError, MemoryError, OSError,
-    NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-# States nested in a training checkpoint, the usual names first.
-_NESTED = ("model", "state_dict", "teacher", "model_state_dict", "module", "net")
 
 
-def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Tensors of a checkpoint by name; out of its entry "model", "state_dict" or "teacher" if there is one.
+def read_torch(
+    path: str | os.PathLike, pick: Callable[[Collection[str]], Collection[str]] | None = None
+) -> dict[str, np.ndarray]:
+    """Tensors of a checkpoint by name; those in nested dictionaries by dotted name.
 
     Args:
         path: a file written by `torch.save`.
+        pick: names to names that are wanted, asked before any tensor is read. None = all; where one nested
+            dictionary holds all of them, without its name.
 
     Returns:
         Arrays that share their storages' memory, in the types of the file. Values that are no tensors
@@ -41,24 +39,23 @@ def read_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
         WeightsError: damaged, hostile, or not a checkpoint.
     """
     path = pathlib.Path(path)
-    with path.open("rb") as file:
-        try:
-            if zipfile.is_zipfile(file):
-                return _tensors(*_read_archive(file, path.stat().st_size))
+    with naming(path, "PyTorch checkpoint"), path.open("rb") as file:
+        if zipfile.is_zipfile(file):
+            built, raw = _read_archive(file, path.stat().st_size)
+        else:
             file.seek(0)
-            return _tensors(*_read_stream(file, path.stat().st_size))
-        except WeightsError as error:
-            raise WeightsError(f"weights file {str(path)!r}: {error}") from error
-        except _DAMAGE as error:
-            raise WeightsError(
-                f"weights file {str(path)!r} is not a whole PyTorch checkpoint "
-                f"({type(error).__name__}: {str(error)[:120]!r}); fetch it again."
-            ) from error
+            built, raw = _read_stream(file, path.stat().st_size)
+        found = _named_tensors(built)
+        if pick is not None:
+            return _arrays({name: found[name] for name in pick(found)}, raw)
+        alone = {name.split(".")[0] for name in found} if not set(built) & set(found) else set()
+        outer = f"{alone.pop()}." if len(alone) == 1 else ""
+        return _arrays({name.removeprefix(outer): tensor for name, tensor in found.items()}, raw)
 
 
 def _read_archive(file: Any, size: int) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     """Reads the zip format: <name>/data.pkl and one member <name>/data/<key> per storage."""
-    archive = zipfile.ZipFile(file)
+    archive = open_archive(file)
     members = {info.filename: info for info in archive.infolist()}
     # torch stores, never compresses: so nothing unpacks to more than the file, and nothing overlaps.
     if any(i.compress_type != zipfile.ZIP_STORED for i in members.values()):
@@ -92,15 +89,16 @@ def _read_stream(file: Any, size: int) -> tuple[Any, Callable[[Storage], np.ndar
             "it is no PyTorch checkpoint (neither a zip archive nor a pickle); check the file."
         )
     file.seek(0)
-    if interpret(file) != _LEGACY_MAGIC:
+    pickles = _Limited(file)
+    if interpret(pickles) != _LEGACY_MAGIC:
         raise WeightsError("it is a pickle but no PyTorch checkpoint; check the file.")
-    interpret(file)
-    system = interpret(file)
+    interpret(pickles)
+    system = interpret(pickles)
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise WeightsError("its numbers are not little-endian; save it again on such a machine.")
     storages: dict[str, Storage] = {}
-    built = interpret(file, storages)
-    keys = interpret(file)
+    built = interpret(pickles, storages)
+    keys = interpret(pickles)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise WeightsError("it does not list its storages; fetch it again.")
     places: dict[str, tuple[int, int]] = {}
@@ -123,23 +121,38 @@ def _read_stream(file: Any, size: int) -> tuple[Any, Callable[[Storage], np.ndar
     return built, raw
 
 
-def _tensors(built: Any, raw: Callable[[Storage], np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of the state dictionary, in or under `built`, as views of their storages."""
-    state = built
-    for _ in range(3):
-        if not isinstance(state, dict):
-            raise WeightsError(f"it holds a {type(built).__name__}, expected a dictionary of tensors.")
-        inner = [state[name] for name in _NESTED if isinstance(state.get(name), dict)]
-        if not inner:
-            break
-        state = inner[0]
-    found = {
-        name: value for name, value in state.items() if isinstance(value, Tensor) and isinstance(name, str)
-    }
+class _Limited:
+    """The pickles at the head of a stream: no instruction makes it read more than a checkpoint needs."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._left = file, _MAX_PICKLE
+
+    def read(self, count: int) -> bytes:
+        return self._count(self._file.read(min(count, self._left + 1)))
+
+    def readline(self) -> bytes:
+        return self._count(self._file.readline(self._left + 1))
+
+    def _count(self, raw: bytes) -> bytes:
+        self._left -= len(raw)
+        if self._left < 0:
+            raise WeightsError(f"its pickle is larger than {_MAX_PICKLE} bytes; refused.")
+        return raw
+
+
+def _named_tensors(built: Any) -> dict[str, Tensor]:
+    """Tensors by name, in or under a dictionary."""
+    if not isinstance(built, dict):
+        raise WeightsError(f"it holds a {type(built).__name__}, expected a dictionary of tensors.")
+    found = flatten(built, lambda value: isinstance(value, Tensor))
     if not found:
-        raise WeightsError(
-            f"it holds no tensors; its entries: {', '.join(repr(entry)[:40] for entry in list(state)[:8])}."
-        )
+        entries = ", ".join(repr(entry)[:40] for entry in list(built)[:8])
+        raise WeightsError(f"it holds no tensors; its entries: {entries}.")
+    return found
+
+
+def _arrays(found: dict[str, Tensor], raw: Callable[[Storage], np.ndarray]) -> dict[str, np.ndarray]:
+    """Tensors as views of their storages."""
     buffers: dict[str, np.ndarray] = {}
     arrays = {}
     for name, tensor in found.items():
