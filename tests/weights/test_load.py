@@ -5,15 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
+from tests.weights.tiny import state_of as _state
+from tests.weights.tiny import tiny as _tiny
 from vitjax.models import build
 from vitjax.weights import WeightsError, load_weights, load_with_report
 from vitjax.weights.load import match
 from vitjax.weights.rename import to_name, to_path
 
 MANIFESTS = pathlib.Path(__file__).parents[1] / "golden" / "manifests"
-TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 3}
 MODELS = {
     "facebook_dinov2_vits14": "vit_small_patch14_dinov2",
     "facebook_dinov2_vitb14": "vit_base_patch14_dinov2",
@@ -32,22 +32,6 @@ def _shapes(stem: str) -> dict[str, np.ndarray]:
     """Arrays of a published checkpoint's shapes that take no memory."""
     manifest = json.loads((MANIFESTS / f"{stem}.json").read_text())
     return {k: np.broadcast_to(np.float32(0), v) for k, v in manifest.items() if k != "_meta"}
-
-
-def _tiny(name="deit_small_patch16_224", **changes):
-    return build(name, **TINY | changes)
-
-
-def _state(model, seed=0) -> dict[str, np.ndarray]:
-    """A checkpoint in timm's layout for a model, by its parameters' paths."""
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))["params"]
-    state, chance = {}, np.random.default_rng(seed)
-    for path, leaf in flatten_dict(params).items():
-        value = chance.normal(size=leaf.shape).astype("f")
-        if path[-1] == "kernel":
-            value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
-        state[to_name(path)] = value
-    return state
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.json")), ids=lambda p: p.stem)
@@ -216,3 +200,41 @@ def test_a_position_of_cls_moves_into_the_token_where_the_model_has_no_row_for_i
 def test_a_table_that_fits_no_grid_gets_a_hint():
     with pytest.raises(WeightsError, match="position table fits no grid"):
         load_weights(_with_table(_state(_tiny()), 1 + 14), _tiny())
+
+
+def test_what_is_missing_is_said_once_by_load_weights_with_its_counts(caplog):
+    state = {name: value for name, value in _state(_tiny()).items() if not name.startswith("blocks.1.")}
+    state["layers.1.norm1.weight"] = np.zeros(8, "f")
+    load_weights(state, _tiny(), strict=False)
+    (line,) = caplog.messages
+    assert "14 parameters loaded" not in line and "12 missing, 1 unexpected" in line
+    assert "12 parameters keep random initial values" in line and "\n" not in line
+    caplog.clear()
+    load_weights(_state(_tiny()), _tiny(), strict=False)
+    assert caplog.messages == []
+
+
+def test_the_warning_comes_once_for_scanned_layers_too(caplog):
+    state = _state(_tiny())
+    del state["norm.weight"]
+    load_weights(state, _tiny(scan_layers=True), strict=False)
+    (line,) = caplog.messages
+    assert "1 missing" in line
+
+
+def test_hints_about_layer_scale_do_not_contradict_each_other():
+    model = _tiny(init_values=1e-5)
+    state = {n.replace(".ls1.gamma", ".scale_1.gamma"): v for n, v in _state(model).items()}
+    with pytest.raises(WeightsError) as error:
+        load_weights(state, model)
+    text = str(error.value)
+    assert "both have LayerScale" in text
+    assert "the file has LayerScale" not in text and "has no LayerScale" not in text
+
+
+def test_loaded_weights_are_no_view_of_what_they_came_from():
+    state = _state(_tiny())
+    params = load_weights(state, _tiny())["params"]
+    before = np.array(params["norm"]["bias"])
+    state["norm.bias"][:] = 7
+    np.testing.assert_array_equal(params["norm"]["bias"], before)

@@ -1,10 +1,10 @@
 """Which of several sets of weights in one file to take: by meaning or by name, never by their order.
 
 A training checkpoint holds a student and a teacher, or a model and the moving average (EMA) of its weights,
-in nested dictionaries ({"model": ..., "model_ema": ...}) or by prefix ("student.backbone."). Nested dictionaries
-are read as prefixes, so that one rule serves both. Taken is a teacher's or an average's set, which the code that
-writes such files evaluates (DINO, timm); else one without such a name; else a student's. Two of one kind are
-refused with their names.
+nested ({"model": ..., "model_ema": ...}) or by prefix ("student.backbone."). Nested dictionaries are read as
+prefixes: one rule serves both. Taken is a teacher's or an average's set, which the code that writes such
+files evaluates (DINO, timm); else one without such a name; else a student's. Two of one kind are refused with
+their names.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Tables of one row per patch or per offset, brought to the grid or the windows of a model.
 
 A table does not say what its rows are: 144 are 12 x 12 as well as 9 x 16. What is known comes first: the
-model's own grid, its aspect, then a square. Where several fit, the table decides, whose neighbours on its true
-grid are alike; where it does not tell, the first reading is taken and the other is named.
+model's own grid, its aspect, then a square. Where several fit, the table decides: neighbours on its true grid
+are alike. Where it does not tell, the first reading is taken and the other is named.
 """
 
 import math

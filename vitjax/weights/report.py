@@ -138,7 +138,7 @@ def hints(
     if scales and not scaled:
         yield "the file has no LayerScale: build with init_values=None or choose another model name"
     if scaled and scales:
-        yield "both have LayerScale, under different names: the file is of code that names its blocks otherwise"
+        yield "both have LayerScale, under different names: the file's code names its blocks in its own way"
     if any(n.split(".")[0] in ("head", "head_dist", "aux_head", "fc") for n in names):
         yield "the file has no such classifier: build with num_classes=0, or load with drop_head=True"
     heads = [
