@@ -1,14 +1,18 @@
 import hashlib
 import io
+import json
 import pathlib
 import subprocess
 import sys
 import types
 import zipfile
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from vitjax.weights import WeightsError, cache_dir, fetch
+from vitjax.weights.read import read_state
 
 CONTENT = b"weights" * 100
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -218,3 +222,25 @@ def test_a_path_is_returned_as_it_is():
 def test_an_empty_source_is_called_empty():
     with pytest.raises(WeightsError, match="weights source '' is empty; give a file"):
         fetch("")
+
+
+def test_a_hub_repository_of_shards_is_downloaded_whole(hub, tmp_path, monkeypatch):
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    for name, file in places.items():
+        safetensors.numpy.save_file({name: np.ones(2, "f")}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    hub.files = [path.name for path in folder.iterdir()]
+    real = sys.modules["huggingface_hub"].hf_hub_download
+    monkeypatch.setattr(
+        sys.modules["huggingface_hub"],
+        "hf_hub_download",
+        lambda repo, name, *, revision: folder / real(repo, name, revision=revision).rpartition("/")[2],
+    )
+    assert set(read_state(fetch("hf:org/repo@main"))) == {"a", "b"}
+    assert {name for _, name, _ in hub.asked} == {"model.safetensors", *hub.files}
+    assert {revision for *_, revision in hub.asked} == {"main"}
+    hub.files.remove("model-00002-of-00002.safetensors")
+    with pytest.raises(WeightsError, match=r"holds no 'model-00002-of-00002\.safetensors'"):
+        fetch("hf:org/repo")

@@ -30,5 +30,5 @@ def state_of(model, seed=0) -> dict[str, np.ndarray]:
         value = chance.normal(size=shape).astype("f")
         if path[-1] == "kernel":
             value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
-        state[to_name(path)] = value
+        state[to_name(path)] = np.ascontiguousarray(value)
     return state
