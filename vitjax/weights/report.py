@@ -126,7 +126,7 @@ def hints(
     if tables and tables[0]:
         side = math.isqrt(math.prod(tables[0][:-1]))
         square = side % 2 and side**2 == math.prod(tables[0][:-1])
-        windows = f"{(side + 1) // 2}x{(side + 1) // 2}" if square else "not square"
+        windows = f"{(side + 1) // 2}x{(side + 1) // 2} or so" if square else "not square"
         yield f"the file's windows are {windows}: set window_size and img_size as in the file"
     shapes = {re.split(r"[./]", m.name)[-1] for m in mis_shaped}
     if {"pos_embed", "position_embeddings", "pos_embedding"} & shapes:
