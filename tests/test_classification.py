@@ -98,6 +98,20 @@ def test_classes_may_be_named_in_the_model_s_own_order(folder, tmp_path):
         classification.true_classes(config, source, 4)
 
 
+def test_a_page_or_a_table_that_cannot_be_written_loses_no_results(folder, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "results.csv").write_bytes(b"model;top1\n")
+    monkeypatch.setattr(classification, "write_classes_page", full)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(asked(folder), tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["pictures"] == 12 and len(results["rows"]) == 1
+    assert (tmp_path / "results.csv").read_bytes() == b"model;top1\n"
+    assert (tmp_path / "results-2.csv").exists() and (tmp_path / "predictions.csv").exists()
+
+
 @pytest.mark.parametrize("classes", [3, 1000])
 def test_a_number_of_classes_that_leaves_the_numbering_open_is_refused(folder, classes):
     config = asked(folder)

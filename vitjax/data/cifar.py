@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitjax.files import expanded
+from vitjax.files import expanded, read_text
 
 _PIXELS = 3 * 32 * 32
 _FILES = {
@@ -65,5 +65,5 @@ def _read(path: Path, length: int) -> np.ndarray:
 
 def _names(path: Path, classes: int) -> list[str]:
     """Class names of the file beside the pictures; numbers where it is not there."""
-    lines = [x.strip() for x in path.read_text().splitlines() if x.strip()] if path.is_file() else []
+    lines = [x.strip() for x in read_text(path).splitlines() if x.strip()] if path.is_file() else []
     return lines if len(set(lines)) == classes else [f"{i:03d}" for i in range(classes)]
