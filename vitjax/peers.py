@@ -19,8 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 LOST = (
-    "another process of this run has ended, or cannot be reached; its own last line says why. Start all of them "
-    "again"
+    "another process of this run has ended, or cannot be reached; its own last line says why. "
+    "Start all of them again"
 )
 _DONE, _NOTICE = b".", 512  # bytes of the address and the password that process 0 tells the others
 _SECONDS = 10.0  # for a connection, after which there is none

@@ -277,7 +277,7 @@ class Reranker:
         """
         source = images if isinstance(images, ImageSource) else ListSource(images, what="describe: images")
         loader = self._batches(source, self._compiled_size(batch_size, len(source)), on_bad_image)
-        steps = _with_progress(loader, progress)
+        steps = _with_progress(loader, progress, len(source))
         try:
             descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
         except NothingToDescribe:
@@ -305,7 +305,7 @@ class Reranker:
             and how many pictures have been gone through.
         """
         loader = self._batches(source, batch_size, on_bad_image)
-        steps = _with_progress(loader, progress)
+        steps = _with_progress(loader, progress, len(source))
         size = self._rounded(batch_size)
         each = describe_each(self._describe, self.variables, steps, mesh=self.mesh)
         for batch, (found, index) in enumerate(each, 1):
@@ -416,9 +416,9 @@ class Reranker:
         return [tuple(found.explanation(pair, self.token_grid).matches) for pair in range(len(rows))]
 
 
-def _with_progress(loader: Batches, progress: Progress | bool | None) -> Iterable[Batch]:
+def _with_progress(loader: Batches, progress: Progress | bool | None, images: int) -> Iterable[Batch]:
     if progress is True:
-        return bar(loader, len(loader), "describing")
+        return bar(loader, len(loader), "describing", total=images)
     return progress(loader, len(loader)) if progress else loader
 
 
