@@ -354,3 +354,9 @@ def test_pickles_of_numpy_itself_are_read(tmp_path):
 def test_numpy_arrays_in_a_pickle_are_refused_by_name(tmp_path):
     raw = pickle.dumps({"x": np.zeros(3)}, 2)
     assert "_reconstruct" in _refusal(tmp_path, _torch(beside={"x": raw[2:-1]}))
+
+
+def test_a_function_named_by_nested_tuples_is_refused(tmp_path):
+    # Hashing them would overflow the interpreter's own stack.
+    deep = w.number(1) + b"\x85" * 200_000
+    assert "no text" in _refusal(tmp_path, w.archive(w.pickled(deep + w.text("x") + b"\x93"), {}))
