@@ -261,7 +261,7 @@ def find_truth(config: EvalConfig, queries: Side, gallery: Side) -> Truth:
     """Right answers from the ground-truth file, else from classes, else none."""
     own = own_rows(queries, gallery)
     if config.data.ground_truth:
-        listed = read_ground_truth(config.data.ground_truth, len(queries.source), len(gallery.source))
+        listed = read_ground_truth(config.data.ground_truth, queries.source.names, gallery.source.names)
         positives = [np.flatnonzero(np.isin(gallery.rows, listed.get(int(i), []))) for i in queries.rows]
         return Truth.from_rows(positives, own)
     if isinstance(queries.source, PlaceSource) and isinstance(gallery.source, PlaceSource):

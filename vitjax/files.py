@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -100,3 +101,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 class RepeatedName(ValueError):
     """A name that an object of a JSON file has twice."""
+
+
+def canonical(name: str) -> str:
+    """The Unicode form NFC, in which names of files and classes are compared.
+
+    macOS hands out file names decomposed (NFD), Linux as they were written: "e" and an accent, or one letter.
+    """
+    return unicodedata.normalize("NFC", name)

@@ -1,13 +1,12 @@
 """Which files below a folder are its images, and what is left out of them, counted and named."""
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitjax.files import expanded
+from vitjax.files import canonical, expanded
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 UNREAD = (
@@ -133,11 +132,3 @@ def _walk(root: Path) -> Listing:
         found.images.extend((relative / name).as_posix() for name in names if name.lower().endswith(SUFFIXES))
     found.images.sort(key=lambda name: (canonical(name), name))
     return found
-
-
-def canonical(name: str) -> str:
-    """The Unicode form NFC, in which names are sorted and compared.
-
-    macOS hands out file names decomposed (NFD), Linux as they were written: "e" and an accent, or one letter.
-    """
-    return unicodedata.normalize("NFC", name)

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from vitjax.config import NO_CLASS
-from vitjax.data.folders import canonical, list_folder
+from vitjax.data.folders import list_folder
 from vitjax.data.images import ImageError, read_image
-from vitjax.files import expanded, read_text
+from vitjax.files import canonical, expanded, read_text
 
 
 @runtime_checkable

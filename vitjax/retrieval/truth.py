@@ -1,8 +1,5 @@
 """What is known about right answers: from classes, from a file, or nothing."""
 
-import json
-import os
-import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,9 +9,12 @@ from jaxtyping import Bool, Float, Int
 
 from vitjax.config import NO_CLASS
 from vitjax.retrieval.confidence import LEVEL, RESAMPLES, bootstrap_intervals
+from vitjax.retrieval.ground_truth import read_ground_truth
 from vitjax.retrieval.metrics import relevance_metrics, retrieval_metrics, same_label
 
 KS = (1, 5, 10)
+
+__all__ = ["KS", "Truth", "judge", "not_counted", "nothing_right", "read_ground_truth", "shares"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,50 +184,6 @@ def not_counted(truth: Truth, query_classes: Sequence[str], gallery_classes: Seq
 def _few(names: Sequence[str]) -> str:
     unique = sorted(set(names))
     return ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if unique[3:] else "")
-
-
-def read_ground_truth(path: str | os.PathLike[str], queries: int, gallery: int) -> dict[int, list[int]]:
-    """Reads which gallery images are right for each query.
-
-    Args:
-        path: JSON, `{"0": [3, 4], "1": [5]}` or `[[3, 4], [5]]`; numbers are positions in file-name order.
-        queries: how many there are.
-        gallery: how many images there are.
-
-    Raises:
-        ValueError: not such a file, or it names images that do not exist; one line says what to do.
-    """
-    try:
-        data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"ground truth {path}: {error.strerror}; give a JSON file") from None
-    except (ValueError, RecursionError):
-        data = None
-    if not isinstance(data, dict | list):
-        raise ValueError(
-            f'ground truth {path}: expected JSON like {{"0": [3, 4], "1": [5]}}: query -> right images'
-        )
-    truth = {}
-    for query, right in data.items() if isinstance(data, dict) else enumerate(data):
-        wrong = _mistake(query, right, queries, gallery)
-        if wrong:
-            raise ValueError(f"ground truth {path}: {wrong}")
-        truth[int(query)] = right
-    return truth
-
-
-def _mistake(query: int | str, right: Any, queries: int, gallery: int) -> str:
-    """What is wrong with one entry of a ground-truth file; positions count from 0 in file-name order."""
-    order = "positions in file-name order, from 0"
-    if not str(query).isdecimal() or int(query) >= queries:
-        return f"query {query!r} is none of the {queries} queries; give {order} to {queries - 1}"
-    if not isinstance(right, list):
-        return f"query {query}: {right!r} is no list; give a list of gallery images: {order} to {gallery - 1}"
-    for image in right:
-        if type(image) is not int or not 0 <= image < gallery:  # True is an int, but no position
-            there = f"none of the {gallery} gallery images"
-            return f"query {query}: {image!r} is {there}; give {order} to {gallery - 1}"
-    return ""
 
 
 def shares(metrics: dict[str, float]) -> dict[str, float]:
