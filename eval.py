@@ -35,7 +35,7 @@ from vitjax.data.sources import FolderSource, ImageSource, ListedSource, align_l
 from vitjax.data.tfds import TfdsSource
 from vitjax.drawing import draw
 from vitjax.indexing import index_pictures
-from vitjax.protocols import open_protocol, place_truth, protocol_truth
+from vitjax.protocols import named_place_truth, open_protocol, place_truth, protocol_truth
 from vitjax.reranker import Reranker
 from vitjax.retrieval import (
     Descriptors,
@@ -266,6 +266,8 @@ def find_truth(config: EvalConfig, queries: Side, gallery: Side) -> Truth:
         return Truth.from_rows(positives, own)
     if isinstance(queries.source, PlaceSource) and isinstance(gallery.source, PlaceSource):
         return place_truth(config.data, queries.source.take(queries.rows), gallery.source.take(gallery.rows))
+    if (places := named_place_truth(config.data, queries.names(), gallery.names(), own)) is not None:
+        return places
     labels = align_labels(queries.source, gallery.source)
     if labels is None:
         return Truth(None, None, own)

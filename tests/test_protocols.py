@@ -8,7 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import numpy as np
 import pytest
 
-from tests.data.layouts import write_cars, write_cub, write_msls, write_sop
+from tests.data.layouts import write_cars, write_cub, write_msls, write_photo, write_sop
 from vitjax import program
 from vitjax.config import DataConfig, EvalConfig
 from vitjax.protocols import near, open_protocol, turned
@@ -201,3 +201,37 @@ def test_one_city_alone_and_a_search_without_answers(tmp_path):
     assert (len(gallery), len(queries)) == (2, 1)
     with pytest.raises(ValueError, match="no query has a photo within 25 m"):
         open_protocol(DataConfig(source="msls", images=root, cities="sf", angle=1.0))
+
+
+def places(tmp_path: pathlib.Path) -> list[str]:
+    """Three queries and four photos, named by where they were taken; arguments of a search."""
+    names = {
+        "query": ["@10.0@0@10@S@a@.png", "@200@0@10@S@b@.png", "@900@0@10@S@c@.png"],
+        "gallery": ["@0@0@10@S@.png", "@30@0@10@S@.png", "@60@0@10@S@.png", "@201@0@10@S@.png"],
+    }
+    for side, files in names.items():
+        (tmp_path / side).mkdir()
+        for i, name in enumerate(files):
+            write_photo(tmp_path / side / name, i, 0)
+    sides = [f"--config.data.{side}={tmp_path / side}" for side in names]
+    return [*sides, "--config.rerank.method=pooled", "--config.figures.report=0"]
+
+
+@pytest.mark.parametrize("known", ["places", "names"])
+def test_a_folder_of_photos_is_judged_by_places_or_names_in_a_file(tmp_path, known):
+    more = places(tmp_path)
+    if known == "names":
+        truth = {"@10.0@0@10@S@a@.png": ["@0@0@10@S@.png", "@30@0@10@S@.png"]}
+        truth |= {"@200@0@10@S@b@.png": ["@201@0@10@S@.png"]}
+        (tmp_path / "truth.json").write_text(json.dumps(truth))
+        more.append(f"--config.data.ground_truth={tmp_path / 'truth.json'}")
+    code, results, err = call("places.py", tmp_path / "out", tmp_path, *more)
+    assert code == 0, err
+    assert sorted(map(str.split, (tmp_path / "out" / "qrels.trec").read_text().splitlines())) == [
+        ["@10.0@0@10@S@a@.png", "0", "@0@0@10@S@.png", "1"],
+        ["@10.0@0@10@S@a@.png", "0", "@30@0@10@S@.png", "1"],
+        ["@200@0@10@S@b@.png", "0", "@201@0@10@S@.png", "1"],
+    ]
+    assert (results["queries"], results["queries_counted"]) == (3, 2)
+    assert "1 of 3 queries has no relevant item in the gallery" in results["notes"][0]
+    assert ("recall_at_20" in results["metrics"]["pooled"]) == (known == "places")

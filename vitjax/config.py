@@ -66,11 +66,12 @@ class DataConfig:
     split: str = "validation"  # of it
     cities: str = "cph,sf"  # msls: cities of train_val, with commas between; each is searched for itself
     subtask: str = "all"  # msls: all; summer to winter s2w, old to new o2n, day to night d2n; w2s, n2o, n2d
-    angle: float = 0.0  # msls: degrees that a right answer may be turned by, at most; 0 = any, as published
+    angle: float = 0.0  # of places: degrees that a right answer may be turned by, at most; 0 = any
+    radius: float = 25.0  # of places: metres that a right answer may be away, at most; 25 as published
     classes: str = ""  # classify: text file, line i names class i; empty = sub-folders in order of name
     gallery: str = ""  # folder of images to search in; its sub-folders are classes where there are any
     query: str = ""  # one image or a folder of images to search for; empty = every gallery image
-    ground_truth: str = ""  # JSON file: query index -> list of right gallery indices (file-name order)
+    ground_truth: str = ""  # JSON file: query -> list of right gallery images, by name or by position
     center: str = ""  # folder of unrelated photos that model.center is measured on; empty = made pictures
     resize: str = "crop"  # crop: shorter side, then centre crop; squash: both sides, ratio ignored
     interpolation: str = ""  # bicubic or bilinear; empty = what the weights were made with
@@ -215,6 +216,8 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append(f"config.data.source is {config.data.source!r}, which task {config.task!r} cannot use")
     if not 0 <= config.data.angle <= 180:
         wrong.append(f"config.data.angle is {config.data.angle}; it must be in [0, 180] degrees, 0 = any")
+    if not 0 <= config.data.radius < math.inf:
+        wrong.append(f"config.data.radius is {config.data.radius}; it must be 0 or more, in metres")
     if not 0 < config.rerank.epsilon < math.inf:
         wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
     if config.model.smooth % 2 == 0:

@@ -1,5 +1,6 @@
 """Published search protocols from raw downloads: what is searched, for what, and which answers are right."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,10 @@ from vitjax.config import DataConfig
 from vitjax.data.listings import read_cars, read_cub, read_sop
 from vitjax.data.msls import PlaceSource, read_msls
 from vitjax.data.sources import ImageSource
+from vitjax.data.utm_names import places_in_names
 from vitjax.retrieval.metrics import positives_within
 from vitjax.retrieval.truth import Truth
 
-RADIUS = 25.0  # metres
 RECALL_AT = {"cub": (1, 2, 4, 8), "cars": (1, 2, 4, 8), "sop": (1, 10, 100), "msls": (1, 5, 10, 20)}
 _READERS = {"cub": read_cub, "cars": read_cars, "sop": read_sop}
 
@@ -39,14 +40,18 @@ def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     queries, gallery = (
         read_msls(data.images, side, cities=cities, subtask=data.subtask) for side in ("query", "database")
     )
-    right = near(queries, gallery, data.angle)
+    right = near(queries, gallery, data.angle, data.radius)
     asked = np.flatnonzero([len(rows) > 0 for rows in right])
     if not len(asked):
-        raise ValueError(f"{data.images}: no query has a photo within {RADIUS:g} m; is the download whole?")
+        raise ValueError(
+            f"{data.images}: no query has a photo within {data.radius:g} m; is the download whole?"
+        )
     return gallery, queries.take(asked)
 
 
-def near(queries: PlaceSource, gallery: PlaceSource, angle: float = 0.0) -> list[Int[np.ndarray, " _"]]:
+def near(
+    queries: PlaceSource, gallery: PlaceSource, angle: float = 0.0, radius: float = 25.0
+) -> list[Int[np.ndarray, " _"]]:
     """For each query, the photos of its city that are right answers: within 25 m, the distance included.
 
     Args:
@@ -54,11 +59,12 @@ def near(queries: PlaceSource, gallery: PlaceSource, angle: float = 0.0) -> list
         gallery: photos to search in, of the same cities.
         angle: degrees that compass directions may differ by, at most; 0 = any. The released evaluation looks
             at the distance alone. A photo of unknown direction is then no right answer.
+        radius: metres.
     """
     found = [np.zeros(0, np.int64)] * len(queries)
     for city in range(len(queries.class_names)):
         ours, theirs = np.flatnonzero(queries.cities == city), np.flatnonzero(gallery.cities == city)
-        rows = positives_within(queries.places[ours], gallery.places[theirs], RADIUS)
+        rows = positives_within(queries.places[ours], gallery.places[theirs], radius)
         for i, right in zip(ours, rows, strict=True):
             found[i] = theirs[right]
             if angle > 0:
@@ -80,10 +86,34 @@ def protocol_truth(data: DataConfig, truth: Truth) -> Truth:
 def place_truth(data: DataConfig, queries: PlaceSource, gallery: PlaceSource) -> Truth:
     """What places say: right answers are near, and each city is searched for itself."""
     return Truth(
-        near(queries, gallery, data.angle),
+        near(queries, gallery, data.angle, data.radius),
         None,
         np.full(len(queries), -1),
         ks=RECALL_AT["msls"],
         groups=(queries.cities, gallery.cities),
         group_names=tuple(gallery.class_names),
     )
+
+
+def named_place_truth(
+    data: DataConfig, queries: Sequence[str], gallery: Sequence[str], own: Int[np.ndarray, " q"]
+) -> Truth | None:
+    """What places in file names say (`places_in_names`); None unless queries and gallery both name theirs.
+
+    Relevant are photos within `data.radius` metres, as `positives_within` counts them, of the same UTM zone
+    where both names say one, and turned by `data.angle` at most where that is set.
+
+    Raises:
+        ValueError: names of one side of which some have a place and some have none.
+    """
+    asked, held = places_in_names(queries), places_in_names(gallery)
+    if asked is None or held is None:
+        return None
+    rows = positives_within(asked.places, held.places, data.radius)
+    for i, found in enumerate(rows):
+        zones = held.zones[found]
+        keep = (zones == asked.zones[i]) | (zones == 0) | (asked.zones[i] == 0)
+        if data.angle > 0:
+            keep &= turned(asked.angles[i], held.angles[found]) <= data.angle
+        rows[i] = found[keep]
+    return replace(Truth.from_rows(rows, own), ks=RECALL_AT["msls"])
