@@ -3,6 +3,7 @@
 import functools
 import inspect
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -351,6 +352,9 @@ class Reranker:
             raise ValueError("rank: there are no candidates; give at least one picture.")
         if ids is not None and len(ids) != count:
             raise ValueError(f"rank: {len(ids)} ids for {count} candidates; give one each.")
+        if ids is not None and len(set(ids)) < count:
+            twice = next(name for name, times in Counter(ids).items() if times > 1)
+            raise ValueError(f"rank: id {twice!r} is given twice; a hit could be either candidate.")
         if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
             raise ValueError(f"rank: top_k is {top_k!r}; give 1 or more, or None for all.")
         described, *_ = self.describe([query], batch_size=1)

@@ -149,3 +149,13 @@ def test_a_test_sheet_without_classes_is_named(tmp_path: pathlib.Path):
     savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": rows})
     with pytest.raises(ValueError, match=r"cars_test_annos_withlabels\.mat, entry 1"):
         read_cars(folder)
+
+
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    root = write_cub(tmp_path)
+    path = root / "classes.txt"
+    lines = path.read_text().splitlines()
+    lines[1] = f"{lines[1].split()[0]} {lines[0].split()[1]}"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"classes\.txt: class names: .* comes twice, as numbers 0 and 1"):
+        read_cub(root)

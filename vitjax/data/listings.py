@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from vitjax.data.folders import SUFFIXES
-from vitjax.data.sources import ListedSource
+from vitjax.data.sources import ListedSource, class_places
 from vitjax.files import expanded
 
 T = TypeVar("T")
@@ -255,6 +255,7 @@ def _of_each(names: Mapping[int, str], path: Path, convert: Callable[[str], T]) 
 def _labels(classes: list[int], titles: Mapping[int, str], path: Path) -> np.ndarray:
     """Class ids as positions among the sorted ids."""
     place = {key: i for i, key in enumerate(sorted(titles))}
+    class_places([titles[key] for key in sorted(titles)], f"{path}: class names")
     unknown = next((key for key in classes if key not in place), None)
     if unknown is not None:
         raise ValueError(
