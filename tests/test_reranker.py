@@ -69,6 +69,8 @@ def test_ids_name_the_hits_and_top_k_cuts_them(reranker, pictures):
     hits = reranker.rank(pictures[0], pictures, top_k=2, ids=list("abcdefghi"))
     assert len(hits) == 2
     assert hits[0].corpus_id == "a"
+    with pytest.raises(ValueError, match="rank: id 'b' is given twice"):
+        reranker.rank(pictures[0], pictures[:3], ids=["a", "b", "b"])
 
 
 def test_matches_add_up_to_less_than_the_score_and_lie_on_the_picture(reranker, pictures):
