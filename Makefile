@@ -1,9 +1,12 @@
-# `make demo` and `make test` need only python3 >= 3.11 and a package index; each sets .venv up by itself.
+# `make demo` and `make test` need only python3 >= 3.11 and a package index; each sets its environment up by
+# itself: .venv for python3, and .venv-3.12 for PYTHON=python3.12 where that is another Python than python3.
 PYTHON ?= python3
-VENV := .venv
+version = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+WANTED := $(call version,$(PYTHON))
+VENV := .venv$(if $(filter $(WANTED),$(call version,python3)),,-$(WANTED))
 PY := $(VENV)/bin/python
 
-.PHONY: demo pictures test lint bench clean help
+.PHONY: demo pictures test lint bench clean python help
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
@@ -25,12 +28,16 @@ lint: $(VENV)/.dev       ## ruff, ruff format --check, pyright
 bench: $(VENV)/.dev      ## pairs/s of the transport solvers
 	$(PY) -m benchmarks.transport
 
-clean:           ## remove the environment
+clean:           ## remove the environment of PYTHON
 	rm -rf $(VENV)
 
-$(VENV)/bin/python:
+python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "vitjax needs Python >= 3.11; run: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test ! -e $(VENV) || $(PY) -c 'import sys, pip; sys.exit("%d.%d" % sys.version_info[:2] != "$(WANTED)")' 2>/dev/null || \
+	  { echo "$(VENV) is half made, or not of $(PYTHON) ($(WANTED)); run: make clean PYTHON=$(PYTHON)" >&2; exit 1; }
+
+$(VENV)/bin/python: | python
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python

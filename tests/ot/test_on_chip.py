@@ -61,7 +61,12 @@ def test_gradients_are_those_of_the_optimality_conditions():
         np.testing.assert_allclose(x, y, atol=1e-5)
 
 
-@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+until_0_10 = pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11), reason="JAX deprecates Pallas's Triton there"
+)
+
+
+@pytest.mark.parametrize("platform", [pytest.param("gpu", marks=until_0_10), "tpu"])
 @pytest.mark.parametrize("kind", ["balanced", "partial", "relaxed"])
 def test_the_kernel_lowers_for_an_accelerator(platform, kind):
     cost, a, b = problem(4, 3, 49, 49)
@@ -75,6 +80,14 @@ def test_the_kernel_lowers_for_an_accelerator(platform, kind):
     name = {"gpu": "cuda", "tpu": "tpu"}[platform]
     text = jax.jit(solve).trace(cost, a, b).lower(lowering_platforms=(name,)).as_text()
     assert {"gpu": "triton", "tpu": "tpu_custom_call"}[platform] in text
+
+
+def test_a_jax_without_triton_is_refused_on_a_gpu_in_one_line(monkeypatch):
+    monkeypatch.setattr(on_chip, "_ON_GPU", False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cost, a, b = problem(5, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"runs on a GPU up to JAX 0\.10, not .*; use solver 'fused'"):
+        ot.sinkhorn(cost, a, b, epsilon=0.05, solver="pallas")
 
 
 def test_what_does_not_fit_is_refused_in_one_line():

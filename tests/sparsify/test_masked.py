@@ -6,7 +6,7 @@ import pytest
 from vitjax.sparsify import masked
 from vitjax.sparsify.predictor import Predictor, masked_mean
 
-masked_softmax = jax.jit(masked.masked_softmax, static_argnames=("mask", "compat"))
+masked_softmax = jax.jit(masked.masked_softmax, static_argnames="compat")
 SHAPE = (2, 3, 7, 7)
 KEEP = jnp.array([[1.0, 0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 1, 0, 0]])
 
@@ -22,9 +22,8 @@ def test_an_all_ones_mask_is_the_dense_softmax(logits):
     )
 
 
-@pytest.mark.parametrize("mask", ["keys", "symmetric"])
-def test_kept_tokens_see_what_they_see_when_the_others_are_removed(logits, mask):
-    weights = masked_softmax(logits, KEEP, mask=mask)
+def test_kept_tokens_see_what_they_see_when_the_others_are_removed(logits):
+    weights = masked_softmax(logits, KEEP)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
     for image in range(2):
         kept = np.flatnonzero(KEEP[image])
@@ -34,18 +33,17 @@ def test_kept_tokens_see_what_they_see_when_the_others_are_removed(logits, mask)
         )
 
 
-def test_a_dropped_token_looks_at_kept_ones_or_with_the_symmetric_mask_at_itself(logits):
-    by_keys, both = masked_softmax(logits, KEEP), masked_softmax(logits, KEEP, mask="symmetric")
-    assert (by_keys[0, :, 1, np.flatnonzero(KEEP[0])] > 0).all()
-    np.testing.assert_array_equal(both[0, :, 1], np.broadcast_to(np.eye(7)[1], (3, 7)))
+def test_a_dropped_token_looks_at_kept_ones_and_itself(logits):
+    weights = masked_softmax(logits, KEEP)
+    assert (weights[0, :, 1, np.array([0, 1, 2, 3, 6])] > 0).all()
+    assert not np.asarray(weights)[0, :, 1, np.array([4, 5])].any()
 
 
-@pytest.mark.parametrize("mask", ["keys", "symmetric"])
-def test_one_huge_dropped_logit_changes_nothing(logits, mask):
+def test_one_huge_dropped_logit_changes_nothing(logits):
     huge = logits.at[:, :, :, 5].add(300.0).at[:, :, 5, 5].add(-300.0)
     kept = np.flatnonzero(KEEP[0])
-    plain = masked_softmax(logits, KEEP, mask=mask)[0][:, kept]
-    np.testing.assert_array_equal(masked_softmax(huge, KEEP, mask=mask)[0][:, kept], plain)
+    plain = masked_softmax(logits, KEEP)[0][:, kept]
+    np.testing.assert_array_equal(masked_softmax(huge, KEEP)[0][:, kept], plain)
     grads = jax.grad(lambda x, k: masked_softmax(x, k)[..., 0].sum(), argnums=(0, 1))(huge, KEEP)
     assert all(np.isfinite(g).all() for g in grads)
     # The released form makes such rows nearly uniform, dropped tokens included.
@@ -85,11 +83,6 @@ def test_decisions_of_nearly_zero_are_finite():
             jnp.array([[1.0, keep]])
         )
         assert np.isfinite(weights) and np.isfinite(grad).all()
-
-
-def test_an_unknown_mask_is_named(logits):
-    with pytest.raises(ValueError, match="'keys', 'symmetric'"):
-        masked_softmax(logits, KEEP, mask="rows")
 
 
 def test_the_masked_mean_is_that_of_the_kept_tokens_and_survives_an_image_without_any():

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from vitjax.sparsify import reducers
 from vitjax.sparsify.reducers import REDUCERS, Alive, ReducedAttention, Reducer, restore
 
 B, N, D = 2, 12, 5
-merge = jax.jit(reducers.merge, static_argnums=3)
+merge = jax.jit(functools.partial(reducers.merge, prefix=1), static_argnums=3)
 reduce = jax.jit(reducers.reduce, static_argnums=(0, 1))
 
 
@@ -88,6 +90,39 @@ def test_merged_tokens_are_means_by_size_and_the_total_is_kept(tokens):
     owner = np.asarray(alive.owner)
     for row in range(out.shape[1]):
         np.testing.assert_allclose(out[0, row], tokens[0, owner[0] == row].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def _tome(tokens, keys, sizes, prefix, r):
+    """ToMe's first step over a whole sequence, written out: what every patch becomes."""
+    unit = keys / np.linalg.norm(keys, axis=1, keepdims=True)
+    sources, targets = (np.arange(start, len(keys), 2) for start in (0, 1))
+    sources, targets = sources[sources >= prefix], targets[targets >= prefix]
+    alike = unit[sources] @ unit[targets].T
+    group = np.arange(len(keys))
+    for i in np.argsort(-alike.max(1))[:r]:
+        group[sources[i]] = targets[alike[i].argmax()]
+    weighed = [sum(sizes[j] * tokens[j] for j in np.flatnonzero(group == g)) for g in group]
+    total = [sizes[group == g].sum() for g in group]
+    return (np.array(weighed) / np.array(total)[:, None])[prefix:], np.array(total)[prefix:]
+
+
+@pytest.mark.parametrize(("prefix", "count"), [(0, 9), (0, 8), (1, 9), (1, 8), (2, 9), (5, 8)])
+def test_of_even_places_of_the_whole_sequence_the_most_alike_leave(prefix, count):
+    rng = np.random.default_rng(prefix)
+    tokens, keys = (rng.normal(size=(3, prefix + count, 5)) for _ in range(2))
+    sizes = rng.integers(1, 4, (3, prefix + count)).astype(float)
+    alive = Alive.all(3, count).replace(size=jnp.asarray(sizes[:, prefix:], jnp.float32))
+    found, after = reducers.merge(
+        jnp.asarray(tokens[:, prefix:], jnp.float32),
+        alive,
+        jnp.asarray(keys[:, prefix:], jnp.float32),
+        3,
+        prefix=prefix,
+    )
+    for i in range(3):
+        wanted, total = _tome(tokens[i], keys[i], sizes[i], prefix, 3)
+        np.testing.assert_allclose(found[i][after.owner[i]], wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(after.size[i][after.owner[i]], total)
 
 
 def test_the_most_alike_pair_merges_first():

@@ -6,8 +6,10 @@ potentials and scalings, so memory is read once whatever the number of iteration
 makes room for the next. There is no second algorithm: the kernel's body is that function, traced for a
 single problem.
 
-Elsewhere Pallas interprets the kernel, slowly; that is how the tests run it. For GPUs (Triton) and TPUs
-(Mosaic) they see that it lowers, but it was not yet run or timed on either.
+Elsewhere Pallas interprets the kernel, slowly; that is how the tests run it. For GPUs and TPUs they see that
+it lowers, but it was not yet run or timed on either. On GPUs it is lowered by Pallas's Triton backend, which
+JAX deprecates since 0.11: from there on it is refused. Mosaic GPU, which takes its place, sums along rows and
+columns of matrices alone, and the iterations work on (p, n, m).
 """
 
 import dataclasses
@@ -23,6 +25,7 @@ from vitjax.ot.scaling import Problem, Sides
 
 LARGEST = 128 * 128  # entries of a problem that fit a GPU's registers beside their kernel
 _LANES = 128  # of a TPU
+_ON_GPU = jax.__version_info__ < (0, 11)  # whether Triton is still the way there
 
 
 def solve(
@@ -37,9 +40,14 @@ def solve(
         platform: "gpu" or "tpu" compiles for that; "cpu" interprets; None = where JAX runs by default.
 
     Raises:
-        ValueError: a problem is too large, or not in float32.
+        ValueError: a problem is too large, or not in float32; a GPU with JAX 0.11 or newer.
     """
     platform = platform or jax.default_backend()
+    if platform == "gpu" and not _ON_GPU:
+        raise ValueError(
+            f"vitjax.ot: solver 'pallas' runs on a GPU up to JAX 0.10, not {jax.__version__}: it needs the "
+            "Triton backend, which JAX deprecates; use solver 'fused'"
+        )
     count, n, m = problem.cost.shape
     rows, cols = _padded(n), _padded(m, _LANES if platform == "tpu" else 16)
     if rows * cols > LARGEST:

@@ -2,8 +2,9 @@
 
 Source: Abnar & Zuidema 2020 (arXiv:2005.00928), eq. 1: A_l = (attention_l + I) with rows normalised; the
 rollout is A_L ... A_j. The share of small entries to discard and the fusion of heads follow "Beyond the CLS
-Token" (BMVC 2022), with one difference from its code: entries are discarded per image, there they were
-discarded where *any* image of the batch discarded.
+Token" (BMVC 2022) in the form of its code: rows are divided by their sum and I is added in every block,
+where its text has the L2 norm and the first block as it is, A(l_0). One difference from that code: entries
+are discarded per image, there they were discarded where *any* image of the batch discarded.
 
 For networks of several grids (CvT, Swin) that paper's code averages every map to 7x7, which takes 15/16 of
 the first stage's attention away; `compat="released"` gives its numbers. Here rows stay distributions: what

@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MASKS = ("keys", "symmetric")
-
 _EPS = 1e-6  # of the released form
 # Above every kept logit by more than this, a dropped one's pull on its own decision no longer grows: exp of
 # it must stay finite.
@@ -16,21 +14,19 @@ def masked_softmax(
     logits: Float[Array, "b heads n m"],
     keep: Float[Array, "b m"],
     *,
-    mask: str = "keys",
     compat: str | None = None,
 ) -> Float[Array, "b heads n m"]:
     """Softmax over the kept keys and the token itself, in float32.
 
     Source: Rao et al. 2021, DynamicViT (arXiv:2106.02034), Eqs. 10 and 11: exponentials are multiplied by
     `keep`, not shifted by a large number, so that a dropped token's decision receives the gradient of what
-    the others would see. The diagonal is 1 whatever `keep` says, so every row has something to sum.
+    the others would see. The diagonal is 1 whatever `keep` says, so every row has something to sum. As in
+    the official code a dropped token is not seen by others but still looks at the kept ones; kept tokens see
+    what they would if the paper's keep_i * keep_j had been taken.
 
     Args:
         logits: queries in rows, keys in columns, the same tokens.
         keep: 1 = kept, 0 = dropped; values between carry gradient.
-        mask: "keys": a dropped token is not seen by others but still looks at the kept ones, as in the
-            official code. "symmetric": keep_i * keep_j, so it looks at itself alone. For
-            kept tokens the two are the same.
         compat: "released": the official code's numbers. It takes the maximum over dropped keys too, so that
             one large dropped logit makes a row uniform, and smooths by 1e-6. None: over kept keys, no
             smoothing.
@@ -41,10 +37,6 @@ def masked_softmax(
     logits, keep = logits.astype(jnp.float32), keep.astype(jnp.float32)
     count = logits.shape[-1]
     seen = keep[:, None, None, :]
-    if mask == "symmetric":
-        seen = seen * keep[:, None, :, None]
-    elif mask != "keys":
-        raise ValueError(f"mask {mask!r} is unknown; one of {', '.join(map(repr, MASKS))}.")
     own = jnp.eye(count, dtype=bool)[None, None]
     seen = jnp.where(own, 1.0, seen)
     if compat == "released":
@@ -67,7 +59,6 @@ def masked_attention(
     keep: Float[Array, "b n"],
     *,
     bias: Float[Array, "b heads n n"] | None = None,
-    mask: str = "keys",
     compat: str | None = None,
 ) -> tuple[Float[Array, "b n heads w"], Float[Array, "b heads n n"]]:
     """Self-attention among kept tokens and its weights; see `masked_softmax`.
@@ -77,5 +68,5 @@ def masked_attention(
     factor = query.shape[-1] ** -0.5
     logits = jnp.einsum("bnhw,bmhw->bhnm", query, key, preferred_element_type=jnp.float32) * factor
     logits = logits if bias is None else logits + bias
-    weights = masked_softmax(logits, keep, mask=mask, compat=compat)
+    weights = masked_softmax(logits, keep, compat=compat)
     return jnp.einsum("bhnm,bmhw->bnhw", weights.astype(value.dtype), value), weights

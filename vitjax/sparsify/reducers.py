@@ -190,7 +190,7 @@ def reduce(
     if reducer.name == "tome":
         if keys is None:
             raise ValueError("reducer 'tome' compares keys: give `keys`.")
-        return merge(tokens, alive, keys, count - kept)
+        return merge(tokens, alive, keys, count - kept, prefix=prefix)
     index = _chosen(reducer.name, stage, scores, tokens.shape[0], count, kept, grid or (1, cells))
     row = _rows_after_keeping(index, count)
     if reducer.name != "evit" or scores is None:
@@ -232,20 +232,24 @@ def wanted(
 
 
 def merge(
-    tokens: Float[Array, "b n d"], alive: Alive, keys: Float[Array, "b n w"], r: int
+    tokens: Float[Array, "b n d"], alive: Alive, keys: Float[Array, "b n w"], r: int, *, prefix: int
 ) -> tuple[Float[Array, "b m d"], Alive]:
-    """The r most alike pairs of tokens, one each of odd and of even place, become their mean by size.
+    """The r most alike pairs of tokens, one each of even and of odd place, become their mean by size.
 
-    Source: Bolya et al. 2023, ToMe (arXiv:2210.09461), Sec. 3, bipartite soft matching. Two odd
-    ones may join the same even one.
+    Source: Bolya et al. 2023, ToMe (arXiv:2210.09461), Sec. 3, bipartite soft matching. Tokens of even place
+    leave, several may join the same odd one. As in the official code places count from the start of the
+    sequence, so the prefix decides which patches are even: with a class token alone the second, fourth, ...
+    Different from that code: what is left stays in raster order instead of evens first, so from the second
+    block on the two groups are others than there.
     """
     batch, count, _ = tokens.shape
     unit = keys.astype(jnp.float32)
     unit = unit / jnp.maximum(jnp.linalg.norm(unit, axis=-1, keepdims=True), 1e-12)
-    alike = jnp.einsum("baw,bcw->bac", unit[:, 1::2], unit[:, 0::2])
+    even, odd = prefix % 2, 1 - prefix % 2  # first patches of either place
+    alike = jnp.einsum("baw,bcw->bac", unit[:, even::2], unit[:, odd::2])
     best, partner = alike.max(axis=-1), alike.argmax(axis=-1).astype(jnp.int32)
-    odd = jax.lax.top_k(best, r)[1].astype(jnp.int32)  # which of the odd ones leave
-    leaving, joined = 2 * odd + 1, 2 * jnp.take_along_axis(partner, odd, axis=1)
+    which = jax.lax.top_k(best, r)[1].astype(jnp.int32)  # of the even ones leave
+    leaving, joined = 2 * which + even, 2 * jnp.take_along_axis(partner, which, axis=1) + odd
     gone = as_keep(leaving, count) > 0
     stay = jnp.argsort(gone, axis=1, stable=True)[:, : count - r].astype(jnp.int32)
     row = _rows_after_keeping(stay, count)
