@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitjax.data import augment
 from vitjax.data.augment import _KINDS, Augment, crop_box, erase, jitter, rand_augment
 from vitjax.data.transforms import HALF, Preprocess
 from vitjax.training.config import AugmentConfig
@@ -54,6 +55,21 @@ def test_crops_lie_inside_with_areas_and_ratios_as_asked():
     assert 1.2 < ratio.max() < 1.35
 
 
+def test_a_crop_sees_no_pixel_outside_its_box(monkeypatch):
+    monkeypatch.setattr(augment, "crop_box", lambda *_: (5, 4, 36, 25))
+    rng = np.random.default_rng(0)
+    inside = rng.integers(0, 256, (21, 31, 3), dtype=np.uint8)
+    found = []
+    for colour in (0, 255):
+        pixels = np.full((30, 40, 3), colour, np.uint8)
+        pixels[4:25, 5:36] = inside
+        found.append(Augment(RECIPE, AugmentConfig(crop=0.3))(Image.fromarray(pixels), rng))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(
+        found[0], Image.fromarray(inside).resize((24, 24), Image.Resampling.BICUBIC)
+    )
+
+
 def test_a_picture_no_crop_fits_into_gives_its_centre():
     assert crop_box((1000, 10), 1.0, np.random.default_rng(0)) == (493, 0, 506, 10)
 
@@ -81,6 +97,45 @@ def test_jitter_of_strength_0_changes_nothing_and_more_changes_something():
     rng = np.random.default_rng(0)
     assert jitter(picture(), 0.0, rng).tobytes() == picture().tobytes()
     assert jitter(picture(), 0.4, rng).tobytes() != picture().tobytes()
+
+
+def test_jitter_changes_brightness_by_up_to_its_strength_and_in_any_order(monkeypatch):
+    seen = []
+
+    class Enhance:
+        def __init__(self, image: Image.Image, kind: int) -> None:
+            self.image, self.kind = image, kind
+
+        def enhance(self, factor: float) -> Image.Image:
+            seen.append((self.kind, factor))
+            return self.image
+
+    monkeypatch.setattr(
+        augment, "_JITTERED", [lambda image, kind=kind: Enhance(image, kind) for kind in range(3)]
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        jitter(picture(), 0.4, rng)
+    factors = np.array([factor for _, factor in seen])
+    assert 0.6 <= factors.min() < 0.62 and 1.38 < factors.max() <= 1.4
+    orders = {tuple(kind for kind, _ in seen[i : i + 3]) for i in range(0, 600, 3)}
+    assert len(orders) == 6
+
+
+def test_a_shifted_window_lies_up_to_the_border_on_every_side():
+    change = Augment(RECIPE, AugmentConfig(shift=2))
+    view = np.pad(RECIPE.view(picture()) | 1, ((2, 2), (2, 2), (0, 0)))
+    windows = {(top, left): view[top : top + 24, left : left + 24] for top in range(5) for left in range(5)}
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(250):
+        found = change(picture(), rng)
+        black = (found == 0).all(axis=2)
+        seen |= {
+            place
+            for place, window in windows.items()
+            if np.array_equal(found | 1, window | 1) and black.any() == (window == 0).any()
+        }
+    assert seen == set(windows)
 
 
 def test_erasing_fills_one_box_with_noise_of_the_models_mean():
