@@ -48,6 +48,7 @@ class Augment:
         wanted, size = self.choices, self.recipe.image_size
         if wanted.crop:
             box = crop_box(image.size, wanted.crop, rng)
+            # Not resize(box=): its filter would see pixels outside the crop.
             image = image.crop(box).resize((size, size), FILTERS[self.recipe.interpolation])
         else:
             image = Image.fromarray(self.recipe.view(image))

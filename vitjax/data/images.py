@@ -1,34 +1,30 @@
 """Pictures from files, bytes, PIL images and arrays, with limits that hold before anything is decoded.
 
 Image files come from strangers. Only JPEG, PNG and WebP are opened, by allow-list: most decoder bugs and all
-slow formats are elsewhere. The size in the header is checked before a pixel is decoded, so no file costs more
-than about 2 s and 512 MiB. A damaged file is refused, never half read.
+slow formats are elsewhere. What a file costs is counted before a pixel is decoded (`image_cost`), so none
+takes more than about 2 s of CPU and 512 MiB. A damaged file is refused, never half read.
 """
 
+import contextlib
 import os
 import stat
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
+
+from vitjax.data.image_cost import inspect
+from vitjax.data.image_limits import HALVED_ABOVE, MAX_BYTES, Inspected, Refusal, check_size
 
 from vitjax.files import expanded
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-MAX_SIDE = 32_767  # pixels
-MAX_PIXELS = {
-    "JPEG": 50_331_648,  # 8192 x 6144: the largest phone photos in wide use
-    "MPO": 50_331_648,  # a JPEG with more pictures behind the first
-    "PNG": 33_554_432,  # 8192 x 4096: slower to decode, and never halved
-    "WEBP": 20_971_520,  # 5120 x 4096: its decoder holds three more copies of the picture
-}
-MAX_PIXELS_DECODED = 50_331_648  # of pictures that come as arrays or PIL images
-MAX_SCANS = 200  # of a JPEG: each goes over the whole picture; encoders write 10 or so
-MAX_BYTES = 128 * 2**20  # of a file: metadata chunks are read whole before the size is known
-HALVED_ABOVE = 25_165_824  # pixels: a larger JPEG is decoded at half its sides
+Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 # What Pillow raises on damaged files; tests/data/corpus.py makes some to find out.
 _DAMAGE = (
@@ -64,7 +60,7 @@ class ImageError(ValueError):
     """A picture cannot be used; the message is one line: which, what is wrong, what to do."""
 
 
-def read_image(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> Image.Image:
+def read_image(source: Picture) -> Image.Image:
     """Picture as 8-bit RGB, turned the way its EXIF data says.
 
     Transparency is dropped, not blended, as `convert("RGB")` does in the pipelines the weights were trained
@@ -84,10 +80,34 @@ def read_image(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> 
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        name = f"PIL image {getattr(source, 'filename', '') or source.mode!r}"
-        return _decode(source, name)
+        return _from_pil(source)
+    return _decode(*_inspect(source))
+
+
+def image_size(source: Picture) -> tuple[int, int]:
+    """Width and height in pixels of a picture turned the way its EXIF data says, without decoding it.
+
+    Args:
+        source: as for `read_image`, which returns that size, or half of it for a JPEG above 25 megapixels.
+
+    Raises:
+        ImageError: as there, as far as a file's header tells.
+    """
+    if isinstance(source, np.ndarray):
+        return source.shape[1], source.shape[0]
+    if isinstance(source, Image.Image):
+        size, exif = source.size, source.info.get("exif")
+    else:
+        (size, _, exif), _ = _inspect(source)
+    width, height = size
+    return (height, width) if _orientation(exif) >= 5 else (width, height)
+
+
+def _inspect(source: str | os.PathLike | bytes) -> tuple[Inspected, str]:
+    """A file that may be decoded, and what errors call it."""
     if isinstance(source, bytes):
-        return _open(BytesIO(source), f"image of {len(source)} bytes", len(source))
+        name = f"image of {len(source)} bytes"
+        return _allow(source, name), name
     name = repr(os.fspath(source))
     try:
         source = expanded(source)
@@ -96,80 +116,112 @@ def read_image(source: str | os.PathLike | bytes | Image.Image | np.ndarray) -> 
             what = "a folder" if stat.S_ISDIR(status.st_mode) else "no ordinary file"
             raise ImageError(f"{name} is {what}; give an image file.")
         with open(source, "rb") as file:
-            return _open(file, name, status.st_size)
+            return _allow(file.read(MAX_BYTES + 1), name, status.st_size), name
     except FileNotFoundError:
         raise ImageError(f"{name} does not exist; check the path.") from None
     except PermissionError:
         raise ImageError(f"{name} may not be read; check its permissions.") from None
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageError(f"{name} does not fit into memory; save it smaller.") from None
     except (OSError, ValueError) as error:  # too long a name, a loop of links, a zero byte in it
         raise ImageError(f"{name} cannot be opened ({_line(error)}); check the path.") from None
 
 
-def _count_scans(file) -> int:
-    """Starts of scans in a JPEG, those of its thumbnails too; 0 in other files. Coded data holds none."""
-    count, last = 0, b""
-    if file.read(2) == b"\xff\xd8":
-        while chunk := file.read(2**20):
-            count, last = count + (last + chunk).count(b"\xff\xda"), chunk[-1:]
-    file.seek(0)
-    return count
-
-
-def _open(file, name: str, size: int) -> Image.Image:
-    if size == 0:
+def _allow(data: bytes, name: str, size: int = 0) -> Inspected:
+    """The file without what its pixels do not need."""
+    if not data:
         raise ImageError(f"{name} is empty (0 bytes); replace or remove it.")
-    if size > MAX_BYTES:
+    if (size := max(size, len(data))) > MAX_BYTES:
         raise ImageError(
             f"{name} has {size / 2**20:.0f} MiB, above the limit of {MAX_BYTES // 2**20}; save it smaller."
         )
-    if (scans := _count_scans(file)) > MAX_SCANS:
-        raise ImageError(f"{name} has {scans} scans, above the limit of {MAX_SCANS}; save it anew.")
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            return _decode(image, name)
+        return inspect(data)
+    except Refusal as reason:
+        raise ImageError(f"{name} {reason}") from None
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """What Pillow raises, as one line that names the picture."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Refusal as reason:
+        raise ImageError(f"{name} {reason}") from None
     except Image.UnidentifiedImageError:
         raise ImageError(f"{name} is not a JPEG, PNG or WebP image; convert or remove it.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(
-            f"{name} is too large: above {MAX_PIXELS['JPEG']:,} pixels; save it smaller."
-        ) from None
-    except ImageError:
-        raise
+        raise ImageError(f"{name} is too large for Image.MAX_IMAGE_PIXELS; save it smaller.") from None
     except MemoryError:
         raise ImageError(f"{name} does not fit into memory; save it smaller.") from None
     except _DAMAGE as error:
-        raise _damaged(name, error) from None
+        raise ImageError(f"{name} cannot be decoded ({_line(error)}); replace or remove it.") from None
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
-    _check_size(image.size, image.format, name)
-    try:
-        if image.format in ("JPEG", "MPO") and image.width * image.height > HALVED_ABOVE:
-            image.draft(None, (image.width // 2, image.height // 2))
-        image.load()
-        turn = _TURNS.get(_orientation(image.info.get("exif")))
-        rgb = _to_rgb(image)
-        rgb = rgb if turn is None else rgb.transpose(turn)
-        rgb.info = {}  # or a later look at its EXIF data would turn it a second time
-        return rgb
-    except MemoryError:
-        raise ImageError(f"{name} does not fit into memory; save it smaller.") from None
-    except _DAMAGE as error:
-        raise _damaged(name, error) from None
+def _decode(file: Inspected, name: str, *, mode: str | None = None, scale: int = 1) -> Image.Image:
+    """An inspected file as RGB; a JPEG in the mode and at 1 / scale of its sides, as `draft` has them."""
+    with _explained(name):
+        return _turned(_pixels(file, mode, scale), file.exif)
 
 
-def _check_size(size: tuple[int, int], kind: str | None, name: str) -> None:
-    width, height = size
-    most = MAX_PIXELS.get(kind or "", MAX_PIXELS_DECODED)
-    if width < 1 or height < 1:
-        raise ImageError(f"{name} has no pixels ({width} x {height}); replace or remove it.")
-    if width * height > most or max(size) > MAX_SIDE:
-        raise ImageError(
-            f"{name} is too large: {width} x {height} pixels, above the limit of {most:,} pixels "
-            f"or {MAX_SIDE:,} a side; save it smaller."
-        )
+def _pixels(file: Inspected, mode: str | None, scale: int) -> Image.Image:
+    with Image.open(BytesIO(file.data), formats=FORMATS) as image:
+        check_size(image.size, image.format)
+        if image.width * image.height > HALVED_ABOVE:
+            scale = max(scale, 2)
+        if scale > 1 or mode is not None:
+            image.draft(mode, (max(1, image.width // scale), max(1, image.height // scale)))
+        return _to_rgb(image)
+
+
+_CALLERS_FILES = threading.Lock()  # several threads may be given the same open file
+
+
+def _from_pil(image: Image.Image) -> Image.Image:
+    """A new picture of the caller's, which stays as it is: one that has only been opened is not loaded."""
+    name = f"PIL image {getattr(image, 'filename', '') or image.mode!r}"
+    with _explained(name):
+        kind = "JPEG" if image.format == "MPO" else image.format
+        check_size(image.size, kind)
+        data = _unloaded(image)
+        if data is None or kind is None:
+            return _turned(_to_rgb(image), image.info.get("exif"))
+        if kind in FORMATS:
+            # A further image of an MPO file is a JPEG of its own.
+            file = _allow(data[getattr(image, "offset", 0) :], name)
+            if kind == "JPEG" and (drafted := getattr(image, "decoderconfig", ())):
+                return _decode(file, name, mode=image.mode, scale=drafted[0])
+            if kind == "JPEG" or not image.tell():
+                return _decode(file, name)
+        with Image.open(BytesIO(data), formats=(kind,)) as own:
+            own.seek(image.tell())
+            return _turned(_to_rgb(own), own.info.get("exif"))
+
+
+def _unloaded(image: Image.Image) -> bytes | None:
+    """The file of a picture that has been opened only; None where its pixels are in memory."""
+    if not isinstance(image, ImageFile.ImageFile) or image.fp is None:
+        return None
+    if not image.tile and getattr(image, "_im", None) is not None:
+        return None
+    with _CALLERS_FILES:
+        place = image.fp.tell()
+        try:
+            image.fp.seek(0)
+            return image.fp.read()
+        finally:
+            image.fp.seek(place)
+
+
+def _turned(image: Image.Image, exif: object) -> Image.Image:
+    turn = _TURNS.get(_orientation(exif))
+    image = image if turn is None else image.transpose(turn)
+    image.info = {}  # or a later look at its EXIF data would turn it a second time
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -194,9 +246,10 @@ def _from_array(array: np.ndarray) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise ImageError(f"{name} is not an image; give uint8 (height, width, 3), values 0 to 255.")
-    _check_size((array.shape[1], array.shape[0]), None, name)
-    flat = array[:, :, 0] if array.ndim == 3 and channels == 1 else array
-    return Image.fromarray(np.ascontiguousarray(flat)).convert("RGB")
+    with _explained(name):
+        check_size((array.shape[1], array.shape[0]), None)
+        flat = array[:, :, 0] if array.ndim == 3 and channels == 1 else array
+        return Image.fromarray(np.ascontiguousarray(flat)).convert("RGB")
 
 
 def _orientation(exif: object) -> int:
@@ -220,10 +273,6 @@ def _orientation(exif: object) -> int:
         if (tag, kind, count) == (0x0112, 3, 1):
             return value if 1 <= value <= 8 else 1
     return 1
-
-
-def _damaged(name: str, error: Exception) -> ImageError:
-    return ImageError(f"{name} cannot be decoded ({_line(error)}); replace or remove it.")
 
 
 def _line(error: BaseException) -> str:

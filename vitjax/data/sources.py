@@ -282,8 +282,13 @@ def _state(item: Any) -> str:
         except (OSError, ValueError):
             return "not there"
         return f"{found.st_size} {found.st_mtime_ns}"
-    if isinstance(item, Image.Image | np.ndarray):
-        pixels = np.ascontiguousarray(item.convert("RGBA") if isinstance(item, Image.Image) else item)
+    if isinstance(item, Image.Image):
+        try:
+            item = np.asarray(read_image(item))  # a copy: converting would load the caller's own
+        except ImageError:
+            return "unreadable"
+    if isinstance(item, np.ndarray):
+        pixels = np.ascontiguousarray(item)
         return f"{pixels.dtype} {pixels.shape} {hashlib.sha256(pixels.tobytes()).hexdigest()}"
     return hashlib.sha256(item).hexdigest() if isinstance(item, bytes) else type(item).__name__
 

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
+from vitjax.data.images import Picture, image_size
 from vitjax.files import expanded, parse_json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -150,7 +151,7 @@ class Preprocess:
         """Where a picture's pixels come to lie in what the model sees.
 
         Args:
-            width: of the picture, pixels.
+            width: of the picture, upright as `read_image` returns it, pixels.
             height: likewise.
 
         Returns:
@@ -170,20 +171,37 @@ class Preprocess:
         )
 
     def to_picture(
-        self, box: tuple[float, float, float, float], width: int, height: int
+        self, box: tuple[float, float, float, float], width: int | Picture, height: int | None = None
     ) -> tuple[float, float, float, float]:
         """A box of what the model sees, such as `Match.query_box`, in the picture's own pixels.
 
+        They are the pixels of the upright picture, turned the way its EXIF data says, as viewers show it and
+        `PIL.ImageOps.exif_transpose` returns it: not those of `Image.open(path)` where that lies on its side.
+
         Args:
             box: (left, top, right, bottom) as shares of the view.
-            width: of the picture, pixels.
-            height: likewise.
+            width: of the upright picture, pixels; or the picture itself, whatever `read_image` takes.
+            height: of the upright picture, pixels; left out where the picture is given.
+
+        Raises:
+            ImageError: the picture cannot be read.
+            TypeError: a width without a height, or a picture with one.
 
         >>> Preprocess(4, 1.0, "bicubic", *HALF).to_picture((0.0, 0.0, 0.5, 1.0), 8, 4)
         (2.0, 0.0, 4.0, 4.0)
+        >>> Preprocess(4, 1.0, "bicubic", *HALF).to_picture((0.0, 0.0, 0.5, 1.0), Image.new("RGB", (8, 4)))
+        (2.0, 0.0, 4.0, 4.0)
         """
+        if isinstance(width, int | np.integer):
+            if height is None:
+                raise TypeError("to_picture: height is missing; give it, or the picture in place of both.")
+            size = int(width), height
+        elif height is not None:
+            raise TypeError("to_picture: a height is given beside the picture; leave it out.")
+        else:
+            size = image_size(width)
         corners = np.array([[box[0], box[2]], [box[1], box[3]], [1.0, 1.0]])
-        (left, right), (top, bottom) = np.linalg.solve(self.placement(width, height), corners)[:2].tolist()
+        (left, right), (top, bottom) = np.linalg.solve(self.placement(*size), corners)[:2].tolist()
         return left, top, right, bottom
 
     def __call__(self, image: Image.Image) -> Float32[np.ndarray, "h w 3"]:
