@@ -1,10 +1,11 @@
 """Some 2,000 damaged, odd and hostile image files, made from a seed; run as a program it reads them all.
 
-As a program it prints one JSON object: files, accepted, refused, the slowest read in seconds, the peak of
-resident memory in MiB, and everything that went wrong. It is a program so that the memory it counts is its
+As a program it prints one JSON object: files, accepted, refused, the slowest read in seconds of CPU, the peak
+of resident memory in MiB, and everything that went wrong. It is a program so that the memory it counts is its
 own. With a folder as its argument it reads the files there instead.
 """
 
+import contextlib
 import io
 import json
 import random
@@ -12,7 +13,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -167,21 +168,33 @@ def files_of(folder: str) -> Iterator[tuple[str, bytes]]:
         yield path.name, path.read_bytes()
 
 
+def forget_peak() -> None:
+    """The peak of resident memory counts from now on, where the system allows it."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_mib() -> float:
     """Peak of resident memory; ru_maxrss would count the program that started this one too."""
     status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def main() -> None:
+def examine(files: Iterable[tuple[str, bytes]]) -> dict:
+    """Reads files; what it took, and everything that went wrong.
+
+    Seconds are of CPU, on all threads: other programs of a busy machine do not count.
+    """
     from vitjax.data import ImageError, Preprocess, read_image
 
     good, bad = set(whole()), set(hostile())
     prepare = Preprocess(224, 0.9, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    report = {"files": 0, "accepted": 0, "refused": 0, "slowest": 0.0, "wrong": []}
-    for name, data in files_of(sys.argv[1]) if len(sys.argv) > 1 else mutations(COUNT):
+    report = {"files": 0, "accepted": 0, "refused": 0, "slowest": 0.0, "peak_mib": 0.0, "wrong": []}
+    worst = report["worst"] = {"seconds": "", "mib": ""}
+    for name, data in files:
         report["files"] += 1
-        start = time.perf_counter()
+        forget_peak()
+        start = time.process_time()
         try:
             pixels = prepare(read_image(data))
             report["accepted"] += 1
@@ -197,13 +210,15 @@ def main() -> None:
                 report["wrong"].append(f"{name}: message {str(error)!r}")
         except Exception as error:  # noqa: BLE001 (what the test looks for)
             report["wrong"].append(f"{name}: {type(error).__name__}: {error}")
-        seconds = time.perf_counter() - start
-        report["slowest"] = max(report["slowest"], seconds)
+        seconds = time.process_time() - start
+        if seconds > report["slowest"]:
+            report["slowest"], worst["seconds"] = seconds, name
+        if (peak := peak_mib()) > report["peak_mib"]:
+            report["peak_mib"], worst["mib"] = peak, name
         if seconds > 2:
             report["wrong"].append(f"{name}: {seconds:.1f} s")
-    report["peak_mib"] = peak_mib()
-    print(json.dumps(report))
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(examine(files_of(sys.argv[1]) if len(sys.argv) > 1 else mutations(COUNT))))

@@ -101,9 +101,15 @@ def _frame_control(number: int) -> bytes:
     return chunk(b"fcTL", struct.pack(">IIIIIHHBB", number, 8, 8, 0, 0, 1, 10, 0, 0))
 
 
-def deep_png() -> bytes:
+def deep_png(height: int = 4096) -> bytes:
     """The most samples in the least data: 16-bit RGBA, every row by Paeth's filter."""
-    return png(8192, 4096, zlib.compress((b"\4" + bytes(8 * 8192)) * 4096, 1), depth=16, colour=6)
+    return png(8192, height, zlib.compress((b"\4" + bytes(8 * 8192)) * height, 1), depth=16, colour=6)
+
+
+def four_planes() -> bytes:
+    """A sequential CMYK photo, every coefficient of it coded: 50 MB."""
+    data = bytes(BLOCKS * 4 * 127 // 8 + 100)
+    return start(0xC0, 4 * GREY) + huffman(1, 0x01) + scan([1, 2, 3, 4], 0, 63, 0, 0, data) + END
 
 
 def interlaced_png() -> bytes:

@@ -4,20 +4,22 @@ import os
 import pathlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from tests.data import corpus
-from vitjax.data import ImageError, list_images, read_image
+from tests.data import corpus, fuzz
+from vitjax.data import ImageError, ListSource, fingerprint, list_images, read_image
+from vitjax.data.images import image_size
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def run_corpus(*arguments: str) -> dict:
+def run_corpus(*arguments: str, program: str = corpus.__file__) -> dict:
     done = subprocess.run(
-        [sys.executable, "-W", "error", corpus.__file__, *arguments],
+        [sys.executable, "-W", "error", program, *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -37,6 +39,16 @@ def test_two_thousand_damaged_files_are_read_or_refused_in_bounds():
     assert 300 < report["accepted"] < 1000
     assert report["slowest"] < 2
     assert report["peak_mib"] < 512
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc to measure memory")
+def test_files_changed_in_their_structure_are_read_or_refused_in_bounds():
+    report = run_corpus("5", program=fuzz.__file__)
+    assert report["wrong"] == []
+    assert report["accepted"] > 20
+    assert report["refused"] > 20
+    assert report["slowest"] < 2, report["worst"]
+    assert report["peak_mib"] < 512, report["worst"]
 
 
 @pytest.mark.slow
@@ -161,6 +173,100 @@ def test_the_callers_picture_is_neither_changed_nor_shared():
     read = read_image(image)
     read.putpixel((0, 0), (1, 2, 3))
     assert image.getpixel((0, 0)) == corpus.photo(8, 8).getpixel((0, 0))
+
+
+def opened(kind: str, **options) -> tuple[Image.Image, bytes]:
+    data = corpus.encoded(corpus.photo(64, 48), kind, **options)
+    return Image.open(io.BytesIO(data)), data
+
+
+def state(image: Image.Image) -> tuple:
+    return (
+        image.size,
+        image.mode,
+        image.format,
+        image.tell(),
+        dict(image.info),
+        bool(image.tile),
+        image.fp.tell(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"exif": {0x0112: 6}}),
+        ("PNG", {"exif": {0x0112: 8}}),
+        ("PNG", {"save_all": True, "append_images": [corpus.photo(64, 48, 1)]}),
+        ("WEBP", {"exif": {0x0112: 3}}),
+        ("WEBP", {"save_all": True, "append_images": [corpus.photo(64, 48, 1)]}),
+        ("MPO", {"save_all": True, "append_images": [corpus.photo(64, 48, 1)]}),
+        ("TIFF", {"save_all": True, "append_images": [corpus.photo(64, 48, 1)]}),
+        ("GIF", {"save_all": True, "append_images": [corpus.photo(64, 48, 1)]}),
+        ("BMP", {}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "-".join(x),
+)
+def test_an_opened_image_of_the_callers_is_read_and_left_as_it_was(kind, options):
+    if "exif" in options:
+        exif = Image.Exif()
+        exif.update(options["exif"])
+        options = {"exif": exif.tobytes()}
+    image, data = opened(kind, **options)
+    before = state(image)
+    read = read_image(image)
+    fingerprint(ListSource([image]))
+    assert state(image) == before
+    expected = Image.open(io.BytesIO(data))
+    expected.load()
+    np.testing.assert_array_equal(
+        np.asarray(read), np.asarray(ImageOps.exif_transpose(expected).convert("RGB"))
+    )
+    assert image_size(image) == read.size
+    if kind in ("MPO", "TIFF", "GIF", "PNG", "WEBP") and "save_all" in options:
+        image.seek(1)
+        read = np.asarray(read_image(image))
+        assert image.tell() == 1
+        np.testing.assert_array_equal(read, np.asarray(image.convert("RGB")))
+
+
+def test_a_large_jpeg_of_the_callers_keeps_its_size_and_what_the_caller_drafted(tmp_path):
+    path = tmp_path / "large.jpg"
+    corpus.photo(6200, 4200).save(path, quality=50)
+    with Image.open(path) as image:
+        assert read_image(image).size == (3100, 2100)
+        assert image.size == (6200, 4200)
+        image.draft("L", (775, 525))
+        small = read_image(image)
+        assert small.size == image.size == (775, 525)
+        assert image.mode == "L"
+        np.testing.assert_array_equal(np.asarray(small), np.asarray(image.convert("RGB")))
+
+
+def test_two_threads_may_read_one_opened_image():
+    image, data = opened("JPEG")
+    with ThreadPoolExecutor(4) as pool:
+        found = [np.asarray(x) for x in pool.map(read_image, [image] * 40)]
+    for pixels in found:
+        np.testing.assert_array_equal(pixels, np.asarray(read_image(data)))
+
+
+def test_edits_of_the_caller_are_seen():
+    image, _ = opened("PNG")
+    image.putpixel((3, 4), (1, 2, 3))
+    assert read_image(image).getpixel((3, 4)) == (1, 2, 3)
+
+
+def test_a_closed_image_is_refused_in_one_line(tmp_path):
+    corpus.photo(8, 8).save(tmp_path / "a.png")
+    image = Image.open(tmp_path / "a.png")
+    image.close()
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(image)
+    with open(tmp_path / "a.png", "rb") as file:
+        image = Image.open(file)
+    with pytest.raises(ImageError, match="closed file"):
+        read_image(image)
 
 
 def test_grey_and_transparent_arrays_are_taken():

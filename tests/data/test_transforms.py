@@ -3,11 +3,11 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import vitjax
 from tests.data.corpus import photo
-from vitjax.data import Preprocess, preprocess
+from vitjax.data import ImageError, Preprocess, preprocess, read_image
 from vitjax.data.transforms import HALF, IMAGENET, model_input
 
 CROP = Preprocess(224, 0.9, "bicubic", *IMAGENET)
@@ -61,6 +61,45 @@ def test_pixels_are_seen_where_the_placement_says(size, changes):
     found = np.array([(seen * columns).sum(), (seen * rows).sum()]) / seen.sum()
     placed = 224 * (recipe.placement(width, height) @ [x + 0.5, y + 0.5, 1])[:2]
     np.testing.assert_allclose(found, placed, atol=0.1)  # pixels; the filter's weights are rounded
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_box_of_a_turned_photo_lies_where_the_upright_photo_shows_it(tmp_path, kind, turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    file = tmp_path / f"photo.{kind.lower()}"
+    photo(320, 200).save(file, kind, exif=exif.tobytes())
+    with Image.open(file) as lying:
+        upright = ImageOps.exif_transpose(lying)
+        seen, box = CROP.view(read_image(file)), (0.25, 0.125, 0.75, 0.875)
+        found = CROP.to_picture(box, file)
+        assert found == CROP.to_picture(box, *upright.size) == CROP.to_picture(box, lying)
+        assert found == CROP.to_picture(box, file.read_bytes()) == CROP.to_picture(box, read_image(file))
+    left, top, right, bottom = found
+    assert 0 < left < right < upright.width
+    assert 0 < top < bottom < upright.height
+    # What lies in the box is what the model saw there, resized by somebody else's hand.
+    again = upright.convert("RGB").resize((112, 168), Image.Resampling.BICUBIC, box=found)
+    difference = np.abs(np.asarray(again, int) - seen[28:196, 56:168])
+    assert difference.mean() < 3, difference.mean()
+
+
+def test_a_box_is_given_in_the_pixels_of_the_photo_and_not_of_its_half(tmp_path):
+    large = photo(6200, 4200)
+    large.save(tmp_path / "a.jpg", quality=50)
+    box, expected = (0.5, 0.5, 1.0, 1.0), CROP.to_picture((0.5, 0.5, 1.0, 1.0), 6200, 4200)
+    for picture in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), large, np.asarray(large)):
+        assert CROP.to_picture(box, picture) == expected
+
+
+def test_a_width_alone_and_a_picture_with_a_height_are_refused():
+    with pytest.raises(TypeError, match="height is missing"):
+        CROP.to_picture((0.0, 0.0, 1.0, 1.0), 8)
+    with pytest.raises(TypeError, match="leave it out"):
+        CROP.to_picture((0.0, 0.0, 1.0, 1.0), photo(8, 8), 8)
+    with pytest.raises(ImageError, match="does not exist"):
+        CROP.to_picture((0.0, 0.0, 1.0, 1.0), "missing.jpg")
 
 
 def test_an_image_of_the_right_size_is_not_touched():

@@ -284,7 +284,7 @@ def _state(item: Any) -> str:
         return f"{found.st_size} {found.st_mtime_ns}"
     if isinstance(item, Image.Image):
         try:
-            item = np.asarray(read_image(item))  # a copy: converting would load the caller's own
+            item = np.asarray(read_image(item).convert("RGBA"))  # by a copy: the caller's own is not loaded
         except ImageError:
             return "unreadable"
     if isinstance(item, np.ndarray):
