@@ -316,3 +316,9 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded():
     many = whole[:-2] + 300 * whole[last:-2] + whole[-2:]
     with pytest.raises(ImageError, match=f"has {scans + 300} scans, above the limit of 200"):
         read_image(many)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    corpus.photo(8, 6).save(tmp_path / "a.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_image("~/a.png").size == image_size("~/a.png") == (8, 6)
