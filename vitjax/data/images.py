@@ -21,8 +21,6 @@ from vitjax.data.image_cost import inspect
 from vitjax.data.image_limits import HALVED_ABOVE, MAX_BYTES, Inspected, Refusal, check_size
 from vitjax.files import expanded
 
-from vitjax.files import expanded
-
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
