@@ -4,10 +4,12 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
+import jax
 import numpy as np
 
-from vitjax.retrieval import Descriptors, Gallery, GalleryError
+from vitjax.retrieval import Descriptors, Gallery, GalleryError, RerankConfig, rerank
 
 
 def random_descriptors(n: int, tokens: int = 9, d: int = 16, seed: int = 0) -> Descriptors:
@@ -88,3 +90,28 @@ def build(path, kill: tuple[int, float] | None = None) -> None:
             process.stdout.readline()
         time.sleep(kill[1])
         process.kill()
+
+
+def doors(path) -> dict[str, object]:
+    """What each way to read a gallery gives, or what it says; each opens it anew."""
+    queries = random_descriptors(3, seed=9)
+
+    def reranked(gallery: Gallery) -> list[np.ndarray]:
+        rows = np.stack([np.arange(len(gallery))] * 3)
+        found = rerank(queries, gallery, rows, config=RerankConfig(method="chamfer"))
+        return [found.index, found.score]
+
+    ways: dict[str, Callable[[Gallery], object]] = {
+        "take": lambda gallery: jax.tree.leaves(gallery.take(slice(None))),
+        "search": lambda gallery: list(gallery.search(queries, 5)),
+        "rerank": reranked,
+        "ids": lambda gallery: gallery.ids(),
+        "some ids": lambda gallery: gallery.ids(np.arange(len(gallery))[::-1]),
+    }
+    found: dict[str, object] = {}
+    for name, way in ways.items():
+        try:
+            found[name] = way(Gallery.open(path))
+        except GalleryError as error:
+            found[name] = str(error)
+    return found

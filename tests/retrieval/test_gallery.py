@@ -1,3 +1,4 @@
+import json
 import os
 
 import jax
@@ -262,9 +263,33 @@ def test_nothing_is_put_where_something_lies(tmp_path):
     assert os.listdir(tmp_path / "photos") == ["cat.jpg"]
 
 
-def test_a_manifest_of_the_future_asks_for_an_update(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "_FORMAT", 2)
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("_FORMAT", 3, r"format 3 is unknown here \(2 is known\); update vitjax"),
+        ("_FORMAT", 1, "of format 1, whose files are not bound .*; delete it and build it again"),
+    ],
+)
+def test_a_manifest_of_another_format_says_what_to_do(tmp_path, monkeypatch, name, value, told):
+    monkeypatch.setattr(manifest, name, value)
     filled_gallery(tmp_path / "g", 3)
     monkeypatch.undo()
-    with pytest.raises(GalleryError, match=r"format 2 is unknown here \(1 is known\); update vitjax"):
+    with pytest.raises(GalleryError, match=told):
+        Gallery.open(tmp_path / "g")
+
+
+def rewritten(path, **changes) -> None:
+    """Writes the manifest's body as a later version of this package would."""
+    body = json.loads(path.read_bytes())["gallery"] | changes
+    path.write_bytes(manifest._text(body, manifest._FORMAT, manifest._digest(body)))
+
+
+def test_what_a_later_version_adds_is_left_out_unless_a_reader_needs_it(tmp_path):
+    filled_gallery(tmp_path / "g", 3)
+    last = tmp_path / "g" / manifest.COMMITTED
+    rewritten(last, rows=2)
+    rewritten(tmp_path / "g" / manifest.FILE, made_at="noon")
+    assert len(Gallery.open(tmp_path / "g").take(slice(None))) == 3
+    rewritten(tmp_path / "g" / manifest.FILE, needs=["removed"])
+    with pytest.raises(GalleryError, match=r"it needs \['removed'\], unknown here; update vitjax"):
         Gallery.open(tmp_path / "g")

@@ -59,7 +59,9 @@ def test_a_row_behind_a_damaged_piece_is_still_read(tmp_path, monkeypatch):
     file.write_bytes(data)
     gallery = Gallery.open(path)
     gallery.take([19])
-    with pytest.raises(GalleryError, match="tokens is damaged; put that file back from a copy, or"):
+    with pytest.raises(
+        GalleryError, match="tokens is damaged; put that file back from a copy of the same commit, or"
+    ):
         gallery.take([0])
 
 

@@ -1,19 +1,20 @@
 """The arrays of a gallery: Zarr v3, every piece with a checksum, and a missing piece is an error.
 
 Plain Zarr reads a flipped bit as data and a missing chunk as zeros. Here every chunk carries a CRC-32C, and
-what is not there is not read: TensorStore is told so, and to store chunks of zeros like any other.
+what is not there is not read: TensorStore is told so, and to store chunks of zeros like any other. That a
+whole chunk is also the one that belongs there is what `sums` checks.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
 from vitjax.retrieval.descriptors import Descriptors
-from vitjax.retrieval.image_ids import ENDS, NUMBERS, TEXT, Rows
-from vitjax.retrieval.manifest import ArrayLayout, Manifest
+from vitjax.retrieval.image_ids import ENDS, NUMBERS, TEXT
+from vitjax.retrieval.manifest import ArrayLayout, Manifest, row_count
 from vitjax.retrieval.storage import REMEDY, GalleryError, Pending, Place, context, plain_errors
 
 CHUNK_BYTES = 2**16  # about what is read to get at one row
@@ -55,8 +56,18 @@ def create(place: Place, manifest: Manifest) -> dict[str, ts.TensorStore]:
     for name, array in manifest.arrays.items():
         with plain_errors(place, name):
             spec = _spec(place, name, array, rows=0)
-            stores[name] = ts.open(spec, create=True, delete_existing=True, context=context()).result()
+            stores[name] = _created(spec)
     return stores
+
+
+def _created(spec: dict[str, Any]) -> ts.TensorStore:
+    try:
+        return ts.open(spec, create=True, delete_existing=True, context=context()).result()
+    except ValueError as error:
+        if not str(error).startswith("ALREADY_EXISTS"):
+            raise
+        # The lock is ours, so we wrote it: the store's answer was lost, and it was asked again.
+        return ts.open(spec, open=True, context=context()).result()
 
 
 def open_all(place: Place, manifest: Manifest) -> dict[str, ts.TensorStore]:
@@ -76,22 +87,12 @@ def open_all(place: Place, manifest: Manifest) -> dict[str, ts.TensorStore]:
     return stores
 
 
-def row_count(manifest: Manifest, name: str) -> int:
-    """Committed rows of an array: images, or bytes of their ids."""
-    return manifest.text if name == TEXT else manifest.rows
-
-
 def append(
     place: Place, stores: Mapping[str, ts.TensorStore], first: int, parts: Mapping[str, np.ndarray]
 ) -> Pending:
     """Starts to write rows behind the first `first` ones, which stay as they are."""
     writing = {name: stores[name][first : first + len(x)].write(x) for name, x in parts.items()}
     return Pending(place, writing)
-
-
-def read(place: Place, stores: Mapping[str, ts.TensorStore], names: Iterable[str], rows: Rows) -> Pending:
-    """Starts to read rows that exist of the arrays that exist."""
-    return Pending(place, {name: stores[name][rows].read() for name in names if name in stores})
 
 
 def resized(place: Place, stores: Mapping[str, ts.TensorStore], manifest: Manifest) -> dict[str, Any]:

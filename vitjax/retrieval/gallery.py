@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from vitjax import parallel
 from vitjax.config import INDEX_DTYPES
-from vitjax.retrieval import arrays, image_ids, manifest, stored, writer_lock
+from vitjax.retrieval import arrays, image_ids, manifest, stored, sums, writer_lock
 from vitjax.retrieval.descriptors import Descriptors, Sizes
 from vitjax.retrieval.image_ids import ENDS, NUMBERS, TEXT, PackedIds, Rows
 from vitjax.retrieval.manifest import Manifest
@@ -23,7 +23,10 @@ from vitjax.retrieval.streaming import RowReader, search_stream
 
 _MATCHED = ("pooled", "tokens", "scale", "weights", "valid", "places")
 _ROW_ARRAYS = (*_MATCHED, "owner")  # the last is for pictures only
-_LEFTOVERS = {writer_lock.FILE, f"{manifest.FILE}.__lock"}  # of a create that was killed
+_LEFTOVERS = {
+    writer_lock.FILE,
+    *(f"{x}.__lock" for x in (manifest.FILE, manifest.COMMITTED)),
+}  # of a killed create
 
 
 class Gallery:
@@ -32,7 +35,8 @@ class Gallery:
     `Gallery.create(path)` makes one, `Gallery.open(path)` opens one without reading it; `path` is a folder,
     gs://bucket/folder or s3://bucket/folder. An `add` that has returned is safe: whatever happens later, a
     kill in the middle of the next `add` included, the gallery opens with the rows it had. Every piece
-    that is read is checked, and a damaged or missing one is an error that names it, never data.
+    that is read is checked, and one that is damaged, missing, exchanged, of another gallery or of another
+    commit is an error that names it, never data (see `sums`; a process compares each piece once).
 
     What is read is rounded as stored: tokens to float16 or int8, pooled vectors to `pooled_dtype`.
     """
@@ -40,6 +44,7 @@ class Gallery:
     def __init__(self, place: Place, content: Manifest, version: bytes, stores: Mapping[str, Any]) -> None:
         self._place, self._content, self._version = place, content, version
         self._stores = dict(stores)
+        self._reader = sums.Reader(place, content, stores)
         self._release: weakref.finalize | None = None
 
     @classmethod
@@ -95,12 +100,7 @@ class Gallery:
         place = locate(path)
         content, version = manifest.read(place)
         if recipe is not None:
-            wrong = manifest.differences(content.recipe, manifest.check_recipe(recipe))
-            if wrong:
-                raise GalleryError(
-                    f"gallery {place.name} was made by another recipe: {'; '.join(wrong[:5])}; "
-                    "describe with that recipe, or build another gallery"
-                )
+            manifest.check_same(f"gallery {place.name}", content.recipe, manifest.check_recipe(recipe))
         return cls(place, content, version, arrays.open_all(place, content))
 
     @staticmethod
@@ -128,6 +128,11 @@ class Gallery:
     def recipe(self) -> dict[str, Any]:
         """What made the descriptors, as given to `create`."""
         return dict(self._content.recipe)
+
+    @property
+    def content(self) -> str:
+        """Hash of all rows and ids: what is derived from a gallery is kept under it, not under its path."""
+        return manifest.content(self._content)
 
     @property
     def reached(self) -> int:
@@ -182,15 +187,20 @@ class Gallery:
         stores = self._stores if old.arrays else arrays.create(self._place, new)
         if len(found):
             stores = arrays.resized(self._place, stores, new)
-            self._write(stores, new, found, packed)
+            new = self._write(stores, new, found, packed)
         self._version = manifest.write(self._place, new, replaces=self._version)
+        self._reader = sums.Reader(self._place, new, stores, before=self._reader)
         self._content, self._stores = new, stores
 
-    def _write(self, stores: dict[str, Any], new: Manifest, found: Descriptors, packed: PackedIds) -> None:
+    def _write(
+        self, stores: dict[str, Any], new: Manifest, found: Descriptors, packed: PackedIds
+    ) -> Manifest:
         """Writes file by file; the next one is rounded while the one before is written."""
         first, text, shard = len(self), self._content.text, new.arrays["tokens"].shard
+        counted = sums.Writer(self._place, new)
         if packed.kind == "str":
             arrays.append(self._place, stores, text, {TEXT: packed.text}).result()
+            counted.append(text, {TEXT: packed.text})
         before: Pending | None = None
         for start in range(first - first % shard, new.rows, shard):
             piece = slice(max(start - first, 0), min(start + shard, new.rows) - first)
@@ -199,6 +209,7 @@ class Gallery:
             parts |= {NUMBERS: packed.numbers[piece]} if packed.kind == "int" else {}
             parts |= {ENDS: text + packed.ends[piece]} if packed.kind == "str" else {}
             now = arrays.append(self._place, stores, first + piece.start, parts)
+            counted.append(first + piece.start, parts)
             if before is not None:
                 try:
                     before.result()
@@ -208,6 +219,7 @@ class Gallery:
             before = now
         if before is not None:
             before.result()
+        return counted.finish(new)
 
     def claim(self) -> None:
         """Makes this object the one writer until `close`, or until its process ends; `add` does so itself.
@@ -251,12 +263,12 @@ class Gallery:
         return self._stored(_MATCHED, rows)
 
     def _stored(self, names: Sequence[str], rows: Any) -> Callable[[], Stored]:
-        reading = self._reading(names, self._checked(rows))
+        reading = self._reader.read(names, self._checked(rows))
         return lambda: Stored(**dict.fromkeys(_ROW_ARRAYS) | reading.result())
 
     def read_pooled(self, rows: Any) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
         """Starts to read pooled vectors (n, d), and which rows have a valid token (n,)."""
-        reading = self._reading(("pooled", "valid"), self._checked(rows))
+        reading = self._reader.read(("pooled", "valid"), self._checked(rows))
 
         def wait() -> tuple[np.ndarray, np.ndarray]:
             found = reading.result()
@@ -297,7 +309,7 @@ class Gallery:
         """
 
         def read(name: str, rows: Rows) -> np.ndarray:
-            return self._reading((name,), rows).result()[name]
+            return self._reader.read((name,), rows).result()[name]
 
         if not len(self) and rows is None:
             return []
@@ -310,9 +322,6 @@ class Gallery:
         real = rows != -1
         found = iter(image_ids.unpack(self._content.ids, read, self._checked(rows[real])))
         return [next(found) if there else None for there in real]
-
-    def _reading(self, names: Sequence[str], rows: Rows) -> Pending:
-        return arrays.read(self._place, self._stores, names, rows)
 
     def _checked(self, rows: Any) -> Rows:
         """A plain slice, or row numbers that exist."""

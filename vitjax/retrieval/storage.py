@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from vitjax.files import expanded
 
 CACHE_BYTES = 2**26  # of chunks read from any gallery, kept for the next read
 RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "16s"}  # half a minute together
-REMEDY = "put that file back from a copy, or delete the gallery and build it again"
+REMEDY = "put that file back from a copy of the same commit, or delete the gallery and build it again"
 _STORES = {"gs": "gcs", "s3": "s3"}
 _BROKEN = {"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE"}
 
@@ -162,6 +162,29 @@ def plain_errors(place: Place, what: str) -> Iterator[None]:
         raise
 
 
+def write_if(keys: ts.KvStore, name: str, value: bytes, replaces: bytes) -> bytes | None:
+    """Writes an object whose version is still the given one; returns the new version, None if it is not.
+
+    A store whose answer is lost is asked again, and then finds that the version has changed: by us. So the
+    object itself decides. No two writers may write the same bytes.
+    """
+    try:
+        written = keys.write(name, value, if_equal=replaces).result().generation
+    except ValueError:
+        found = keys.read(name).result()
+        if not _holds(found, value):
+            raise
+        return found.stamp.generation
+    if written:
+        return written
+    found = keys.read(name).result()
+    return found.stamp.generation if _holds(found, value) else None
+
+
+def _holds(found: Any, value: bytes) -> bool:
+    return found.state == "value" and found.value == value
+
+
 def _taken_apart(text: str) -> tuple[str, str]:
     """Status code and message of an error of TensorStore; no code for any other error."""
     found = re.match(r"([A-Z_]{5,}): (.*?)(?: \[\w+='.*)?$", text, re.DOTALL)
@@ -174,10 +197,16 @@ class Pending:
     Args:
         place: for messages.
         futures: of TensorStore, by the name of the array.
+        check: raises GalleryError where what was read is not what was committed.
     """
 
-    def __init__(self, place: Place, futures: Mapping[str, Any]) -> None:
-        self._place, self._futures = place, futures
+    def __init__(
+        self,
+        place: Place,
+        futures: Mapping[str, Any],
+        check: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._place, self._futures, self._check = place, futures, check
 
     def result(self) -> dict[str, Any]:
         """Waits for all; then raises GalleryError where one is damaged or cannot be written."""
@@ -186,6 +215,8 @@ class Pending:
         for name, future in self._futures.items():
             with plain_errors(self._place, name):
                 found[name] = future.result()
+        if self._check is not None:
+            self._check(found)
         return found
 
     def wait(self) -> None:

@@ -5,13 +5,18 @@ goes on by itself. Object stores have none: there the file is made only where it
 kill a person has to delete it; the error says which.
 """
 
+import contextlib
+import functools
 import os
 import pathlib
 import socket
 import time
+import uuid
 from collections.abc import Callable
 
-from vitjax.retrieval.storage import GalleryError, Place, plain_errors
+import tensorstore as ts
+
+from vitjax.retrieval.storage import GalleryError, Place, plain_errors, write_if
 
 try:
     import fcntl
@@ -27,22 +32,32 @@ def acquire(place: Place) -> Callable[[], None]:
     Raises:
         GalleryError: another writer is at work; the text says which.
     """
-    me = f"{socket.gethostname()}, process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
+    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    me = f"{socket.gethostname()}, process {os.getpid()}, since {since}"
     if place.folder is not None and fcntl is not None:
         return _lock_file(place, place.folder / FILE, me)
+    mine = f"{me}, {uuid.uuid4().hex}".encode()  # no other lock has this text
     with plain_errors(place, FILE):
         keys = place.keys()
         found = keys.read(FILE).result()
         if found.state == "value":
-            raise _taken(place, found.value, f"; if that is gone, delete {place.name.rstrip('/')}/{FILE}")
-        mine = keys.write(FILE, me.encode(), if_equal=found.stamp.generation).result().generation
-    if not mine:
-        raise _taken(place, b"another program", "")
+            raise _taken(place, found.value)
+        try:
+            held = write_if(keys, FILE, mine, found.stamp.generation)
+        except BaseException:
+            _give_back(keys, mine)
+            raise
+        if held is None:
+            raise _taken(place, keys.read(FILE).result().value)
+    return functools.partial(_give_back, keys, mine)
 
-    def release() -> None:
-        keys.write(FILE, None, if_equal=mine).result()
 
-    return release
+def _give_back(keys: ts.KvStore, mine: bytes) -> None:
+    """Deletes the lock if it is ours; a store that does not answer keeps it, and who comes next is told."""
+    with contextlib.suppress(ValueError):
+        found = keys.read(FILE).result()
+        if found.state == "value" and found.value == mine:
+            keys.write(FILE, None, if_equal=found.stamp.generation).result()
 
 
 def _lock_file(place: Place, path: pathlib.Path, me: str) -> Callable[[], None]:
@@ -59,7 +74,7 @@ def _lock_file(place: Place, path: pathlib.Path, me: str) -> Callable[[], None]:
         except OSError:
             holder = os.read(handle, 1000)
             os.close(handle)
-            raise _taken(place, holder, "") from None
+            raise _taken(place, holder) from None
         if _is_still(path, handle):
             break
         os.close(handle)  # the writer before removed the file as we opened it
@@ -82,8 +97,13 @@ def _is_still(path: pathlib.Path, handle: int) -> bool:
     return os.path.samestat(there, os.fstat(handle))
 
 
-def _taken(place: Place, holder: bytes, remedy: str) -> GalleryError:
+def _taken(place: Place, holder: bytes) -> GalleryError:
+    remedy = (
+        ""
+        if place.folder is not None and fcntl is not None
+        else (f"; if that process is gone, delete {place.name.rstrip('/')}/{FILE}")
+    )
     return GalleryError(
-        f"gallery {place.name}: it has a writer already: {holder.decode(errors='replace')}; "
+        f"gallery {place.name}: it has a writer already: {holder.decode(errors='replace') or 'another program'}; "
         f"wait for it to finish{remedy}"
     )
