@@ -98,12 +98,9 @@ def _is_still(path: pathlib.Path, handle: int) -> bool:
 
 
 def _taken(place: Place, holder: bytes) -> GalleryError:
-    remedy = (
-        ""
-        if place.folder is not None and fcntl is not None
-        else (f"; if that process is gone, delete {place.name.rstrip('/')}/{FILE}")
-    )
+    who, remedy = holder.decode(errors="replace") or "another program", ""
+    if place.folder is None or fcntl is None:
+        remedy = f"; if that process is gone, delete {place.name.rstrip('/')}/{FILE}"
     return GalleryError(
-        f"gallery {place.name}: it has a writer already: {holder.decode(errors='replace') or 'another program'}; "
-        f"wait for it to finish{remedy}"
+        f"gallery {place.name}: it has a writer already: {who}; wait for it to finish{remedy}"
     )
