@@ -1,5 +1,6 @@
 import os
 import pathlib
+import stat
 
 import pytest
 
@@ -29,6 +30,26 @@ def test_text_and_bytes_take_the_place_of_the_older_file(tmp_path: pathlib.Path)
             assert not path.exists() or path.read_bytes() != content
     assert path.read_bytes() == b"\xff"
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_it_ends(tmp_path, monkeypatch):
+    done, sync, rename = [], os.fsync, os.replace
+
+    def noted_sync(handle: int) -> None:
+        done.append(
+            ("sync folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "sync", os.fstat(handle).st_size)
+        )
+        sync(handle)
+
+    def noted_rename(*names) -> None:
+        done.append(("rename", 0))
+        rename(*names)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "replace", noted_rename)
+    with replacing(tmp_path / "a") as file:
+        file.write("four")
+    assert [name for name, _ in done] == ["sync", "rename", "sync folder"] and done[0][1] == 4
 
 
 def test_text_of_other_programs_is_read_or_named(tmp_path: pathlib.Path):

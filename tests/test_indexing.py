@@ -156,6 +156,76 @@ def test_a_picture_is_ranked_in_a_gallery_as_among_the_pictures_themselves(reran
     assert only.corpus_id == gallery.ids([13])[0]
 
 
+def others(reranker) -> dict[str, tuple[vitjax.Reranker, str]]:
+    """Rerankers that describe otherwise, each in one way, and what is said of them."""
+    model, variables = reranker.model, reranker.variables
+
+    def changed(name: str, **fields) -> vitjax.Reranker:
+        part = dataclasses.replace(getattr(CONFIG, name), **fields)
+        return vitjax.Reranker(model, variables, dataclasses.replace(CONFIG, **{name: part}))
+
+    params = variables["params"]
+    weights = {"params": {**params, "cls_token": params["cls_token"] + 1}}
+    pruned = model.clone(reduce="topk", keep_ratio=0.5)
+    return {
+        "block": (changed("model", block=1), r"model\.block is 2 there, 1"),
+        "grid": (changed("model", grid=2), r"model\.grid is 0 there, 2"),
+        "centre": (changed("model", center="position"), r"model\.center is 'none' there, 'position'"),
+        "smooth": (changed("model", smooth=3), r"model\.smooth is 1 there, 3"),
+        "resize": (changed("data", resize="squash"), r"input\.\w+ is "),
+        "weights": (vitjax.Reranker(model, weights, CONFIG), "weights is "),
+        "model": (vitjax.Reranker(pruned, variables, CONFIG), r"model\.reduce is "),
+    }
+
+
+def test_a_gallery_that_another_recipe_described_is_refused_at_every_door(reranker, folder, tmp_path):
+    gallery, *_ = index(reranker, folder, tmp_path / "g")
+    query = FolderSource(folder).path(0)
+    same = vitjax.Reranker(reranker.model, reranker.variables, CONFIG)
+
+    class Elsewhere:  # a searcher that knows what described its rows
+        def __init__(self, recipe):
+            self.recipe = recipe
+
+        def search(self, queries, k):
+            return np.zeros((1, 1), np.float32), np.zeros((1, 1), np.int32)
+
+    assert same.rank(query, Gallery.open(tmp_path / "g"), searcher=Elsewhere(gallery.recipe))
+    for name, (other, told) in others(reranker).items():
+        with pytest.raises(GalleryError, match=f"made by another recipe: .*{told}"):
+            other.rank(query, Gallery.open(tmp_path / "g"))
+        with pytest.raises(GalleryError, match=f"the searcher searches was made by another recipe: .*{told}"):
+            other.rank(query, unknown(tmp_path / name, gallery), searcher=Elsewhere(gallery.recipe))
+        with pytest.raises(GalleryError, match=told):
+            index(other, folder, tmp_path / "g")
+
+
+def unknown(path: pathlib.Path, gallery: Gallery) -> Gallery:
+    """The same rows in a gallery that says nothing of what described them."""
+    with Gallery.create(path, recipe={"model": "mine"}) as copied:
+        copied.add(gallery.take(slice(None)), gallery.ids())
+    return copied
+
+
+def test_a_gallery_whose_recipe_says_nothing_we_know_is_ranked(reranker, folder, tmp_path):
+    gallery, *_ = index(reranker, folder, tmp_path / "g")
+    query = FolderSource(folder).path(0)
+    hits = reranker.rank(query, unknown(tmp_path / "copied", gallery), top_k=2)
+    assert [hit.corpus_id for hit in hits] == [
+        hit.corpus_id for hit in reranker.rank(query, gallery, top_k=2)
+    ]
+
+
+def test_a_searcher_of_another_gallery_or_an_earlier_commit_is_refused(reranker, folder, tmp_path):
+    gallery, *_ = index(reranker, folder, tmp_path / "g")
+    query, copied = FolderSource(folder).path(0), unknown(tmp_path / "copied", gallery)
+
+    assert reranker.rank(query, gallery, searcher=gallery)
+    copied.add(gallery.take([0]), ["new"])
+    with pytest.raises(GalleryError, match="the searcher was made of another gallery than"):
+        reranker.rank(query, gallery, searcher=copied)
+
+
 def test_no_picture_that_can_be_read_is_an_error(reranker, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"no picture")

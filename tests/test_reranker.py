@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
@@ -14,11 +15,12 @@ import vitjax
 from tests.data.corpus import encoded
 from tests.pictures import picture, write_folder
 from vitjax import reranker as front
-from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
+from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig, RerankConfig, validate_rerank
 from vitjax.data.images import ImageError
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.sources import FolderSource
-from vitjax.retrieval import match_price
+from vitjax.retrieval import calibrate_gate, judge_gate, match_price, rerank
+from vitjax.retrieval.metrics import retrieval_metrics
 
 CONFIG = EvalConfig(model=ModelConfig(name="vit_tiny_patch16_224", img_size=48, block=3))
 
@@ -71,6 +73,122 @@ def test_ids_name_the_hits_and_top_k_cuts_them(reranker, pictures):
     assert hits[0].corpus_id == "a"
     with pytest.raises(ValueError, match="rank: id 'b' is given twice"):
         reranker.rank(pictures[0], pictures[:3], ids=["a", "b", "b"])
+
+
+class Series:
+    """As pandas has it: indexed by labels, not by positions."""
+
+    def __init__(self, values):
+        self.values = np.array(values)
+
+    def __getitem__(self, label):
+        raise KeyError(label)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def tolist(self):
+        return self.values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("ids", "want"),
+    [
+        (np.array([11, 12, 13]), [11, 12, 13]),
+        (np.array([11, 12, 13], np.uint8), [11, 12, 13]),
+        ([np.int64(11), np.int32(12), 13], [11, 12, 13]),
+        (np.array(["a", "b", "c"]), ["a", "b", "c"]),
+        (np.array(["a", 7, np.int64(8)], object), ["a", 7, 8]),
+        (jnp.arange(3), [0, 1, 2]),
+        (Series([11, 12, 13]), [11, 12, 13]),
+        ([pathlib.Path("x") / "y", "b", "c"], [os.path.join("x", "y"), "b", "c"]),
+        (iter("abc"), ["a", "b", "c"]),
+        (None, [0, 1, 2]),
+    ],
+)
+def test_a_hit_is_plain_data_whatever_library_ids_are_of(reranker, pictures, ids, want):
+    hits = reranker.rank(pictures[0], pictures[:3], ids=ids, return_matches=True)
+    assert sorted((hit.corpus_id for hit in hits), key=want.index) == want
+    assert {type(hit.corpus_id) for hit in hits} <= {int, str}
+    again = json.loads(json.dumps([dataclasses.asdict(hit) for hit in hits]))
+    assert again[0]["matches"] and again[0]["corpus_id"] == hits[0].corpus_id
+
+
+@pytest.mark.parametrize(
+    ("ids", "told"),
+    [
+        ("abc", "rank: ids is one text, 'abc'"),
+        ([1.0, 2.0, 3.0], r"rank: an id is 1\.0, a float; give texts"),
+        (np.array([True, False, True]), "an id is True, a bool"),
+        ([None, "b", "c"], "an id is None"),
+        (np.array([[1], [2], [3]]), r"an id is \[1\], a list"),
+    ],
+)
+def test_ids_that_are_no_names_are_refused(reranker, pictures, ids, told):
+    with pytest.raises(ValueError, match=told):
+        reranker.rank(pictures[0], pictures[:3], ids=ids)
+
+
+def with_numbers(**numbers) -> RerankConfig:
+    """A rule with numbers that its annotations do not know, set where no type checker looks."""
+    rule = RerankConfig()
+    for name, value in numbers.items():
+        setattr(rule, name, value)
+    return rule
+
+
+def test_public_records_are_plain_data(reranker, pictures, tmp_path):
+    same = vitjax.similarity(pictures[0], pictures[1], reranker=reranker)
+    _, _, skipped = reranker.describe([pictures[0], b"no picture"], on_bad_image="skip")
+    json.dumps([dataclasses.asdict(same), dataclasses.asdict(skipped[0])])
+    rng = np.random.default_rng(0)
+    before = np.stack([rng.permutation(4) for _ in range(6)])
+    described = reranker.describe(pictures[:6])[0]
+    rule = with_numbers(weight=np.float32(0.5))
+    after = rerank(described, described, before, config=rule)
+    right = before == np.arange(6)[:, None] % 4
+    gate = calibrate_gate(before, after, right, rule, weights=[0.25, 1.0])
+    judged = judge_gate(gate, before, after, right, rule)
+    metrics = retrieval_metrics(
+        before, np.arange(6) % 2, np.arange(4) % 2, ref_includes_query=False, ks=np.array([1, 2]).tolist()
+    )
+    json.dumps([dataclasses.asdict(gate), judged._asdict(), metrics])
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, jnp.float32])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epsilon", -1.0), ("epsilon", 0.0), ("epsilon", np.nan), ("epsilon", np.inf), ("epsilon", 1e-60),
+        ("mass", 0.0), ("mass", 1.5), ("mass", np.nan), ("tau", 2.0), ("tau", -0.5), ("tau", np.nan),
+        ("weight", -1.0), ("weight", np.inf), ("tolerance", -1.0), ("tolerance", np.nan),
+        ("iterations", 2.5), ("top_k", 0.5), ("held_out", 1.0),
+    ],
+)  # fmt: skip
+def test_ranges_hold_for_numbers_of_any_library(number, name, value):
+    with pytest.raises(ValueError, match=rf"config\.rerank\.{name} is "):
+        validate_rerank(with_numbers(**{name: number(value)}))
+
+
+@pytest.mark.parametrize("of", [np.float32, jnp.float32])
+def test_a_rule_of_numbers_of_any_library_is_the_rule_of_plain_ones(reranker, pictures, of):
+    described = reranker.describe(pictures[:4])[0]
+    index = np.array([[0, 1, 2, 3]] * 4)
+    whole = {np.float32: np.int32, jnp.float32: jnp.int32}[of]
+    plain = RerankConfig(epsilon=0.1, tau=0.5, weight=0.25, iterations=7, tolerance=0.125, top_k=3)
+    other = with_numbers(
+        epsilon=of(0.1),
+        tau=of(0.5),
+        weight=of(0.25),
+        iterations=whole(7),
+        tolerance=of(0.125),
+        top_k=whole(3),
+    )
+    one, two = (rerank(described, described, index, config=config) for config in (plain, other))
+    np.testing.assert_array_equal(one.score, two.score)
 
 
 def test_matches_add_up_to_less_than_the_score_and_lie_on_the_picture(reranker, pictures):

@@ -5,9 +5,11 @@ config file's `get_config` has run.
 """
 
 import dataclasses
-import math
+import operator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
+
+import numpy as np
 
 from vitjax.kinds import wrong_kinds
 
@@ -207,6 +209,12 @@ def _ranges(config: EvalConfig) -> list[str]:
         "figures.matches": (config.figures.matches, 1),
     }
     wrong = [f"config.{n} is {v}; it must be at least {low}" for n, (v, low) in at_least.items() if v < low]
+    wrong += [
+        f"config.{n} is {v!r}; it must be a whole number"
+        for n, (v, _) in at_least.items()
+        if not _is_whole(v)
+    ]
+    wrong += _rule_numbers(config.rerank)
     if config.task == "index" and not config.index.path:
         wrong.append("config.task is 'index', but config.index.path is empty; say where to keep the gallery")
     classify = config.task == "classify"
@@ -218,22 +226,35 @@ def _ranges(config: EvalConfig) -> list[str]:
         wrong.append(f"config.data.source is {config.data.source!r}, which task {config.task!r} cannot use")
     if not 0 <= config.data.angle <= 180:
         wrong.append(f"config.data.angle is {config.data.angle}; it must be in [0, 180] degrees, 0 = any")
-    if not 0 <= config.data.radius < math.inf:
+    if not 0 <= config.data.radius < np.inf:
         wrong.append(f"config.data.radius is {config.data.radius}; it must be 0 or more, in metres")
-    if not 0 < config.rerank.epsilon < math.inf:
-        wrong.append(f"config.rerank.epsilon is {config.rerank.epsilon}; it must be above 0")
     if config.model.smooth % 2 == 0:
         wrong.append(f"config.model.smooth is {config.model.smooth}; it must be odd")
     wrong += _of_reduced(config)
     wrong += [*_shares(config.rerank), *_amounts(config.reduce)]
-    if not 0 <= config.rerank.tolerance < math.inf:
-        wrong.append(f"config.rerank.tolerance is {config.rerank.tolerance}; it must be 0 or more")
-    if not 0 <= config.rerank.weight < math.inf:
-        wrong.append(f"config.rerank.weight is {config.rerank.weight}; it must be 0 or more")
     if not 0 <= config.rerank.held_out < 1:
         wrong.append(f"config.rerank.held_out is {config.rerank.held_out}; it must be in [0, 1)")
     elif config.rerank.held_out and config.rerank.gate:
         wrong.append("config.rerank.gate and config.rerank.held_out: a gate is either given or learned")
+    return wrong
+
+
+def _is_whole(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _rule_numbers(rule: RerankConfig) -> list[str]:
+    """Numbers of any library, in the float32 that they are computed in: 1e-50 is 0 there."""
+    wrong = []
+    if not 0 < np.float32(rule.epsilon) < np.inf:
+        wrong.append(f"config.rerank.epsilon is {rule.epsilon}; it must be above 0")
+    for name, value in (("tolerance", rule.tolerance), ("weight", rule.weight)):
+        if not 0 <= np.float32(value) < np.inf:
+            wrong.append(f"config.rerank.{name} is {value}; it must be 0 or more")
     return wrong
 
 
@@ -253,7 +274,7 @@ def _shares(rule: RerankConfig) -> list[str]:
     if isinstance(rule.mass, str) and rule.mass not in MASSES:
         known = " or ".join(map(repr, MASSES))
         wrong.append(f"config.rerank.mass is {rule.mass!r}; it must be a number in (0, 1], or {known}")
-    elif not isinstance(rule.mass, str) and not 0 < rule.mass <= 1:
+    elif not isinstance(rule.mass, str) and not 0 < np.float32(rule.mass) <= 1:
         wrong.append(f"config.rerank.mass is {rule.mass}; it must be in (0, 1]")
     if not 0 <= rule.price <= 2:
         wrong.append(f"config.rerank.price is {rule.price}; it must be in [0, 2], 0 = found without labels")

@@ -15,7 +15,8 @@ from typing import IO, Any
 def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a temporary file that takes the place of `path` once it is whole.
 
-    A reader never sees half of it; a failure, a full disk for instance, leaves the older file as it was.
+    A reader never sees half of it; a failure, a full disk for instance, leaves the older file as it was. Both
+    the file and its name are on the disk when this ends, so a power cut leaves one of the two, whole.
 
     Args:
         path: the file; its folder must exist.
@@ -29,11 +30,23 @@ def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            _sync_folder(target.parent)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def expanded(path: str | os.PathLike[str]) -> str:

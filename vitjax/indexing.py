@@ -1,6 +1,5 @@
 """From pictures to a gallery on a disk: a build that goes on where it was stopped, and is not repeated."""
 
-import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,11 +9,10 @@ import numpy as np
 from vitjax import parallel
 from vitjax.data.images import ImageError
 from vitjax.data.pipeline import Skipped, nothing_read
-from vitjax.data.sources import FolderSource, ImageSource, ListSource, SourceTail, fingerprint
+from vitjax.data.sources import ImageSource, ListSource, SourceTail, fingerprint
 from vitjax.reranker import Picture, Progress, Reranker
 from vitjax.retrieval import Descriptors, Gallery, GalleryError
 from vitjax.retrieval.building import Described, fill
-from vitjax.weights import fingerprint as weights_fingerprint
 
 
 def index_pictures(
@@ -89,28 +87,8 @@ def index_pictures(
 
 def recipe(reranker: Reranker, source: ImageSource) -> dict[str, Any]:
     """Everything that decides the descriptors of some pictures, as plain data."""
-    config = reranker.config
-    chosen, photos = config.model, config.data.center
-    kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
-    kept |= {"facet": chosen.facet, "smooth": chosen.smooth}
-    weighed = config.rerank.marginals if config.rerank.marginals in ("rollout", "keep") else "alike"
-    if weighed == "rollout":
-        weighed = f"rollout from block {chosen.rollout_start}"
-    return {
-        "model": {"class": type(reranker.model).__name__, **_built_with(reranker.model), **kept},
-        "weights": weights_fingerprint(parallel.fetch(reranker.variables)),
-        "input": dataclasses.asdict(reranker.preprocess),
-        "tokens_weighed": weighed,
-        "center": fingerprint(FolderSource(photos)) if photos else "",
-        "pictures": {"count": len(source), "names_sizes_and_times": fingerprint(source)},
-    }
-
-
-def _built_with(model: Any) -> dict[str, Any]:
-    """The numbers and names that a model was built with: the same weights fit models of different ones."""
-    fields = [f.name for f in dataclasses.fields(model) if f.name != "parent"]
-    values = {name: getattr(model, name) for name in fields}
-    return {name: x for name, x in values.items() if isinstance(x, bool | int | float | str | tuple)}
+    pictures = {"count": len(source), "names_sizes_and_times": fingerprint(source)}
+    return reranker.recipe | {"pictures": pictures}
 
 
 def _open_or_create(path: str | os.PathLike[str], dtype: str, made_by: dict[str, Any]) -> Gallery:

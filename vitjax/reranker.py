@@ -4,8 +4,8 @@ import functools
 import inspect
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import flax.linen as nn
@@ -24,13 +24,15 @@ from vitjax.data import transforms
 from vitjax.data.images import ImageError
 from vitjax.data.made import KINDS, MadeSource
 from vitjax.data.pipeline import Batch, Batches, Skipped, batches
-from vitjax.data.sources import FolderSource, ImageSource, ListSource
+from vitjax.data.sources import FolderSource, ImageSource, ListSource, fingerprint
 from vitjax.data.transforms import Preprocess
 from vitjax.retrieval import (
     Descriptors,
     Gallery,
+    GalleryError,
     Searcher,
     describe_batches,
+    image_ids,
     make_describe,
     match_price,
     rerank,
@@ -38,7 +40,9 @@ from vitjax.retrieval import (
 )
 from vitjax.retrieval.descriptors import NothingToDescribe, describe_each
 from vitjax.retrieval.explain import Match, match_pairs
+from vitjax.retrieval.manifest import check_recipe, check_same
 from vitjax.weights import LoadReport, load_with_report
+from vitjax.weights import fingerprint as fingerprint_weights
 
 Picture = str | pathlib.Path | bytes | Image.Image | np.ndarray
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
@@ -206,6 +210,40 @@ class Reranker:
             mesh=self.mesh,
         )
 
+    @functools.cached_property
+    def recipe(self) -> dict[str, Any]:
+        """Everything that decides the descriptors of a picture, as plain data; a gallery keeps it."""
+        chosen, photos = self.config.model, self.config.data.center
+        kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
+        kept |= {"facet": chosen.facet, "smooth": chosen.smooth}
+        weighed = self.config.rerank.marginals
+        weighed = weighed if weighed in ("rollout", "keep") else "alike"
+        if weighed == "rollout":
+            weighed = f"rollout from block {chosen.rollout_start}"
+        return check_recipe(
+            {
+                "model": {"class": type(self.model).__name__, **_built_with(self.model), **kept},
+                "weights": fingerprint_weights(parallel.fetch(self.variables)),
+                "input": asdict(self.preprocess),
+                "tokens_weighed": weighed,
+                "center": fingerprint(FolderSource(photos)) if photos else "",
+            }
+        )
+
+    def check_described_alike(self, found: Any, name: str) -> None:
+        """Refuses a gallery, or an index of one, whose descriptors this reranker would not have made.
+
+        Args:
+            found: what has a `recipe` with the keys of ours, as `index_pictures` writes it; any other passes.
+            name: for the message.
+
+        Raises:
+            GalleryError: another model, other weights, another block, ... made it; the text says which.
+        """
+        there = getattr(found, "recipe", {})
+        if self.recipe.keys() <= there.keys():
+            check_same(name, {key: there[key] for key in self.recipe}, self.recipe)
+
     @property
     def _layout(self) -> dict[str, Any]:
         """How tokens of the model become those that are kept."""
@@ -319,7 +357,7 @@ class Reranker:
         *,
         searcher: Searcher | None = None,
         top_k: int | None = None,
-        ids: Sequence[int | str] | None = None,
+        ids: Iterable[Any] | None = None,
         batch_size: int = 32,
         return_matches: bool = False,
         progress: Progress | bool | None = None,
@@ -332,7 +370,8 @@ class Reranker:
                 gallery on a disk (see `vitjax.indexing`), whose `config.rerank.top_k` nearest are ranked.
             searcher: what finds those nearest; None = the gallery itself, exactly.
             top_k: how many hits to return; None = all.
-            ids: what `corpus_id` names the candidates by; None = their positions, or the gallery's ids.
+            ids: what `corpus_id` names the candidates by: a text, a path or a whole number for each, of any
+                library; None = their positions, or the gallery's ids.
             batch_size: pictures per forward pass.
             return_matches: also say which patch matched which, for the returned hits.
             progress: as for `describe`.
@@ -342,7 +381,9 @@ class Reranker:
 
         Raises:
             ImageError: a picture cannot be read; the line names it.
-            ValueError: no candidates, `top_k` below 1, or another number of ids than candidates.
+            ValueError: no candidates, `top_k` below 1, another number of ids than candidates, ids that are
+                neither texts nor whole numbers, or a gallery or searcher that another model, other weights or
+                another recipe described (`GalleryError`).
             TypeError: `candidates` is one picture and not several.
         """
         if not isinstance(candidates, Descriptors | Gallery | ImageSource):
@@ -350,6 +391,7 @@ class Reranker:
         count = len(candidates)
         if not count:
             raise ValueError("rank: there are no candidates; give at least one picture.")
+        ids = None if ids is None else image_ids.plain(ids, "rank")
         if ids is not None and len(ids) != count:
             raise ValueError(f"rank: {len(ids)} ids for {count} candidates; give one each.")
         if ids is not None and len(set(ids)) < count:
@@ -384,6 +426,14 @@ class Reranker:
 
     def _nearest(self, query: Descriptors, gallery: Gallery, searcher: Searcher | None) -> np.ndarray:
         """Rows of a gallery that one query is compared with."""
+        self.check_described_alike(gallery, f"gallery {gallery.path}")
+        if searcher is not None:
+            self.check_described_alike(searcher, "rank: what the searcher searches")
+            if getattr(searcher, "content", gallery.content) != gallery.content:
+                raise GalleryError(
+                    f"rank: the searcher was made of another gallery than {gallery.path}, or of an earlier "
+                    "commit of it; build it again"
+                )
         k = self.config.rerank.top_k
         _, rows = searcher.search(query, k) if searcher else gallery.search(query, k, mesh=self.mesh)
         return rows[0][rows[0] >= 0]
@@ -458,11 +508,18 @@ def similarity(image_a: Picture, image_b: Picture, *, reranker: Reranker | None 
     return Similarity(hit.score, hit.structural, hit.pooled, hit.matches)
 
 
+def _built_with(model: Any) -> dict[str, Any]:
+    """The numbers and names that a model was built with: the same weights fit models of different ones."""
+    names = [field.name for field in fields(model) if field.name != "parent"]
+    values = {name: getattr(model, name) for name in names}
+    return {name: x for name, x in values.items() if isinstance(x, bool | int | float | str | tuple)}
+
+
 def _could_be(model: nn.Module, name: str) -> bool:
     """Whether a model is of the kind that a name stands for: the same class and patches."""
-    known, fields = models.build(name), ("patch_size", "reg_tokens")
+    known, compared = models.build(name), ("patch_size", "reg_tokens")
     return type(model) is type(known) and all(
-        getattr(model, field, None) == getattr(known, field, None) for field in fields
+        getattr(model, field, None) == getattr(known, field, None) for field in compared
     )
 
 

@@ -84,12 +84,16 @@ def test_a_faiss_index_that_does_not_belong_is_refused(faiss, tmp_path):
         GalleryError, match="made of another gallery: rows is 50 there, 52 here; build it again"
     ):
         FaissIndex.open(tmp_path / "ann", gallery)
+    other = Gallery.create(tmp_path / "other")  # of equal shape
+    other.add(random_descriptors(50, seed=1))
+    with pytest.raises(GalleryError, match="made of another gallery: its rows are others"):
+        FaissIndex.open(tmp_path / "ann", other)
     (tmp_path / "ann" / "0.faiss").write_bytes(b"x")
     for name in ("ann", "nowhere"):
         with pytest.raises(GalleryError, match="missing or damaged; delete it and build it again"):
             FaissIndex.open(tmp_path / name, gallery)
     with pytest.raises(GalleryError, match="the gallery is empty"):
-        FaissIndex.build(Gallery.create("memory://searcher/nothing"), tmp_path / "other")
+        FaissIndex.build(Gallery.create("memory://searcher/nothing"), tmp_path / "more")
 
 
 def test_qdrant_finds_what_exact_search_finds(client, monkeypatch):
@@ -116,6 +120,10 @@ def test_a_qdrant_collection_that_does_not_belong_is_refused(client):
         QdrantIndex.build(client, "shop", gallery)
     with pytest.raises(GalleryError, match="3 rows, but the gallery has 4; delete it and build it again"):
         QdrantIndex(client, "shop", filled_gallery("memory://searcher/four", 4))
+    other = Gallery.create("memory://searcher/equal")
+    other.add(random_descriptors(3, seed=1), ["a", "b", "c"])
+    with pytest.raises(GalleryError, match=r"made of another gallery, or of another commit than memory://"):
+        QdrantIndex(client, "shop", other)
 
 
 @pytest.mark.parametrize("package", ["faiss", "qdrant_client"])

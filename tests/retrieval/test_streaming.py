@@ -93,6 +93,36 @@ def test_any_number_of_chunks_and_queries_compiles_once(small_chunks, monkeypatc
     assert len(traces) == 1
 
 
+def test_a_gallery_that_grows_and_any_number_of_queries_compile_a_few_programs(monkeypatch):
+    traces, original = [], topk.search_rows
+
+    def counted(queries, exclude, gallery, *args, **kwargs):
+        traces.append((len(queries), len(gallery)))
+        return original(queries, exclude, gallery, *args, **kwargs)
+
+    monkeypatch.setattr(topk, "search_rows", counted)
+    rng = np.random.default_rng(3)
+    points, asked = rng.normal(size=(5000, 6)).astype(np.float32), rng.normal(size=(40, 6)).astype(np.float32)
+    for n in (*range(1, 5000, 311), 5000):
+        for q in (1, 2, 3, 17, 40):
+            found = search_stream(asked[:q], Rows(points[:n]).reader, 7)
+        np.testing.assert_array_equal(found[1], search(asked, points[:n], 7)[1])
+    streamed = {x for x in traces if x[1] in (64, 256, 1024, 4096, 16384)}
+    assert {q for q, _ in streamed} <= {1, 4, 16, 64} and len(streamed) <= 4 * 5
+    before = len(traces)
+    for n in range(70, 5000, 97):
+        search_stream(asked[: n % 40 + 1], Rows(points[:n]).reader, 7)
+    assert len(traces) <= before + 4, "all but the largest were compiled before"
+
+
+def test_what_is_padded_is_less_than_what_is_there():
+    reader = Rows(np.zeros((1, 384), np.float32)).reader
+    for share in (1, 64, 65, 300, 1025, 5000, 9000, 40_000, 1_000_000):
+        sizes = streaming._sizes(share, reader)
+        assert sum(sizes[:-1]) < share <= sum(sizes) < max(2 * share, 65)
+        assert max(sizes) * 384 * 4 <= streaming.CHUNK_BYTES and len(sizes) <= 5 + share // 16384
+
+
 @pytest.mark.parametrize("pooled_dtype", ["float32", "float16"])
 def test_a_gallery_is_searched_as_its_descriptors_are(tmp_path, small_chunks, pooled_dtype):
     found = random_descriptors(70)

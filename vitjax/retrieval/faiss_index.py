@@ -34,10 +34,15 @@ class FaissIndex:
     """Rows of a gallery, found approximately: some true neighbours are missed, scores are of rounded vectors.
 
     `rerank` computes both parts of its score anew from the gallery, so there the rounding leaves no trace.
+
+    Attributes:
+        recipe: what made the descriptors, see `Gallery.create`.
+        content: hash of the gallery's rows, see `Gallery.content`.
     """
 
-    def __init__(self, parts: Sequence[Any], length: int) -> None:
-        self._parts, self._length = list(parts), length
+    def __init__(self, parts: Sequence[Any], gallery: Gallery) -> None:
+        self._parts, self._length = list(parts), gallery.sizes.pooled
+        self.recipe, self.content = gallery.recipe, gallery.content
 
     @classmethod
     def build(
@@ -81,7 +86,7 @@ class FaissIndex:
                     part.reset()
                     written += 1
             with replacing(folder / _ABOUT) as file:
-                json.dump(_about(gallery) | {"files": written}, file)
+                json.dump(_about(gallery) | {"content": gallery.content, "files": written}, file)
             os.chmod(folder, 0o755)
             folder.rename(target)
         except BaseException:
@@ -99,13 +104,15 @@ class FaissIndex:
             probes: lists that a search looks through; more find more and take longer.
 
         Raises:
-            GalleryError: no index there, or one of another gallery or of another number of rows.
+            GalleryError: no index there, or one of another gallery, recipe or commit.
         """
         faiss, folder, name = _faiss(), pathlib.Path(expanded(path)), os.fspath(path)
         try:
             about = parse_json((folder / _ABOUT).read_text("utf-8"))
-            files = about.pop("files")
+            files, content = about.pop("files"), about.pop("content", "")
             wrong = differences(about, _about(gallery))
+            if not wrong and content != gallery.content:
+                wrong = ["its rows are others"]
             parts = [
                 faiss.read_index(str(folder / _name(i)), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
                 for i in range(files)
@@ -120,7 +127,7 @@ class FaissIndex:
             )
         for part in parts:
             part.nprobe = probes
-        return cls(parts, gallery.sizes.pooled)
+        return cls(parts, gallery)
 
     def search(self, queries: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Nearly the nearest rows, see `Searcher`; equal scores come in row order."""

@@ -241,8 +241,10 @@ def _choices(
     sharpness: Sharpness | None,
 ) -> Iterator[_Choice]:
     """All there are, the plainest first; those of one kind by how little their weight differs."""
-    own = config.weight
-    tried = sorted({own, *weights}, key=lambda weight: abs(np.log((weight + 0.05) / (own + 0.05))))
+    own = float(config.weight)
+    tried = sorted(
+        {own, *map(float, weights)}, key=lambda weight: abs(np.log((weight + 0.05) / (own + 0.05)))
+    )
     orders = {w: reweighed(after, before, dataclasses.replace(config, weight=w)) for w in tried}
     hits = {weight: _hits(before, order, right) for weight, order in orders.items()}
     base = right[:, 0]

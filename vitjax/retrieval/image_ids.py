@@ -1,5 +1,6 @@
 """Ids of a gallery's images, whole numbers or texts of any length, as arrays and back."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,30 @@ class PackedIds(NamedTuple):
     text: np.ndarray
 
 
+def plain(ids: Any, what: str) -> list[int | str]:
+    """Ids as Python has them, whatever library they come from: a list, NumPy, pandas, JAX.
+
+    Args:
+        ids: texts, paths, which become texts, or whole numbers.
+        what: for messages.
+
+    Raises:
+        ValueError: one text instead of several, or an id that is something else.
+    """
+    if isinstance(ids, str | bytes):
+        raise ValueError(f"{what}: ids is one text, {ids!r}; give a list with a text for each image")
+    found: list[int | str] = []
+    for x in ids.tolist() if hasattr(ids, "tolist") else ids:
+        value = os.fspath(x) if isinstance(x, os.PathLike) else x
+        value = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError(
+                f"{what}: an id is {value!r}, a {type(value).__name__}; give texts only, or integers only"
+            )
+        found.append(value)
+    return found
+
+
 def pack(ids: Sequence[Any] | np.ndarray | None, count: int) -> PackedIds:
     """Checks the ids of `count` images and packs them.
 
@@ -36,23 +61,19 @@ def pack(ids: Sequence[Any] | np.ndarray | None, count: int) -> PackedIds:
     blank = np.zeros(0, np.int64)
     if ids is None:
         return PackedIds("none", blank, blank, blank.astype(np.uint8))
-    if isinstance(ids, str):
-        raise ValueError(f"Gallery.add: ids is one text, {ids!r}; give a list with a text for each image")
-    plain: list[Any] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-    if len(plain) != count:
-        raise ValueError(f"Gallery.add: {len(plain)} ids for {count} images; give one each")
-    if plain and all(isinstance(x, str) for x in plain):
+    found = plain(ids, "Gallery.add")
+    if len(found) != count:
+        raise ValueError(f"Gallery.add: {len(found)} ids for {count} images; give one each")
+    texts = [x for x in found if isinstance(x, str)]
+    if texts and len(texts) == count:
         # Names of files may hold bytes that are no text; Python keeps them as lone surrogates.
-        coded = [x.encode(errors="surrogatepass") for x in plain]
+        coded = [x.encode(errors="surrogatepass") for x in texts]
         ends = np.cumsum([len(x) for x in coded], dtype=np.int64)
         return PackedIds("str", blank, ends, np.frombuffer(b"".join(coded), np.uint8))
-    odd = [x for x in plain if not isinstance(x, int | np.integer) or isinstance(x, bool)]
-    if odd:
-        raise ValueError(
-            f"Gallery.add: an id is {odd[0]!r}, a {type(odd[0]).__name__}; give texts only, or integers only"
-        )
+    if texts:
+        raise ValueError(f"Gallery.add: an id is {texts[0]!r}, a str; give texts only, or integers only")
     try:
-        numbers = np.array(plain, np.int64)
+        numbers = np.array(found, np.int64)
     except OverflowError:
         raise ValueError("Gallery.add: an id does not fit into 64 bits; give it as a text") from None
     return PackedIds("int", numbers, blank, blank.astype(np.uint8))

@@ -100,10 +100,10 @@ def settings(config: RerankConfig) -> tuple[Plan, Numbers]:
     plan = Plan(
         method=method,
         marginals=config.marginals,
-        iterations=config.iterations,
+        iterations=int(config.iterations),
         solver=config.solver,
-        endless=config.tolerance <= 0,
-        tau=config.tau if config.solver == "ott" else None,
+        endless=bool(config.tolerance <= 0),
+        tau=float(config.tau) if config.solver == "ott" else None,
     )
     mass = 1.0 if isinstance(mass, str) else mass
     lowest = {"partial": -mass, "mutual": 0.0, "pooled": 0.0}.get(method, -1.0)

@@ -13,6 +13,7 @@ from vitjax.retrieval.gallery import Gallery
 from vitjax.retrieval.storage import GalleryError
 
 BATCH = 1024  # rows or queries of one request
+_CONTENT = "gallery_content"  # payload of the point of row 0: which gallery the rows are of
 
 
 class QdrantIndex:
@@ -23,8 +24,12 @@ class QdrantIndex:
         collection: its name.
         gallery: the gallery whose rows it holds.
 
+    Attributes:
+        recipe: what made the descriptors, see `Gallery.create`.
+        content: hash of the gallery's rows, see `Gallery.content`.
+
     Raises:
-        GalleryError: no such collection, or another number of rows in it than in the gallery.
+        GalleryError: no such collection, or one of another gallery, recipe or commit.
     """
 
     def __init__(self, client: Any, collection: str, gallery: Gallery) -> None:
@@ -36,7 +41,14 @@ class QdrantIndex:
                 f"qdrant collection {collection!r}: {count} rows, but the gallery has {len(gallery)}; "
                 "delete it and build it again"
             )
+        about = client.retrieve(collection, [0], with_payload=[_CONTENT]) if count else []
+        if not about or (about[0].payload or {}).get(_CONTENT) != gallery.content:
+            raise GalleryError(
+                f"qdrant collection {collection!r}: made of another gallery, or of another commit than "
+                f"{gallery.path} is at; delete it and build it again"
+            )
         self._client, self._collection = client, collection
+        self.recipe, self.content = gallery.recipe, gallery.content
         self._rows, self._length = len(gallery), gallery.sizes.pooled
 
     @classmethod
@@ -60,10 +72,12 @@ class QdrantIndex:
             raise GalleryError(f"qdrant collection {collection!r}: {what}")
         space = models.VectorParams(size=gallery.sizes.pooled, distance=models.Distance.DOT, on_disk=True)
         client.create_collection(collection, vectors_config=space, **(options or {}))
+        said = {_CONTENT: gallery.content}
         for start in range(0, len(gallery), BATCH):
             pooled, real = gallery.read_pooled(slice(start, start + BATCH))()
             vectors = np.where(real[:, None], pooled.astype(np.float32), 0).tolist()
-            points = models.Batch(ids=list(range(start, start + len(vectors))), vectors=vectors)
+            rows = list(range(start, start + len(vectors)))
+            points = models.Batch(ids=rows, vectors=vectors, payloads=[{} if row else said for row in rows])
             client.upsert(collection, points)
         return cls(client, collection, gallery)
 

@@ -6,6 +6,7 @@ lists meet once, at the end.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from vitjax.retrieval.descriptors import Descriptors
 CHUNK_BYTES = 2**25  # of pooled vectors, on each device
 LIST_BYTES = 2**28  # of queries and their lists, on each device; more queries go through the rows again
 _BLOCK = 16384  # rows scored at a time
+_LEAST = 64  # rows of a chunk, padded where there are fewer
 
 
 class RowReader(NamedTuple):
@@ -49,6 +51,9 @@ def search_stream(
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """The result of `topk.search`, over rows that are read as they are needed.
 
+    Chunks, blocks of queries and lists have one of a few sizes each, so that the number of compiled programs
+    does not grow with the gallery.
+
     Memory on each device: two chunks of 32 MiB, `256 * (16384 + k)` scores, and at most 256 MiB of queries
     and lists; on the host two chunks for each of its devices. None of it grows with the number of rows.
 
@@ -66,7 +71,7 @@ def search_stream(
     if gallery.rows >= 2**31:
         raise ValueError(f"search: {gallery.rows} rows are more than 32 bits count; search parts of them")
     mesh = mesh or jax.make_mesh((1,), ("data",), devices=jax.local_devices()[:1])
-    wanted = min(k, gallery.rows)
+    wanted = min(k, max(_LEAST, topk.power_of_four(gallery.rows)))  # not the rows: the gallery may grow
     most = LIST_BYTES // (8 * wanted + 4 * gallery.length)
     most = max(most // topk.QUERY_BLOCK, 1) * topk.QUERY_BLOCK
     parts = [
@@ -104,33 +109,41 @@ def _chunks(gallery: RowReader, mesh: Mesh) -> Iterator[tuple[jax.Array, jax.Arr
 
     While the caller works on one, the next is being read.
     """
-    share, chunk = _cut(gallery, mesh.size)
+    share = -(-gallery.rows // mesh.size)
+    sizes = _sizes(share, gallery)
     mine = parallel.own_places(mesh)
 
-    def start(offset: int) -> dict[int, Callable[[], tuple[np.ndarray, np.ndarray]]]:
-        end = min(offset + chunk, share)
+    def start(offset: int, size: int) -> dict[int, Callable[[], tuple[np.ndarray, np.ndarray]]]:
+        end = min(offset + size, share)
         spans = {i: slice(i * share + offset, min(i * share + end, gallery.rows)) for i in mine}
         return {i: gallery.read(span) for i, span in spans.items() if span.start < span.stop}
 
-    def wait(reading: dict, i: int) -> tuple[np.ndarray, np.ndarray]:
+    def wait(reading: dict, i: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         found, real = reading[i]() if i in reading else (np.zeros((0, gallery.length)), np.zeros(0, bool))
-        if len(found) < chunk:
-            found, real = parallel.pad_rows((found.astype(gallery.dtype), real), chunk)
+        if len(found) < size:
+            found, real = parallel.pad_rows((found.astype(gallery.dtype), real), size)
         return found, real
 
-    reading = start(0)
-    for offset in range(0, share, chunk):
-        here = {i: (np.array([i * share + offset], np.int32), *wait(reading, i)) for i in mine}
-        reading = start(offset + chunk)
+    reading, offset = start(0, sizes[0]), 0
+    for size, after in itertools.zip_longest(sizes, sizes[1:], fillvalue=0):
+        here = {i: (np.array([i * share + offset], np.int32), *wait(reading, i, size)) for i in mine}
+        offset += size
+        reading = start(offset, after)
         yield parallel.join_shares(here, mesh)
 
 
-def _cut(gallery: RowReader, devices: int) -> tuple[int, int]:
-    """Rows of a device, and of a chunk: a power of two, or for few rows a size that like galleries share."""
-    share = -(-gallery.rows // devices)
+def _sizes(share: int, gallery: RowReader) -> list[int]:
+    """Rows of each chunk of a device's share: the most that memory allows, or powers of four.
+
+    What is padded is less than what is there, or one smallest chunk.
+    """
     most = max(CHUNK_BYTES // (gallery.dtype.itemsize * gallery.length), 1)
-    step = max(64, 1 << max(share.bit_length() - 4, 0))
-    return share, min(1 << most.bit_length() - 1, -(-share // step) * step)
+    most, sizes = 1 << most.bit_length() - 1, []
+    while share > 0:
+        size = max(_LEAST, topk.power_of_four(share))
+        sizes.append(min(most, size if size < 2 * share or size == _LEAST else size // 4))
+        share -= sizes[-1]
+    return sizes
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))

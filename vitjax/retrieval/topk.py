@@ -29,7 +29,7 @@ def search(
     Exact: float32 at the highest matrix precision, ordered by (-score, row), so equal scores come in row
     order as NumPy's stable argsort of the negated scores has them. A score that is not a number never wins.
     On a device this takes the gallery itself plus about `256 * (block + k)` scores, whatever the number of
-    queries; queries go through in blocks of 256 (fewer queries: the next power of two), each compiled once.
+    queries; queries go through in blocks of 256 (fewer queries: the next power of four), each compiled once.
 
     Args:
         queries: rows of length d, or descriptors, whose `pooled` is used.
@@ -97,8 +97,13 @@ def checked(
 
 
 def query_block(q: int) -> int:
-    """Queries that go through a compiled program at a time, of q."""
-    return min(QUERY_BLOCK, 1 << (q - 1).bit_length())
+    """Queries that go through a compiled program at a time, of q: powers of four, to have few programs."""
+    return min(QUERY_BLOCK, power_of_four(q))
+
+
+def power_of_four(n: int) -> int:
+    """The smallest power of four that is not below n."""
+    return 1 << 2 * -(-(n - 1).bit_length() // 2)
 
 
 def padded(scores: np.ndarray, index: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
