@@ -78,9 +78,9 @@ def _extend(sums: list[int], count: int, rows: np.ndarray, chunk: int) -> None:
     while start < len(rows):
         stop = min(start + chunk - (count + start) % chunk, len(rows))
         if (count + start) % chunk:
-            sums[-1] = zlib.crc32(rows[start:stop], sums[-1])
+            sums[-1] = zlib.crc32(rows[start:stop].data, sums[-1])
         else:
-            sums.append(zlib.crc32(rows[start:stop]))
+            sums.append(zlib.crc32(rows[start:stop].data))
         start = stop
 
 
@@ -160,7 +160,7 @@ class Reader:
         return chunk * size, min((chunk + 1) * size, row_count(self._content, name))
 
     def _compare(self, name: str, chunk: int, rows: np.ndarray) -> None:
-        if zlib.crc32(np.ascontiguousarray(rows)) == self._wanted(name, chunk):
+        if zlib.crc32(np.ascontiguousarray(rows).data) == self._wanted(name, chunk):
             self._seen[name][chunk] = True
             return
         array, (start, stop) = self._content.arrays[name], self._span(name, chunk)
