@@ -5,9 +5,8 @@ config file's `get_config` has run.
 """
 
 import dataclasses
-import operator
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
@@ -209,11 +208,6 @@ def _ranges(config: EvalConfig) -> list[str]:
         "figures.matches": (config.figures.matches, 1),
     }
     wrong = [f"config.{n} is {v}; it must be at least {low}" for n, (v, low) in at_least.items() if v < low]
-    wrong += [
-        f"config.{n} is {v!r}; it must be a whole number"
-        for n, (v, _) in at_least.items()
-        if not _is_whole(v)
-    ]
     wrong += _rule_numbers(config.rerank)
     if config.task == "index" and not config.index.path:
         wrong.append("config.task is 'index', but config.index.path is empty; say where to keep the gallery")
@@ -237,14 +231,6 @@ def _ranges(config: EvalConfig) -> list[str]:
     elif config.rerank.held_out and config.rerank.gate:
         wrong.append("config.rerank.gate and config.rerank.held_out: a gate is either given or learned")
     return wrong
-
-
-def _is_whole(value: Any) -> bool:
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True
 
 
 def _rule_numbers(rule: RerankConfig) -> list[str]:
