@@ -13,6 +13,8 @@ from vitjax import parallel
 from vitjax.data.images import ImageError
 from vitjax.data.pipeline import batches
 from vitjax.data.places import Places
+from vitjax.training import evaluation
+from vitjax.training.config import MetricConfig
 from vitjax.training.evaluation import PlaceSearch, make_embed
 
 
@@ -66,6 +68,23 @@ def test_recall_counts_photos_of_the_same_city_at_most_25_metres_away(metres, fi
 def test_photos_that_cannot_be_read_are_not_found():
     assert recall(0, bad=(0,))["recall_at_1"] == 1  # the next, 5 m on, is as good
     assert recall(26, bad=(5,))["recall_at_1"] == 7 / 8  # the next is 30 m away
+
+
+def test_embeddings_that_are_searched_are_the_classifiers_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(evaluation, "make_describe", lambda forward, mesh: forward)
+
+    class Output(types.SimpleNamespace):
+        def replace(self, **fields):
+            return Output(**vars(self) | fields)
+
+    loader = batches(Street(1, 1.0, 0), lambda image: np.asarray(image, np.float32), 2)
+    for logits, expected in (("logits", "logits"), (None, "pooled")):
+        model = types.SimpleNamespace(apply=lambda *_, logits=logits: Output(logits=logits, pooled="pooled"))
+        made = evaluation.Retrieval.make(
+            model, loader, np.zeros(2), parallel.make_mesh(), MetricConfig(rerank=7, epsilon=0.2)
+        )
+        assert made.describe({}, None).pooled == expected
+        assert (made.rule.top_k, made.rule.epsilon) == (7, 0.2)
 
 
 def test_a_run_told_to_stop_measures_nothing():
