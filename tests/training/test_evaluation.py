@@ -83,7 +83,7 @@ def test_embeddings_that_are_searched_are_the_classifiers_where_there_is_one(mon
         made = evaluation.Retrieval.make(
             model, loader, np.zeros(2), parallel.make_mesh(), MetricConfig(rerank=7, epsilon=0.2)
         )
-        assert made.describe({}, None).pooled == expected
+        assert made.describe({}, jnp.zeros(1)).pooled == expected
         assert (made.rule.top_k, made.rule.epsilon) == (7, 0.2)
 
 
