@@ -92,14 +92,15 @@ def test_multi_similarity_by_hand():
     assert float(multi_similarity_loss(points(), LABELS)) == pytest.approx(total / 6, rel=1e-5)
 
 
-def test_triplet_by_hand():
-    x, labels = np.asarray(points(), np.float64), np.asarray(LABELS)
+@pytest.mark.parametrize("classes", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1], [2, 0, 0, 0, 2, 0]])
+def test_triplet_by_hand(classes):
+    x, labels = np.asarray(points(), np.float64), np.array(classes)
     distance = np.sqrt(np.maximum(2 - 2 * x @ x.T, 0))
     far = [distance[i, labels == labels[i]].max() for i in range(6)]
     near = [distance[i, labels != labels[i]].min() for i in range(6)]
     gaps = 0.3 + np.array(far) - np.array(near)
     expected = np.maximum(gaps, 0).mean()
-    assert float(triplet_loss(points(), LABELS, margin=0.3)) == pytest.approx(expected, rel=1e-5)
+    assert float(triplet_loss(points(), jnp.array(classes), margin=0.3)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_groups_of_a_query_its_positive_and_negatives_by_hand():
