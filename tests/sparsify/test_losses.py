@@ -67,3 +67,12 @@ def test_unknown_kinds_are_named():
     x, t = jnp.ones((1, 2)), jnp.ones((1, 3, 2))
     with pytest.raises(ValueError, match="'kept', 'scores' or 'all'"):
         losses.sparsification_loss(x, x, x, t, t, jnp.ones((1, 1, 3)), jnp.array([0.5]), tokens_by="some")
+
+
+def test_a_row_counts_where_its_share_is_above_one_half():
+    student, teacher = (jax.random.normal(jax.random.key(seed), (1, 4, 5)) for seed in (0, 1))
+    keep = jnp.array([[0.6, 0.5, 0.0, 0.51]])
+    counted = jnp.array([0, 3])
+    for loss in (losses.token_mse, losses.distill_kl):
+        expected = loss(student[:, counted], teacher[:, counted])
+        np.testing.assert_allclose(loss(student, teacher, keep), expected, rtol=1e-5)
