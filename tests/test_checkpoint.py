@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vitjax import parallel
-from vitjax.checkpoint import MANIFEST, CheckpointError, Checkpoints
+from vitjax.checkpoint import MANIFEST, CheckpointError, Checkpoints, _bit_sums
 
 
 def state(step: int) -> dict:
@@ -116,6 +116,20 @@ def test_other_numbers_than_were_saved_are_found_whatever_the_files_say(saved, t
     manifest.write_text(json.dumps(whole))
     with pytest.raises(CheckpointError, match="hold other numbers than were saved"):
         Checkpoints(root, keep=2).load(3, like(state(3)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+def test_the_sum_of_a_leaf_tells_any_changed_or_exchanged_number(dtype):
+    def total(values: np.ndarray) -> int:
+        return int(_bit_sums({"leaf": jnp.array(values).astype(dtype)})["leaf"])
+
+    values = np.array([[0, 1, 0], [1, 1, 0]])
+    for place in np.ndindex(2, 3):
+        changed = values.copy()
+        changed[place] = 1 - changed[place]
+        assert total(changed) != total(values)
+    assert total(values[:, [1, 0, 2]]) != total(values) != total(values[:, [2, 1, 0]])
+    assert total(values[::-1]) != total(values)
 
 
 def test_the_state_of_another_model_is_refused_by_name(saved):

@@ -106,7 +106,7 @@ def dynamic(tmp_path, *, blocks: int = 4, **fields) -> tuple[TrainConfig, str]:
     model = dense_of(build(config, recipe, classes=3))
     config.model.depth = depth
     blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3))
-    write_weights(tmp_path / "dense.safetensors", jax.jit(model.init)(jax.random.key(0), blank), {})
+    write_weights(tmp_path / "dense.safetensors", jax.jit(model.init)(jax.random.key(3), blank), {})
     return config, str(tmp_path / "dense.safetensors")
 
 
