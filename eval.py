@@ -11,10 +11,10 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of what is not imported yet
 
-from vitjax import program
+from vitjax.cli import flags
 
 if __name__ == "__main__":
-    program.begin()
+    flags.begin()
 
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -25,17 +25,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vitjax import classification, parallel, record
+from vitjax import sharding
+from vitjax.cli import run_files
+from vitjax.cli.console import bar, count_of, say, warn
+from vitjax.cli.session import only_run, refuse_training_run, start
 from vitjax.config import PROTOCOLS, EvalConfig, RerankConfig, to_dict, validate
-from vitjax.console import bar, count_of, say, warn
-from vitjax.data.msls import PlaceSource
-from vitjax.data.pipeline import Batch, Skipped
-from vitjax.data.scenes import SceneSource
-from vitjax.data.sources import FolderSource, ImageSource, ListedSource, align_labels, notes_of
-from vitjax.data.tfds import TfdsSource
-from vitjax.drawing import draw
-from vitjax.indexing import index_pictures
-from vitjax.protocols import named_place_truth, open_protocol, place_truth, protocol_truth
+from vitjax.data.eval_loader import Batch, Skipped
+from vitjax.data.sources.base import FolderSource, ImageSource, ListedSource, align_labels, notes_of
+from vitjax.data.sources.demo_scenes import SceneSource
+from vitjax.data.sources.msls import PlaceSource
+from vitjax.data.sources.tfds import TfdsSource
+from vitjax.evaluation import classify
+from vitjax.evaluation.described_images import Side
+from vitjax.evaluation.index_images import index_pictures
+from vitjax.evaluation.protocols import named_place_truth, open_protocol, place_truth, protocol_truth
+from vitjax.evaluation.report_builder import draw
+from vitjax.evaluation.result_tables import print_results, show_answers, show_classes, show_table
+from vitjax.evaluation.sweep import parse_sweep
 from vitjax.reranker import Reranker
 from vitjax.retrieval import (
     Descriptors,
@@ -46,15 +52,11 @@ from vitjax.retrieval import (
     judge_gate,
     plan_sharpness,
     rerank,
-    runs,
     search,
 )
-from vitjax.retrieval.gate import Calibration
-from vitjax.retrieval.truth import Truth, judge, not_counted, read_ground_truth
-from vitjax.screen import print_results, show_answers, show_classes, show_table
-from vitjax.side import Side
-from vitjax.starting import only_run, refuse_training_run, start
-from vitjax.sweep import parse_sweep
+from vitjax.retrieval.metrics import runs
+from vitjax.retrieval.metrics.relevance import Truth, judge, not_counted, read_ground_truth
+from vitjax.retrieval.reranking.gate import Calibration
 from vitjax.viz.rankings import Rankings
 
 WHOLE_RANKING = 2000  # galleries up to this size are ranked to the end
@@ -73,10 +75,10 @@ def evaluate(config: EvalConfig, workdir: str) -> dict[str, Any]:
     if config.rerank.gate:
         Gate.read(config.rerank.gate)  # hours before it is needed
     out = start(workdir)
-    with only_run(out, holds=parallel.is_main_process()):
+    with only_run(out, holds=sharding.is_main_process()):
         if config.task != "classify":
             return retrieve(config, sweep, out)
-        results = classification.evaluate(config, out)
+        results = classify.evaluate(config, out)
         show_classes(results)
         return results
 
@@ -85,7 +87,7 @@ def retrieve(
     config: EvalConfig, sweep: Sequence[tuple[dict[str, Any], RerankConfig]], out: pathlib.Path
 ) -> dict[str, Any]:
     """Searches, reranks and measures, or only fills an index."""
-    clock = record.Stopwatch()
+    clock = run_files.Stopwatch()
     with clock.stage("load"):
         gallery_source, query_source = open_sources(config)
         warn(*notes_of(gallery_source, query_source))
@@ -126,7 +128,7 @@ def retrieve(
     uncounted = not_counted(truth, queries.classes() or (), gallery.classes() or ())
     results["notes"] = [*uncounted, *results["notes"]]
     warn(*uncounted)
-    if parallel.is_main_process():
+    if sharding.is_main_process():
         show_table(results)
         write(config, out, reranker, queries, gallery, truth, before, found, after, results)
     return results
@@ -145,9 +147,9 @@ def write(
     results: dict[str, Any],
 ) -> None:
     """Writes results.json first, then what can fail: both orders, the table, the images and the page."""
-    record.write_json(out / "results.json", results | {"explanations": None})
+    run_files.write_json(out / "results.json", results | {"explanations": None})
     say(f"wrote {out / 'results.json'}")
-    record.remove_outputs(out)
+    run_files.remove_outputs(out)
     rankings = Rankings(
         before, after, queries.names(), gallery.names(), queries.classes(), gallery.classes(), truth.right,
         weight=config.rerank.weight, ranks=config.figures.candidates,
@@ -159,9 +161,9 @@ def write(
         runs.write_qrels(out / "qrels.trec", *names, truth.positives)
     if truth.positives is None:
         show_answers(rankings)
-    warn(*record.append_row(out / "results.csv", record.plain(csv_row(config, results))))
+    warn(*run_files.append_row(out / "results.csv", run_files.plain(csv_row(config, results))))
     results["explanations"] = draw(config, out, reranker, queries, gallery, rankings, results)
-    record.write_json(out / "results.json", results)
+    run_files.write_json(out / "results.json", results)
     if config.figures.report:
         say(f"wrote {out / 'report.html'}")
 
@@ -190,7 +192,7 @@ def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
         dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
         return dataset, dataset
     if not data.gallery:
-        raise program.UserError("say where the pictures are: --config.data.gallery=DIR")
+        raise flags.UserError("say where the pictures are: --config.data.gallery=DIR")
     gallery = FolderSource(data.gallery)
     same = not data.query or pathlib.Path(data.query).resolve() == pathlib.Path(data.gallery).resolve()
     return gallery, gallery if same else FolderSource(data.query)
@@ -303,7 +305,7 @@ def rerank_in_steps(
 ) -> Reranked:
     """Reranks some queries at a time, to show progress; a gallery in memory goes to the devices once."""
     if isinstance(gallery, Descriptors):
-        gallery = parallel.replicate(gallery, mesh)
+        gallery = sharding.replicate(gallery, mesh)
     step, what = 64, f"reranking {count_of(len(index), 'query', 'queries')}"
     starts = range(0, len(index), step)
     parts = [
@@ -323,7 +325,7 @@ def compare(
     gallery: Side,
     truth: Truth,
     before: np.ndarray,
-    clock: record.Stopwatch,
+    clock: run_files.Stopwatch,
 ) -> list[dict[str, Any]]:
     """Reranks once for each combination of a sweep; searched and described only once."""
     rows = []
@@ -344,7 +346,7 @@ def find_gate(
     truth: Truth,
     depth: int,
     mesh: Mesh,
-    clock: record.Stopwatch,
+    clock: run_files.Stopwatch,
 ) -> tuple[Side, Truth, Gate | None, Calibration | None]:
     """When to rerank: as given, or learned from some of the queries by lot; the others it never looks at.
 
@@ -356,10 +358,10 @@ def find_gate(
     if not rule.held_out:
         return queries, truth, Gate.read(rule.gate) if rule.gate else None, None
     if truth.positives is None:
-        raise program.UserError("config.rerank.held_out learns from right answers, and there are none known")
+        raise flags.UserError("config.rerank.held_out learns from right answers, and there are none known")
     held = round(rule.held_out * count)
     if not 0 < held < count:
-        raise program.UserError(f"config.rerank.held_out is {rule.held_out}: {held} of {count} queries")
+        raise flags.UserError(f"config.rerank.held_out is {rule.held_out}: {held} of {count} queries")
     lot = np.random.default_rng(config.seed).permutation(count)
     known, rest = np.sort(lot[:held]), np.sort(lot[held:])
     with clock.stage("gate"):
@@ -411,7 +413,7 @@ def open_gate(
 
 
 def finish_index(
-    config: EvalConfig, out: pathlib.Path, reranker: Reranker, gallery: Side, clock: record.Stopwatch
+    config: EvalConfig, out: pathlib.Path, reranker: Reranker, gallery: Side, clock: run_files.Stopwatch
 ) -> dict[str, Any]:
     """Ends a run that only fills an index."""
     clock.close()
@@ -423,9 +425,9 @@ def finish_index(
         "seconds": clock.seconds | {"compile": sum(clock.compile_seconds.values())},
         **circumstances(config, reranker, {"gallery": gallery}),
     }
-    if parallel.is_main_process():
-        record.write_json(out / "results.json", results)
-        record.remove_outputs(out)
+    if sharding.is_main_process():
+        run_files.write_json(out / "results.json", results)
+        run_files.remove_outputs(out)
         say(f"wrote {out / 'results.json'}")
     return results
 
@@ -438,7 +440,7 @@ def summarize(
     truth: Truth,
     before: np.ndarray,
     after: Reranked,
-    clock: record.Stopwatch,
+    clock: run_files.Stopwatch,
 ) -> dict[str, Any]:
     """Everything results.json holds."""
     sides = {"gallery": gallery} | ({} if queries is gallery else {"query": queries})
@@ -487,9 +489,9 @@ def circumstances(config: EvalConfig, reranker: Reranker, sides: dict[str, Side]
             for name, side in sides.items()
             for item in side.skipped
         ],
-        "device": record.device(),
-        "versions": record.versions(),
-        "git_commit": record.git_commit(),
+        "device": run_files.device(),
+        "versions": run_files.versions(),
+        "git_commit": run_files.git_commit(),
         "config": to_dict(config),
     }
 
@@ -514,4 +516,4 @@ def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    program.run(main, EvalConfig, __doc__ or "")
+    flags.run(main, EvalConfig, __doc__ or "")

@@ -11,10 +11,10 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of what is not imported yet
 
-from vitjax import program
+from vitjax.cli import flags
 
 if __name__ == "__main__":
-    program.begin()
+    flags.begin()
 
 import contextlib
 import json
@@ -29,24 +29,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from vitjax import parallel, record
-from vitjax.checkpoint import Checkpoints, total_bytes
-from vitjax.console import say, warn
+from vitjax import sharding
+from vitjax.cli import run_files
+from vitjax.cli.console import say, warn
+from vitjax.cli.session import only_run, start
+from vitjax.config.train_config import TrainConfig, to_dict, validate
 from vitjax.data.augment import Augment
-from vitjax.data.feed import Feed, TrainBatch
-from vitjax.data.pipeline import batches
-from vitjax.data.places import Places
+from vitjax.data.eval_loader import batches
+from vitjax.data.sources.geo import Places
+from vitjax.data.train_loader import Feed, TrainBatch
 from vitjax.data.transforms import Preprocess
-from vitjax.screen import print_results
-from vitjax.starting import only_run, start
-from vitjax.training import optim, stopping
-from vitjax.training.config import TrainConfig, to_dict, validate
-from vitjax.training.evaluation import Classification, PlaceSearch, Retrieval, make_embed
-from vitjax.training.initial import build, check_dynamic, embedding_width, initial, open_teacher, with_metric
-from vitjax.training.log import MetricLog
-from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss
-from vitjax.training.pace import Pace
-from vitjax.training.pictures import (
+from vitjax.evaluation.result_tables import print_results
+from vitjax.training import optim, preemption
+from vitjax.training.checkpoint import Checkpoints, total_bytes
+from vitjax.training.data import (
     labels_like,
     labels_to_find,
     left_out,
@@ -55,10 +51,22 @@ from vitjax.training.pictures import (
     open_sources,
     renewal,
 )
+from vitjax.training.evaluation import Classification, PlaceSearch, Retrieval, make_embed
+from vitjax.training.init_state import (
+    build,
+    check_dynamic,
+    embedding_width,
+    initial,
+    open_teacher,
+    with_metric,
+)
+from vitjax.training.log import MetricLog
+from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss
 from vitjax.training.pixels import Pixels
 from vitjax.training.resuming import check_checkpoints, feed_notes, offset_of, origin_of, say_batch_size
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
+from vitjax.training.throughput import Pace
 from vitjax.weights.write import write_weights
 
 RAW = "raw_"  # before the figures of the parameters themselves, where a running mean is evaluated as well
@@ -99,8 +107,8 @@ class Run:
 def main(config: TrainConfig, workdir: str) -> None:
     """Runs the program; into a pipe, the last line on stdout is one JSON object with the final figures."""
     validate(config)
-    out, writes = start(workdir), parallel.is_main_process()
-    with only_run(out, holds=writes), stopping.Stop().listening() as stop:
+    out, writes = start(workdir), sharding.is_main_process()
+    with only_run(out, holds=writes), preemption.Stop().listening() as stop:
         results = train(config, out, stop)
         print_results(results)
         if stop.busy:  # a compilation or a read that cannot be interrupted: the interpreter would wait
@@ -110,9 +118,9 @@ def main(config: TrainConfig, workdir: str) -> None:
         raise KeyboardInterrupt  # the exit code of a program that the keyboard ended
 
 
-def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[str, Any]:
+def train(config: TrainConfig, out: pathlib.Path, stop: preemption.Stop) -> dict[str, Any]:
     """Trains from the last checkpoint on; writes all under `out` and returns what results.json holds."""
-    began, writes = time.perf_counter(), parallel.is_main_process()
+    began, writes = time.perf_counter(), sharding.is_main_process()
     saves = Checkpoints(out / "checkpoints", keep=config.checkpoint.keep, writes=writes)
     check_checkpoints(out, saves, every=config.checkpoint.every)
     last = saves.latest()
@@ -127,7 +135,7 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
     pace = Pace(config.batch_size)
     if start < run.steps or notes.get("evaluated") != start:
         run = stop.unless(lambda: compiled(run, state)) or run
-        parallel.wait_for_all("compiled")
+        sharding.wait_for_all("compiled")
         with contextlib.closing(run.feed.steps(start, run.steps, stop.now)) as rows:
             state, notes = loop(
                 config, out, run, state, notes, rows, saves=saves, stop=stop, log=log, pace=pace
@@ -144,7 +152,7 @@ def train(config: TrainConfig, out: pathlib.Path, stop: stopping.Stop) -> dict[s
         results["images_per_second"] = last_pace(out / "results.json")
     if log is not None:
         log.close()
-        record.write_json(out / "results.json", results)
+        run_files.write_json(out / "results.json", results)
         say(f"wrote {out / 'results.json'}")
     return results
 
@@ -158,7 +166,7 @@ def loop(
     rows: Iterator[TrainBatch],
     *,
     saves: Checkpoints,
-    stop: stopping.Stop,
+    stop: preemption.Stop,
     log: MetricLog | None,
     pace: Pace,
 ) -> tuple[State, dict[str, Any]]:
@@ -188,7 +196,7 @@ def loop(
             if (read := next(rows, None)) is None:  # told to stop while the pictures do not come
                 stop.busy = True
                 return state, notes | (look(config, metrics, run, saves, out) if metrics else {})
-            batch = parallel.shard_batch(read, run.mesh)
+            batch = sharding.shard_batch(read, run.mesh)
         with jax.transfer_guard("disallow"):
             before = metrics
             state, metrics = run.update(state, batch, run.teacher)
@@ -217,9 +225,9 @@ def prepare(
     Where the run `resumes` from a checkpoint, of that step and with those notes, the state's numbers are not
     those of its beginning: the checkpoint's follow.
     """
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     if config.batch_size % (mesh.size * config.optim.accumulate):
-        raise program.UserError(
+        raise flags.UserError(
             f"config.batch_size {config.batch_size} does not divide over {mesh.size} devices and "
             f"{config.optim.accumulate} parts; give a multiple of {mesh.size * config.optim.accumulate}"
         )
@@ -281,7 +289,7 @@ def prepare(
         truth = labels_like(held_out, learn)
         evaluation = Classification.make(model, rest, truth, mesh, places.evaluated)
     every = config.eval_every or feed.steps_per_epoch
-    teacher = parallel.replicate(teacher, mesh)
+    teacher = sharding.replicate(teacher, mesh)
     whole = steps - offset
     return Run(feed, evaluation, teacher, mesh, recipe, whole, every, update, rate, renew, lines), state
 
@@ -290,7 +298,7 @@ def count_steps(config: TrainConfig, per_epoch: int) -> int:
     """Steps of the whole run; says where its warm-up does not fit into it."""
     steps = config.steps or round(config.epochs * per_epoch)
     if steps < 1:
-        raise program.UserError(
+        raise flags.UserError(
             f"config.epochs {config.epochs} of {per_epoch} steps is no step; raise it or set config.steps"
         )
     if (warmup := round(config.optim.warmup_epochs * per_epoch)) >= steps:
@@ -320,9 +328,9 @@ def resume(saves: Checkpoints, state: State) -> tuple[State, dict[str, Any]]:
 
 def compiled(run: Run, state: State) -> Run:
     """The run with its programs compiled, each for the one shape it will see."""
-    clock = record.Stopwatch()
+    clock = run_files.Stopwatch()
     rows, side = run.feed.batch_size, run.recipe.image_size
-    spread = NamedSharding(run.mesh, parallel.ROWS)
+    spread = NamedSharding(run.mesh, sharding.ROWS)
 
     def like(shape: tuple[int, ...], kind: Any) -> Any:
         return jax.ShapeDtypeStruct((rows, *shape), kind, sharding=spread)
@@ -357,10 +365,10 @@ def look(
     saves.wait()
     index = run.feed.index(bad)
     names = [run.feed.source.names[i] for i in index]
-    if parallel.is_main_process():
-        record.write_json(out / "not_finite.json", {"step": bad, "index": index, "names": names})
+    if sharding.is_main_process():
+        run_files.write_json(out / "not_finite.json", {"step": bad, "index": index, "names": names})
     good = last_good(saves, before=bad - config.max_skipped)
-    raise program.UserError(
+    raise flags.UserError(
         f"the loss or its gradient was not finite at step {bad} (learning rate {float(run.rate(bad)):.2e}; "
         f"pictures {', '.join(names[:4])}, ...: all are in {out / 'not_finite.json'}); last good checkpoint: "
         f"{good}; lower config.optim.lr, set config.optim.clip, or allow some such steps with "
@@ -428,8 +436,8 @@ def note_evaluation(
 
 def export(path: pathlib.Path, state: State) -> None:
     """Writes what is evaluated as a weights file."""
-    variables = parallel.fetch(state.evaluated)
-    if parallel.is_main_process():
+    variables = sharding.fetch(state.evaluated)
+    if sharding.is_main_process():
         write_weights(path, variables, {"step": str(int(state.step))})
 
 
@@ -439,7 +447,7 @@ def summarize(
     saves: Checkpoints,
     step: int,
     notes: dict[str, Any],
-    stop: stopping.Stop,
+    stop: preemption.Stop,
     pace: Pace,
     seconds: float,
 ) -> dict[str, Any]:
@@ -463,9 +471,9 @@ def summarize(
         "images_per_second": pace.overall(),
         "seconds": {"this_start": seconds},
         "skipped": skipped,
-        "device": record.device(),
-        "versions": record.versions(),
-        "git_commit": record.git_commit(),
+        "device": run_files.device(),
+        "versions": run_files.versions(),
+        "git_commit": run_files.git_commit(),
         "config": to_dict(config),
         "metrics": {"train_loss": notes.get("train_loss"), **notes.get("metrics", {})},
         "step": step,
@@ -482,7 +490,7 @@ def last_pace(path: pathlib.Path) -> float:
 
 def note_run(config: TrainConfig, recipe: Preprocess, out: pathlib.Path) -> None:
     """Writes what the run is made of, and says where that differs from its beginning."""
-    path, now = out / "run.json", record.plain({"config": to_dict(config), "input": asdict(recipe)})
+    path, now = out / "run.json", run_files.plain({"config": to_dict(config), "input": asdict(recipe)})
     if path.exists():
         then = begun(path)
         old, new = flat({name: then.get(name, now[name]) for name in now}), flat(now)
@@ -494,9 +502,9 @@ def note_run(config: TrainConfig, recipe: Preprocess, out: pathlib.Path) -> None
             more = f", and {len(changed) - CHANGES} more" if len(changed) > CHANGES else ""
             warn(f"not what this run began with: {some}{more}")
         return
-    if parallel.is_main_process():
-        whole = now | {"versions": record.versions(), "git_commit": record.git_commit()}
-        record.write_json(path, whole | {"device": record.device()})
+    if sharding.is_main_process():
+        whole = now | {"versions": run_files.versions(), "git_commit": run_files.git_commit()}
+        run_files.write_json(path, whole | {"device": run_files.device()})
 
 
 def begun(path: pathlib.Path) -> dict[str, Any]:
@@ -529,4 +537,4 @@ def profile(config: TrainConfig, out: pathlib.Path, step: int, steps: int) -> No
 
 
 if __name__ == "__main__":
-    program.run(main, TrainConfig, __doc__ or "")
+    flags.run(main, TrainConfig, __doc__ or "")

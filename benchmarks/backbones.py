@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vitjax import program
+from vitjax.cli import flags
 from vitjax.models import build
 from vitjax.sparsify import count
 
@@ -231,4 +231,4 @@ def _print(rows: list[Row], *, header: bool) -> None:
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

@@ -12,7 +12,7 @@ Rows: the config's own way of matching, balanced transport, best matches both wa
 nearest neighbour, mutual nearest neighbours, and what needs no picture: the uniform plan and the same cell;
 then the grid's ceiling, every visible patch on its true cell. All match the same tokens, weighed alike.
 
-Columns, means over the pairs: see `vitjax.retrieval.faithfulness.MatchAccuracy` (the AUROC is weighed by how
+Columns, means over the pairs: see `vitjax.retrieval.explanation.faithfulness.MatchAccuracy` (the AUROC is weighed by how
 many patches are visible times how many are not); then how much deeper the *config's* score falls without the
 patches that the row ranks first than without random ones (`deletion`), and how far the parts of the row's own
 score are from it in sum. A pair that has no number in a column is left out of its mean.
@@ -33,18 +33,18 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from vitjax import program
+from vitjax.cli import flags
 from vitjax.config import EvalConfig, RerankConfig
-from vitjax.data.folders import list_images
 from vitjax.data.images import read_image
+from vitjax.data.sources.folders import list_images
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, match_pairs
-from vitjax.retrieval.correspondence import (
+from vitjax.retrieval.explanation.correspondence import (
     Correspondence,
     disparity_correspondence,
     homography_correspondence,
 )
-from vitjax.retrieval.faithfulness import (
+from vitjax.retrieval.explanation.faithfulness import (
     MatchAccuracy,
     additivity_error,
     deletion,
@@ -258,4 +258,4 @@ def _show(group: str, rows: list[Row], reranker: Reranker) -> None:
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vitjax import parallel, program
+from vitjax import sharding
+from vitjax.cli import flags
 from vitjax.retrieval import Descriptors, Gallery, RerankConfig, Reranked, rerank, search
 
 GROUP = 20  # images that show the same thing
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     rows = _added(args)
     half = Gallery.open(args.path / "float16")
     rows.append(_opened(args))
@@ -174,7 +175,7 @@ def _reranked(
     stored = galleries["rerank, float16 from disk"]
     # In memory are the candidates alone: all images may not fit.
     needed = np.unique(index)
-    galleries["rerank, float32 in memory"] = parallel.replicate(stored.take(needed), mesh)
+    galleries["rerank, float32 in memory"] = sharding.replicate(stored.take(needed), mesh)
     times, orders = {}, {}
     for name, gallery in galleries.items():
         rows = np.searchsorted(needed, index) if isinstance(gallery, Descriptors) else index
@@ -246,4 +247,4 @@ def _print(rows: Sequence[Row]) -> None:
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

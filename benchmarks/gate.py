@@ -17,11 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.positions import Look, View, class_set, place_set
-from vitjax import program
+from vitjax.cli import flags
 from vitjax.config import EvalConfig, RerankConfig
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, Reranked, calibrate_gate, judge_gate, plan_sharpness, rerank, search
-from vitjax.retrieval.truth import Truth
+from vitjax.retrieval.metrics.relevance import Truth
 
 HEAD = (
     "| set | block | base | always | gated | in itself, base | gated | reranked | rule |\n"
@@ -109,4 +109,4 @@ def _remembered(queries: Descriptors, gallery: Descriptors, config: RerankConfig
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

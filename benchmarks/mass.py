@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
-from vitjax import program
+from vitjax.cli import flags
 from vitjax.config import RerankConfig, demo_config
-from vitjax.data.made import KINDS, MadeSource
-from vitjax.data.sources import FolderSource
+from vitjax.data.sources.base import FolderSource
+from vitjax.data.sources.synthetic import KINDS, MadeSource
 from vitjax.reranker import MADE_PICTURES, Reranker
 from vitjax.retrieval import Descriptors, match_price, rerank
 
@@ -154,4 +154,4 @@ def _judge(name: str, config: RerankConfig, queries: Descriptors, composites: De
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

@@ -3,7 +3,7 @@
 Pairs of pictures of one class of CUB-200-2011's searched half, drawn at random. Rows are those of the other
 tables, matching the same tokens; the ceiling is every part in the cell that it truly lies in. Columns: PCK,
 the share of parts visible in both pictures that land within alpha times the longer side of the candidate's
-box (`vitjax.retrieval.part_transfer`).
+box (`vitjax.retrieval.explanation.part_transfer`).
 """
 
 import pathlib
@@ -14,9 +14,9 @@ from rich.table import Table
 
 from benchmarks.explanations import explanations
 from vitjax.data.images import read_image
-from vitjax.data.listings import Listing, read_cub, read_cub_parts
+from vitjax.data.sources.cub_cars_sop import Listing, read_cub, read_cub_parts
 from vitjax.reranker import Reranker
-from vitjax.retrieval import part_transfer
+from vitjax.retrieval.explanation import part_transfer
 
 ALPHAS = (0.05, 0.1, 0.2)
 CEILING = "ceiling of the grid"

@@ -27,16 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.explanations import flat_pairs
-from vitjax import program
+from vitjax.cli import flags
 from vitjax.config import EvalConfig
-from vitjax.data.made import MadeSource
-from vitjax.data.pipeline import batches
-from vitjax.data.sources import FolderSource, ImageSource, ListSource, fingerprint
+from vitjax.data.eval_loader import batches
+from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fingerprint
+from vitjax.data.sources.synthetic import MadeSource
 from vitjax.ot import attention_rollout
 from vitjax.reranker import MADE_PICTURES, Reranker
 from vitjax.retrieval import Descriptors, match_accuracy, match_pairs, rerank, search, token_center
 from vitjax.retrieval.descriptors import pool_grid, pool_weights, smooth_grid
-from vitjax.retrieval.truth import Truth, read_ground_truth
+from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
 
 COUNTS = 1, 4, 16, 64, 256
 DRAWS = 3  # of photos, averaged, where there are more than asked for
@@ -295,4 +295,4 @@ def _options(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterat
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

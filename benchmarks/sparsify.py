@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from benchmarks.backbones import import_torch, our_run, take_turns, torch_model, torch_run
-from vitjax import program
+from vitjax.cli import flags
 from vitjax.models import build
 from vitjax.sparsify import count
 
@@ -132,4 +132,4 @@ def _print(rows: list[Row], *, header: bool) -> None:
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

@@ -28,14 +28,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vitjax import program
-from vitjax.backbone import backbone
+from vitjax.cli import flags
 from vitjax.config import EvalConfig, ReduceConfig
-from vitjax.data.sources import FolderSource
-from vitjax.models.reduced import reducer_of
+from vitjax.data.sources.base import FolderSource
+from vitjax.models.from_config import backbone
+from vitjax.models.token_pruning import reducer_of
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, rerank, search
-from vitjax.retrieval.truth import Truth, read_ground_truth
+from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
 
 WAYS = ("grid", "tome", "topk", "evit", "random", "uniform")
 RANKING = ("topk", "evit")
@@ -250,4 +250,4 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

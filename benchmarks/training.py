@@ -10,10 +10,10 @@ turns, a few steps each, so that other work on the machine hits them alike; the 
 turns. Compilation is apart.
 """
 
-from vitjax import program
+from vitjax.cli import flags
 
 if __name__ == "__main__":
-    program.begin()
+    flags.begin()
 
 import argparse
 import pathlib
@@ -28,8 +28,8 @@ import numpy as np
 import train
 from benchmarks.backbones import import_torch
 from configs import fashion_mnist_dynamicvit, fashion_mnist_vit
-from vitjax import parallel
-from vitjax.training.config import TrainConfig
+from vitjax import sharding
+from vitjax.config.train_config import TrainConfig
 
 STEPS = 5  # of one turn
 Turn = Callable[[], tuple[float, float]]  # -> seconds of its steps, and of these those spent waiting for data
@@ -84,7 +84,7 @@ def our_turn(config: TrainConfig, data: str, batch: int) -> Turn:
         begin, waited = time.perf_counter(), 0.0
         for _ in range(STEPS):
             asked = time.perf_counter()
-            placed = parallel.shard_batch(next(rows), run.mesh)
+            placed = sharding.shard_batch(next(rows), run.mesh)
             waited += time.perf_counter() - asked
             state, metrics = run.update(state, placed, run.teacher)
         jax.block_until_ready((state, metrics))
@@ -135,4 +135,4 @@ def torch_turn(torch: Any, batch: int) -> Turn:
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

@@ -37,8 +37,9 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 import vitjax
-from vitjax import ot, parallel, program
-from vitjax.data.sources import FolderSource, RowsSource
+from vitjax import ot, sharding
+from vitjax.cli import flags
+from vitjax.data.sources.base import FolderSource, RowsSource
 
 
 class Row(NamedTuple):
@@ -187,10 +188,10 @@ def _with_jax(args: argparse.Namespace, query: np.ndarray, candidates: np.ndarra
     functions = {"floor": floor, "chamfer": chamfer, "fused": solver("fused"), "ott": solver("ott")}
     if jax.default_backend() in ("gpu", "tpu"):
         functions["pallas"] = solver("pallas")  # interpreted elsewhere, which says nothing
-    mesh, rows = parallel.make_mesh(), parallel.ROWS
+    mesh, rows = sharding.make_mesh(), sharding.ROWS
     a, b = (np.full(x.shape[:2], 1 / x.shape[1], np.float32) for x in (query, candidates))
     # Whole shares: the last device's padding is pairs of zeros without mass, done at once.
-    inputs = parallel.spread_rows(parallel.pad_rows((query, candidates, a, b), mesh.size), mesh)
+    inputs = sharding.spread_rows(sharding.pad_rows((query, candidates, a, b), mesh.size), mesh)
 
     def compile_(function: Callable) -> Contender:
         cut = jax.shard_map(
@@ -296,4 +297,4 @@ def _write(path: pathlib.Path, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    program.run_benchmark(main)
+    flags.run_benchmark(main)

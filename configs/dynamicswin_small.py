@@ -12,7 +12,7 @@ Stochastic depth is 0.2, as there.
 """
 
 from configs.parts import dynamic_swin_on_imagenet, smoke
-from vitjax.training.config import TrainConfig
+from vitjax.config.train_config import TrainConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:

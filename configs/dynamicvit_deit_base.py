@@ -15,7 +15,7 @@ last checkpoint with another --config.seed, or --config.optim.clip=1.
 """
 
 from configs.parts import dynamic_on_imagenet, smoke
-from vitjax.training.config import TrainConfig
+from vitjax.config.train_config import TrainConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:

@@ -12,7 +12,7 @@ is not measured here.
 """
 
 from configs.parts import dynamic_on_imagenet, smoke
-from vitjax.training.config import TrainConfig
+from vitjax.config.train_config import TrainConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:

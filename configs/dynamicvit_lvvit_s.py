@@ -14,7 +14,7 @@ The weights are the file of that name from the LV-ViT release; put it here or se
 """
 
 from configs.parts import dynamic_on_imagenet, smoke
-from vitjax.training.config import TrainConfig
+from vitjax.config.train_config import TrainConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:

@@ -11,7 +11,7 @@ It starts from what the first command leaves, runs/fashion_mnist_vit/last.safete
 """
 
 from configs.parts import smoke
-from vitjax.training.config import (
+from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,
     OptimConfig,

@@ -10,7 +10,7 @@ configs/fashion_mnist_dynamicvit.py starts from its result.
 """
 
 from configs.parts import smoke
-from vitjax.training.config import (
+from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,
     OptimConfig,

@@ -18,7 +18,7 @@ them searched; the figures are of the last step, of one seed.
 
 from configs.parts import smoke
 from vitjax.config import demo_config
-from vitjax.training.config import (
+from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,
     MetricConfig,

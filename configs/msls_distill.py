@@ -15,7 +15,7 @@ training alone, and we have not run it: the data is not ours to give.
 """
 
 from configs.parts import no_argument
-from vitjax.training.config import (
+from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,
     DistillConfig,

@@ -1,7 +1,7 @@
 """Functions that experiments share; a config file takes what it needs from here, never from another."""
 
 from vitjax.config import EvalConfig, ModelConfig, RerankConfig, demo_config
-from vitjax.training.config import (
+from vitjax.config.train_config import (
     AugmentConfig,
     OptimConfig,
     SparsifyConfig,

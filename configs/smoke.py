@@ -11,7 +11,7 @@ python train.py --config configs/smoke.py:teacher --workdir runs/digits_teacher
 
 import pathlib
 
-from vitjax.training.config import (
+from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,
     OptimConfig,

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 import eval as program_under_test
+from tests import ROOT
 from tests.pictures import picture, write_folder
+from vitjax.cli.flags import UserError
+from vitjax.cli.session import only_run
 from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, RerankConfig
-from vitjax.program import UserError
 from vitjax.retrieval import Gallery
-from vitjax.starting import only_run
 
-ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
     "--config.weights=",
     "--config.model.name=vit_tiny_patch16_224",
@@ -358,13 +358,13 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
     ],
 )
 def test_a_mistake_is_one_plain_line_and_exit_1(tmp_path, folder, kind, words, capsys, monkeypatch):
-    from vitjax import program
+    from vitjax.cli import flags
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "cache"))
     arguments = ["--config=configs/folder.py", f"--workdir={tmp_path / 'out'}", *SMALL]
     arguments += mistake(tmp_path, folder, kind)
-    code = program._run(program_under_test.main, EvalConfig, "", ["eval.py", *arguments])
+    code = flags._run(program_under_test.main, EvalConfig, "", ["eval.py", *arguments])
     printed = capsys.readouterr()
     last = printed.err.splitlines()[-1]
     assert code == 1

@@ -10,7 +10,7 @@ import pytest
 import eval as program
 from tests.conftest import GOLDEN
 from tests.parity import fixture
-from vitjax import parallel
+from vitjax import sharding
 from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, RerankConfig
 from vitjax.retrieval import Descriptors, metrics
 
@@ -22,7 +22,7 @@ class Given(program.Reranker):
     token_grid = patch_grid = (1, 1)
 
     def __init__(self, config: EvalConfig, vectors: dict[str, np.ndarray]):
-        self.rule, self.mesh, self.vectors = config.rerank, parallel.make_mesh(), vectors
+        self.rule, self.mesh, self.vectors = config.rerank, sharding.make_mesh(), vectors
 
     def describe(self, source, **_):
         pooled = np.stack([self.vectors[pathlib.Path(name).name] for name in source.names]).astype(np.float32)

@@ -6,17 +6,17 @@ import pathlib
 import pytest
 from PIL import Image
 
-from vitjax.data.cifar import CifarSource
-from vitjax.data.idx import IdxSource
+from vitjax.cli.flags import open_workdir
 from vitjax.data.images import read_image
-from vitjax.data.listings import read_cars, read_cub, read_sop
-from vitjax.data.msls import all_cities, read_msls
 from vitjax.data.prepare import prepare
-from vitjax.data.sources import FolderSource
-from vitjax.data.tfds import TfdsSource
-from vitjax.program import open_workdir
+from vitjax.data.sources.base import FolderSource
+from vitjax.data.sources.cifar import CifarSource
+from vitjax.data.sources.cub_cars_sop import read_cars, read_cub, read_sop
+from vitjax.data.sources.mnist import IdxSource
+from vitjax.data.sources.msls import all_cities, read_msls
+from vitjax.data.sources.tfds import TfdsSource
 from vitjax.retrieval import Gallery, Gate
-from vitjax.retrieval.storage import locate
+from vitjax.retrieval.gallery.storage import locate
 from vitjax.weights import fetch
 
 

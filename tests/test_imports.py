@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parent.parent / "vitjax"
+from tests import ROOT
+
+PACKAGE = ROOT / "vitjax"
 
 ALLOWED = {
     "activations": set(),

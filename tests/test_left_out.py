@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.evaluation.test_protocols import call, first_hits
 from tests.pictures import picture
-from tests.test_protocols import call, first_hits
-from vitjax import classification
 from vitjax.config import EvalConfig
-from vitjax.training import stopping
-from vitjax.training.config import OptimConfig, StudentConfig, TrainConfig, TrainDataConfig
+from vitjax.config.train_config import OptimConfig, StudentConfig, TrainConfig, TrainDataConfig
+from vitjax.evaluation import classify
+from vitjax.training import preemption
 
 FAST = ["--config.rerank.method=pooled", "--config.figures.report=0"]
 
@@ -54,7 +54,7 @@ def train(photos: pathlib.Path, out: pathlib.Path, **data: str) -> dict:
         optim=OptimConfig(warmup_epochs=0.0),
     )
     out.mkdir()
-    return program_under_test.train(config, out, stopping.Stop())
+    return program_under_test.train(config, out, preemption.Stop())
 
 
 def test_training_notes_what_searching_notes(photos, tmp_path, capsys):
@@ -85,7 +85,7 @@ def test_a_held_out_image_that_cannot_be_read_is_named(photos, tmp_path):
 def test_classification_leaves_out_what_has_no_class(photos):
     config = EvalConfig(task="classify")
     config.data.images = str(photos)
-    source = classification.open_source(config)
+    source = classify.open_source(config)
     assert source.class_names == ["cat", "dog"] and len(source) == 8
     assert [note.startswith(line) for note, line in zip(source.notes(), lines(photos), strict=True)] == [
         True

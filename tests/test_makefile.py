@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import ROOT
+
 OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 

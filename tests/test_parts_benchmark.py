@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import explanations, parts
 from tests.data.layouts import write_cub
-from vitjax.data.listings import read_cub
+from vitjax.data.sources.cub_cars_sop import read_cub
 
 CONFIG = """
 from vitjax.config import EvalConfig, ModelConfig, RerankConfig

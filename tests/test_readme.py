@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import vitjax
+from tests import ROOT
 from tests.pictures import picture
 
-ROOT = pathlib.Path(__file__).parent.parent
 TESTED = r"<!-- tested: tests/test_readme.py runs this block -->\n```python\n(.*?)```"
 BLOCKS = re.findall(TESTED, (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 

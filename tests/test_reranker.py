@@ -17,8 +17,8 @@ from tests.pictures import picture, write_folder
 from vitjax import reranker as front
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig, RerankConfig, validate_rerank
 from vitjax.data.images import ImageError
-from vitjax.data.made import KINDS, MadeSource
-from vitjax.data.sources import FolderSource
+from vitjax.data.sources.base import FolderSource
+from vitjax.data.sources.synthetic import KINDS, MadeSource
 from vitjax.retrieval import calibrate_gate, judge_gate, match_price, rerank
 from vitjax.retrieval.metrics import retrieval_metrics
 
@@ -281,7 +281,7 @@ MISTAKES = """
 import pathlib
 import jax, numpy as np, vitjax
 from PIL import Image
-from vitjax.indexing import index_pictures
+from vitjax.evaluation.index_images import index_pictures
 small = {"img_size": 32, "depth": 1, "num_classes": 0}
 model = vitjax.build("vit_tiny_patch16_224", **small)
 init = lambda model: jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))

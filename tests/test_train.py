@@ -14,10 +14,10 @@ import time
 import numpy as np
 import pytest
 
+from tests import ROOT
 from tests.data.layouts import write_msls
-from vitjax.checkpoint import _hash_of
+from vitjax.training.checkpoint import _hash_of
 
-ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 48  # of 22 an epoch: resumed runs end in the third
 SHORT = [
     f"--config.steps={STEPS}",

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 import subprocess
 
-from vitjax.terminal import protect
+from vitjax.system.terminal import protect
 
 EXTRAS = {
     "demo": ("scikit-image", "scikit-learn", "onnx"),
@@ -80,9 +80,9 @@ def report() -> list[str]:
 
 
 def _versions() -> list[str]:
-    from vitjax import record
+    from vitjax.cli import run_files
 
-    return ["versions", *(f"  {name:<12}{version}" for name, version in record.versions().items())]
+    return ["versions", *(f"  {name:<12}{version}" for name, version in run_files.versions().items())]
 
 
 def _devices() -> list[str]:
@@ -104,14 +104,14 @@ def _devices() -> list[str]:
 
 
 def _folders() -> list[str]:
-    from vitjax import cached
+    from vitjax.system import disk_cache
 
     try:
-        folder = cached.cache_dir()
+        folder = disk_cache.cache_dir()
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except (ValueError, OSError) as error:
         return ["cache folder", f"  {error}"]
-    writes = "" if cached.writable_folder("compiled") else "; it cannot be written"
+    writes = "" if disk_cache.writable_folder("compiled") else "; it cannot be written"
     return ["cache folder", f"  {folder}: {size / 2**20:.0f} MiB{writes} (set VITJAX_CACHE to move it)"]
 
 

@@ -16,31 +16,31 @@ from flax.errors import FlaxError
 from jax.sharding import Mesh
 from PIL import Image
 
-from vitjax import models, parallel
-from vitjax.backbone import backbone
+from vitjax import models, sharding
+from vitjax.cli.console import bar
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
-from vitjax.console import bar
 from vitjax.data import transforms
+from vitjax.data.eval_loader import Batch, Batches, Skipped, batches
 from vitjax.data.images import ImageError
-from vitjax.data.made import KINDS, MadeSource
-from vitjax.data.pipeline import Batch, Batches, Skipped, batches
-from vitjax.data.sources import FolderSource, ImageSource, ListSource, fingerprint
+from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fingerprint
+from vitjax.data.sources.synthetic import KINDS, MadeSource
 from vitjax.data.transforms import Preprocess
+from vitjax.models.from_config import backbone
 from vitjax.retrieval import (
     Descriptors,
     Gallery,
     GalleryError,
     Searcher,
     describe_batches,
-    image_ids,
     make_describe,
     match_price,
     rerank,
     token_center,
 )
 from vitjax.retrieval.descriptors import NothingToDescribe, describe_each
-from vitjax.retrieval.explain import Match, match_pairs
-from vitjax.retrieval.manifest import check_recipe, check_same
+from vitjax.retrieval.explanation.matches import Match, match_pairs
+from vitjax.retrieval.gallery import image_ids
+from vitjax.retrieval.gallery.manifest import check_recipe, check_same
 from vitjax.weights import LoadReport, load_with_report
 from vitjax.weights import fingerprint as fingerprint_weights
 
@@ -117,8 +117,8 @@ class Reranker:
         validate(self.config)
         self.model = model
         self.preprocess = preprocess or model_input(self.config, getattr(model, "img_size", 0))
-        self.mesh = parallel.make_mesh() if mesh is None else mesh
-        self.variables = parallel.replicate(variables, self.mesh)
+        self.mesh = sharding.make_mesh() if mesh is None else mesh
+        self.variables = sharding.replicate(variables, self.mesh)
         self.load_report: LoadReport | None = None
         facet = self.config.model.facet
         if facet != "token" and "facet" not in inspect.signature(type(model).__call__).parameters:
@@ -223,7 +223,7 @@ class Reranker:
         return check_recipe(
             {
                 "model": {"class": type(self.model).__name__, **_built_with(self.model), **kept},
-                "weights": fingerprint_weights(parallel.fetch(self.variables)),
+                "weights": fingerprint_weights(sharding.fetch(self.variables)),
                 "input": asdict(self.preprocess),
                 "tokens_weighed": weighed,
                 "center": fingerprint(FolderSource(photos)) if photos else "",
@@ -367,7 +367,7 @@ class Reranker:
         Args:
             query: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file.
             candidates: the same, several; or descriptors of them from `describe`, to describe them once; or a
-                gallery on a disk (see `vitjax.indexing`), whose `config.rerank.top_k` nearest are ranked.
+                gallery on a disk (see `vitjax.evaluation.index_images`), whose `config.rerank.top_k` nearest are ranked.
             searcher: what finds those nearest; None = the gallery itself, exactly.
             top_k: how many hits to return; None = all.
             ids: what `corpus_id` names the candidates by: a text, a path or a whole number for each, of any

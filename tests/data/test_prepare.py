@@ -10,13 +10,13 @@ import pytest
 
 from tests.data.layouts import write_cars, write_cub, write_msls, write_sop
 from tests.pictures import write_folder
-from vitjax.data.listings import read_cub, read_cub_parts
-from vitjax.data.msls import read_msls
+from vitjax.data.sources.cub_cars_sop import read_cub, read_cub_parts
+from vitjax.data.sources.msls import read_msls
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
 from vitjax.data.prepare import main, prepare  # noqa: E402
-from vitjax.data.tfds import TfdsSource  # noqa: E402
+from vitjax.data.sources.tfds import TfdsSource  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_a_second_process_leaves_the_dataset_and_eval_searches_it(tmp_path):
         return [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())]
 
     assert state() == state()
-    from tests.test_protocols import call
+    from tests.evaluation.test_protocols import call
 
     plain = call("cub200.py", tmp_path / "plain", root)[1]
     more = ["--config.data.source=tfds", "--config.data.name=vitjax/cub", "--config.data.split=test"]

@@ -9,9 +9,9 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from tests.parity.fixture import Fixture, assert_all_compared
+from vitjax.layers.masked_attention import masked_softmax
 from vitjax.models import build
 from vitjax.sparsify import losses
-from vitjax.sparsify.masked import masked_softmax
 from vitjax.sparsify.predictor import Predictor
 from vitjax.weights import load_weights
 from vitjax.weights.rename import to_path

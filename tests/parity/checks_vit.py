@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.parity.fixture import Fixture, assert_all_compared
+from vitjax.layers.pos_embed import resize_positions
 from vitjax.models import build
-from vitjax.models.pos_embed import resize_positions
 from vitjax.weights import load_weights
 
 # Fields of a fixture's config that are documentary, or other names of ours.

@@ -9,7 +9,7 @@ import pytest
 
 from vitjax.config import RerankConfig
 from vitjax.retrieval import Descriptors, Reranked, match_pairs, pair_plans, rerank, search
-from vitjax.retrieval.explain import patch_box
+from vitjax.retrieval.explanation.matches import patch_box
 
 D, WORDS, PATCHES = 32, 77, 49
 CONFIG = RerankConfig(tau=0.5, epsilon=0.02, iterations=60)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax import parallel
+from vitjax import sharding
 from vitjax.retrieval import Descriptors, describe_batches, make_describe, token_center
 from vitjax.retrieval.descriptors import pool_grid, pool_weights, smooth_grid
 
@@ -151,9 +151,9 @@ def batches_of(images, size):
     for start in range(0, len(images), size):
         part = images[start : start + size]
         yield types.SimpleNamespace(
-            images=parallel.pad_rows(part, size),
-            index=parallel.pad_rows(np.arange(start, start + len(part)), size),
-            valid=parallel.pad_rows(np.ones(len(part), bool), size),
+            images=sharding.pad_rows(part, size),
+            index=sharding.pad_rows(np.arange(start, start + len(part)), size),
+            valid=sharding.pad_rows(np.ones(len(part), bool), size),
         )
 
 
@@ -173,7 +173,7 @@ def test_batches_and_devices_do_not_change_a_description(images, variables, grid
     whole, index = describe_batches(
         make_describe(forward, grid=grid, rollout=rollout), variables, batches_of(images, 7)
     )
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     parts, same = describe_batches(
         make_describe(forward, grid=grid, rollout=rollout, mesh=mesh),
         variables,

@@ -16,7 +16,8 @@ from tests.retrieval.cases import (
     random_descriptors,
     tree,
 )
-from vitjax.retrieval import Descriptors, Gallery, GalleryError, arrays, manifest
+from vitjax.retrieval import Descriptors, Gallery, GalleryError
+from vitjax.retrieval.gallery import arrays, manifest
 
 
 @pytest.mark.parametrize("ids", [True, False])

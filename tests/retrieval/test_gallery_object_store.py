@@ -20,7 +20,8 @@ from tests.retrieval.cases import (
     random_descriptors,
     tree,
 )
-from vitjax.retrieval import Gallery, GalleryError, arrays, storage, writer_lock
+from vitjax.retrieval import Gallery, GalleryError
+from vitjax.retrieval.gallery import arrays, storage, writer_lock
 
 
 def objects(folder: str) -> Any:

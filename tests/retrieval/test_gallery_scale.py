@@ -17,7 +17,7 @@ RANK = """
 import sys
 import numpy as np
 from tests.retrieval.cases import random_descriptors
-from vitjax import parallel
+from vitjax import sharding
 from vitjax.retrieval import Gallery, RerankConfig, matching, rerank, streaming
 
 parallel.initialize_distributed()
@@ -81,7 +81,7 @@ import jax
 import numpy as np
 from tests.retrieval.cases import random_descriptors
 from vitjax.retrieval import Descriptors, Gallery, RerankConfig, arrays, rerank, storage, streaming
-from vitjax.retrieval.building import Described, fill
+from vitjax.retrieval.gallery.build import Described, fill
 
 # A sixteenth of the sizes in use: what the allocator keeps of freed pieces levels off with few rows.
 arrays.SHARD_BYTES = streaming.CHUNK_BYTES = 2**21

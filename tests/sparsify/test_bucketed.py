@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.models.family import run as run_model
-from tests.models.test_reduced import IMAGES, undecided
+from tests.models.test_token_pruning import IMAGES, undecided
 from vitjax.sparsify import bucketed
 
 

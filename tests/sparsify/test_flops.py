@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vitjax.models.attention import attend, explicit_attention
+from vitjax.layers.attention import attend, explicit_attention
 from vitjax.sparsify import count
 from vitjax.sparsify.flops import count_macs
 

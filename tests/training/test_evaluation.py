@@ -9,12 +9,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from PIL import Image
 
-from vitjax import parallel
+from vitjax import sharding
+from vitjax.config.train_config import MetricConfig
+from vitjax.data.eval_loader import batches
 from vitjax.data.images import ImageError
-from vitjax.data.pipeline import batches
-from vitjax.data.places import Places
+from vitjax.data.sources.geo import Places
 from vitjax.training import evaluation
-from vitjax.training.config import MetricConfig
 from vitjax.training.evaluation import PlaceSearch, make_embed
 
 
@@ -48,12 +48,12 @@ class Model:
 
 @functools.cache
 def embed():
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     return make_embed(Model(), mesh, NamedSharding(mesh, PartitionSpec()))
 
 
 def recall(metres: float, bad: tuple[int, ...] = (), stopped=lambda: False):
-    photos, mesh = Places(Street(4, 40.0, 255), Street(40, 5.0, 0, bad)), parallel.make_mesh()
+    photos, mesh = Places(Street(4, 40.0, 255), Street(40, 5.0, 0, bad)), sharding.make_mesh()
     loader = batches(photos, lambda image: np.asarray(image, np.float32), 16)
     return PlaceSearch(loader, photos, mesh, embed())(jnp.float32(metres), stopped)
 
@@ -81,14 +81,14 @@ def test_embeddings_that_are_searched_are_the_classifiers_where_there_is_one(mon
     for logits, expected in (("logits", "logits"), (None, "pooled")):
         model = types.SimpleNamespace(apply=lambda *_, logits=logits: Output(logits=logits, pooled="pooled"))
         made = evaluation.Retrieval.make(
-            model, loader, np.zeros(2), parallel.make_mesh(), MetricConfig(rerank=7, epsilon=0.2)
+            model, loader, np.zeros(2), sharding.make_mesh(), MetricConfig(rerank=7, epsilon=0.2)
         )
         assert made.describe({}, jnp.zeros(1)).pooled == expected
         assert (made.rule.top_k, made.rule.epsilon) == (7, 0.2)
 
 
 def test_only_photos_that_can_be_read_are_embedded():
-    photos, mesh = Street(10, 5.0, 0, bad=(3, 17)), parallel.make_mesh()
+    photos, mesh = Street(10, 5.0, 0, bad=(3, 17)), sharding.make_mesh()
     loader = batches(photos, lambda image: np.asarray(image, np.float32), 16)
     vectors, rows = evaluation.embed_pictures(embed(), jnp.float32(0), loader, mesh, lambda: False)
     assert rows.tolist() == [i for i in range(20) if i not in (3, 17)]

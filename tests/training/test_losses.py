@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from vitjax.config.train_config import DistillConfig, MetricConfig
 from vitjax.ot import structural_similarity
 from vitjax.training import losses
-from vitjax.training.config import DistillConfig, MetricConfig
 from vitjax.training.losses import Rows, make_distill_loss, make_metric_loss
 from vitjax.training.metric_losses import groups_loss, normalise, triplet_loss
 from vitjax.training.pixels import Pixels, Renormalise

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitjax.config.train_config import AugmentConfig
 from vitjax.data.augment import Augment
-from vitjax.data.feed import Feed
 from vitjax.data.images import ImageError
-from vitjax.data.places import Places
-from vitjax.data.sources import RowsSource
+from vitjax.data.sources.base import RowsSource
+from vitjax.data.sources.geo import Places
+from vitjax.data.train_loader import Feed
 from vitjax.data.transforms import HALF, Preprocess
-from vitjax.training.config import AugmentConfig
 from vitjax.training.mining import FAR, NEAR, Mining
 
 

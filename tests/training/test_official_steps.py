@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax import models, parallel
-from vitjax.backbone import dense
-from vitjax.data.feed import TrainBatch
+from vitjax import models, sharding
+from vitjax.config.train_config import AugmentConfig, OptimConfig, SparsifyConfig, TrainConfig
+from vitjax.data.train_loader import TrainBatch
+from vitjax.models.from_config import dense
 from vitjax.training import optim
-from vitjax.training.config import AugmentConfig, OptimConfig, SparsifyConfig, TrainConfig
 from vitjax.training.losses import make_loss
 from vitjax.training.pixels import Pixels
 from vitjax.training.state import create, shardings
@@ -78,7 +78,7 @@ def ours(kind: str) -> tuple:
     rate, rates = optim.make_rates(
         config.optim, variables["params"], steps=recipe["epochs"], steps_per_epoch=1
     )
-    mesh = parallel.make_mesh()
+    mesh = sharding.make_mesh()
     state = create(jax.tree.map(jnp.asarray, variables), tx, ema=True)
     places = shardings(state, mesh, "replicated")
     state = jax.device_put(state, places)
@@ -99,7 +99,7 @@ def ours(kind: str) -> tuple:
         patch.setattr(jax.random, "gumbel", gumbel)
         for i in range(recipe["done"]):
             batch = TrainBatch(inputs["images"][i % 2], inputs["labels"][i % 2], index)
-            state, metrics = step(state, parallel.shard_batch(batch, mesh), parallel.replicate(teacher, mesh))
+            state, metrics = step(state, sharding.shard_batch(batch, mesh), sharding.replicate(teacher, mesh))
             terms.append([float(metrics[n]) for n in ("loss", "classify", "ratio", "distill", "token")])
     stages = len(meta["keep"])
     terms = np.array(terms) * [1, 1, stages, 1, 1]  # the official code prints the sum over stages

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.training.config import OptimConfig
+from vitjax.config.train_config import OptimConfig
 from vitjax.training.optim import decayed, make_optimizer, make_rates, without_gradient
 
 PARAMS = {

@@ -1,13 +1,12 @@
 """The recipes after the papers, held to the official code's choices."""
 
 import importlib
-import pathlib
 
 import pytest
 
-from vitjax.training.config import TrainConfig, validate
+from tests import ROOT
+from vitjax.config.train_config import TrainConfig, validate
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 DYNAMIC = sorted(path.stem for path in ROOT.glob("configs/dynamic*.py"))
 
 

@@ -6,11 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from vitjax import models, parallel
-from vitjax.backbone import dense
-from vitjax.data.feed import TrainBatch
-from vitjax.training import optim
-from vitjax.training.config import (
+from vitjax import models, sharding
+from vitjax.config.train_config import (
     AugmentConfig,
     DistillConfig,
     MetricConfig,
@@ -18,6 +15,9 @@ from vitjax.training.config import (
     SparsifyConfig,
     TrainConfig,
 )
+from vitjax.data.train_loader import TrainBatch
+from vitjax.models.from_config import dense
+from vitjax.training import optim
 from vitjax.training.losses import Rows, make_distill_loss, make_loss, make_metric_loss, metric_start
 from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.training.state import State, create, shardings
@@ -45,7 +45,7 @@ class Trainer:
         teacher = {}
         if name.startswith("dynamic"):
             teacher = jax.jit(dense(self.model).init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-        self.teacher = parallel.replicate(teacher, self.mesh)
+        self.teacher = sharding.replicate(teacher, self.mesh)
         tx = optim.make_optimizer(config.optim)
         _, rates = optim.make_rates(config.optim, variables["params"], steps=10, steps_per_epoch=5)
         state = create(variables, tx, ema=bool(config.optim.ema))
@@ -66,7 +66,7 @@ class Trainer:
     def run(self, *batches: TrainBatch) -> list[dict]:
         found = []
         for one in batches:
-            self.state, metrics = self.step(self.state, parallel.shard_batch(one, self.mesh), self.teacher)
+            self.state, metrics = self.step(self.state, sharding.shard_batch(one, self.mesh), self.teacher)
             found.append(jax.device_get(metrics))
         return found
 
@@ -173,7 +173,7 @@ def test_random_numbers_of_the_loss_and_of_mixup_depend_on_step_and_part():
         assert len({float(figures[name]) for figures in found}) == 4
     for figures in found:  # were both parts given the same number, its square would be the mean of squares
         assert float(figures["squared"]) > float(figures["drawn"]) ** 2 + 1e-6
-    trainer.state = trainer.state.replace(step=parallel.replicate(jnp.int32(2), trainer.mesh))
+    trainer.state = trainer.state.replace(step=sharding.replicate(jnp.int32(2), trainer.mesh))
     assert trainer.run(one)[0]["drawn"] == found[2]["drawn"]
 
 
@@ -200,8 +200,8 @@ def test_an_evaluation_counts_real_pictures_only():
     labels = best.copy()
     labels[0] = (labels[0] + 1) % 3
     valid = np.array([True] * 6 + [False] * 2)
-    zero = parallel.replicate({"right": np.int32(0), "count": np.int32(0)}, trainer.mesh)
-    parts = parallel.shard_batch((np.asarray(images), labels, valid), trainer.mesh)
+    zero = sharding.replicate({"right": np.int32(0), "count": np.int32(0)}, trainer.mesh)
+    parts = sharding.shard_batch((np.asarray(images), labels, valid), trainer.mesh)
     found = trainer.check(zero, trainer.state.evaluated, *parts)
     assert (int(found["right"]), int(found["count"])) == (5, 6)
 
@@ -238,7 +238,7 @@ def test_embeddings_become_those_of_the_teacher_and_classes_keep_apart(kind):
         teacher, theirs = model, jax.jit(model.init)(jax.random.key(5), jnp.zeros((1, 8, 8, 3)))
     same = Renormalise(PIXELS, PIXELS)
     trainer = Trainer(config=config, loss=make_distill_loss(model, teacher, same, DistillConfig()))
-    trainer.teacher = parallel.replicate(theirs, trainer.mesh)
+    trainer.teacher = sharding.replicate(theirs, trainer.mesh)
     one = batch()
     one.labels[:] = np.arange(8) // 3
     metrics = trainer.run(*[one] * 8)

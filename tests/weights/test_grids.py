@@ -4,8 +4,8 @@ import pytest
 import scipy.ndimage
 
 from tests.weights.tiny import state_of, tiny
+from vitjax.layers.pos_embed import resize_positions
 from vitjax.models import build
-from vitjax.models.pos_embed import resize_positions
 from vitjax.weights import WeightsError, load_weights, load_with_report
 from vitjax.weights.grids import fit_positions
 from vitjax.weights.layout import Positions

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import vitjax
-from vitjax.data.scenes import SceneSource
+from vitjax.data.sources.demo_scenes import SceneSource
 from vitjax.retrieval import rerank, search
-from vitjax.retrieval.truth import Truth
+from vitjax.retrieval.metrics.relevance import Truth
 
 pytestmark = pytest.mark.slow
 

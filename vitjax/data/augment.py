@@ -17,7 +17,7 @@ _TRIES = 10
 
 @runtime_checkable
 class Choices(Protocol):
-    """The fields of a config that are read here; see `vitjax.training.config.AugmentConfig`."""
+    """The fields of a config that are read here; see `vitjax.config.train_config.AugmentConfig`."""
 
     crop: float
     shift: int

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 
 from vitjax.data.image_cost import inspect
 from vitjax.data.image_limits import HALVED_ABOVE, MAX_BYTES, Inspected, Refusal, check_size
-from vitjax.files import expanded
+from vitjax.system.files import expanded
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from vitjax.data.listings import Listing, read_cars, read_cub, read_cub_parts, read_sop
-from vitjax.data.msls import VALIDATION, PlaceSource, all_cities, read_msls
-from vitjax.data.sources import FolderSource
-from vitjax.data.tfds import own_features_only
-from vitjax.files import expanded, parse_json, read_text
-from vitjax.terminal import clean, protect
+from vitjax.data.sources.base import FolderSource
+from vitjax.data.sources.cub_cars_sop import Listing, read_cars, read_cub, read_cub_parts, read_sop
+from vitjax.data.sources.msls import VALIDATION, PlaceSource, all_cities, read_msls
+from vitjax.data.sources.tfds import own_features_only
+from vitjax.system.files import expanded, parse_json, read_text
+from vitjax.system.terminal import clean, protect
 
 NAMES = ("cub", "cars", "sop", "msls", "folder")
 _VERSION = "1.0.0"

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from vitjax.data.images import Picture, image_size
-from vitjax.files import expanded, parse_json
+from vitjax.system.files import expanded, parse_json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

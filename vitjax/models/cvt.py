@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.arguments import check_colour_last, last_block, refuse_pruning
-from vitjax.models.attention import attend, explicit_attention
-from vitjax.models.batch_norm import BatchNorm
-from vitjax.models.layers import LayerNorm, Mlp, linear_init
+from vitjax.layers.attention import attend, explicit_attention
+from vitjax.layers.basic import LayerNorm, Mlp, linear_init
+from vitjax.layers.batch_norm import BatchNorm
+from vitjax.models.call_checks import check_colour_last, last_block, refuse_pruning
 from vitjax.models.outputs import BackboneOutput
 
 

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.arguments import last_block, patch_grid
-from vitjax.models.batch_norm import BatchNorm
-from vitjax.models.layers import LayerNorm, linear_init
+from vitjax.layers.basic import LayerNorm, linear_init
+from vitjax.layers.batch_norm import BatchNorm
+from vitjax.layers.pos_embed import resize_positions
+from vitjax.models.call_checks import last_block, patch_grid
 from vitjax.models.outputs import BackboneOutput
-from vitjax.models.pos_embed import resize_positions
-from vitjax.models.reduced import reducer_mistakes, run_reduced
+from vitjax.models.token_pruning import reducer_mistakes, run_reduced
 from vitjax.models.vit import Block
 
 _conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.arguments import check_colour_last, last_block, refuse_pruning
-from vitjax.models.batch_norm import BatchNorm
+from vitjax.layers.batch_norm import BatchNorm
+from vitjax.models.call_checks import check_colour_last, last_block, refuse_pruning
 from vitjax.models.outputs import BackboneOutput
 
 _STEM = 64  # channels of the first convolution, in timm too whatever `channels` is

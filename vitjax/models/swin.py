@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.arguments import last_block, patch_grid, refuse_pruning
-from vitjax.models.layers import LayerNorm, PatchEmbed, drop_rates, linear_init
+from vitjax.layers.basic import LayerNorm, PatchEmbed, drop_rates, linear_init
+from vitjax.layers.windows import WindowAttention
+from vitjax.models.call_checks import last_block, patch_grid, refuse_pruning
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.swin_blocks import Block, PatchMerging
 from vitjax.models.swin_dynamic import DynamicStage, swin_ratios
-from vitjax.models.windows import WindowAttention
 
 SPARSE_STAGE = 2  # the third: 14 x 14 tokens at 224 pixels, and most of the blocks
 

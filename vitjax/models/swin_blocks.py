@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.attention import attend, explicit_attention
-from vitjax.models.layers import LayerNorm, Mlp, drop_branch, linear_init
-from vitjax.models.windows import WindowAttention, Windows
-from vitjax.sparsify.masked import masked_attention
+from vitjax.layers.attention import attend, explicit_attention
+from vitjax.layers.basic import LayerNorm, Mlp, drop_branch, linear_init
+from vitjax.layers.masked_attention import masked_attention
+from vitjax.layers.windows import WindowAttention, Windows
 
 
 class WindowSelfAttention(nn.Module):

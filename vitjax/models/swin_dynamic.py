@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from vitjax.models.layers import LayerNorm, Mlp, drop_branch, linear_init
-from vitjax.models.reduced import decide
+from vitjax.layers.basic import LayerNorm, Mlp, drop_branch, linear_init
+from vitjax.layers.windows import WindowAttention, Windows
 from vitjax.models.swin_blocks import Block, PatchMerging, WindowSelfAttention
-from vitjax.models.windows import WindowAttention, Windows
+from vitjax.models.token_pruning import decide
 from vitjax.sparsify.decisions import as_keep, keep_count, stage_ratios, take, top_k_index
 from vitjax.sparsify.predictor import Predictor
 

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.models.arguments import last_block, patch_grid, refuse_facet
-from vitjax.models.attention import Attention
-from vitjax.models.layers import LayerNorm, LayerScale, Mlp, PatchEmbed, drop_branch, linear_init
+from vitjax.layers.attention import Attention
+from vitjax.layers.basic import LayerNorm, LayerScale, Mlp, PatchEmbed, drop_branch, linear_init
+from vitjax.layers.pos_embed import resize_positions
+from vitjax.models.call_checks import last_block, patch_grid, refuse_facet
 from vitjax.models.outputs import BackboneOutput
-from vitjax.models.pos_embed import resize_positions
-from vitjax.models.reduced import reducer_mistakes, run_reduced
+from vitjax.models.token_pruning import reducer_mistakes, run_reduced
 from vitjax.sparsify.predictor import masked_mean
 from vitjax.sparsify.reducers import Alive, Reducer, reduce
 

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from vitjax import ranges
-from vitjax.ot import fused, released, scaling
-from vitjax.ot.blocks import map_blocks
+from vitjax.ot import released
 from vitjax.ot.outputs import Transport, Values
+from vitjax.ot.solvers import iteration, loop
+from vitjax.ot.solvers.batching import map_blocks
 
 Number = float | int | np.number | Real[Values, "..."]
 
@@ -44,10 +45,10 @@ def sinkhorn(
         tolerance: a problem is done once row_error + col_error is at most this, looked at every few
             iterations; 0 = run them all. May be traced. Gradients: 0 unrolls the iterations, exact for the
             plan they gave, of any order and in either mode; above 0 they come from the optimality
-            conditions (`vitjax.ot.implicit`), with less memory and an error of about the tolerance, in
+            conditions (`vitjax.ot.solvers.implicit_diff`), with less memory and an error of about the tolerance, in
             reverse mode: of the second derivatives only `jvp` of a gradient, no `jvp` of the plan itself.
         solver: "fused", ours; "pallas", the same iterations in one kernel that keeps a problem on chip (see
-            `vitjax.ot.on_chip`; gradients as with a tolerance above 0), or "ott", OTT-JAX.
+            `vitjax.ot.solvers.pallas`; gradients as with a tolerance above 0), or "ott", OTT-JAX.
         compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and
             solver are then not looked at.
 
@@ -210,9 +211,9 @@ def _solve(
         worth = None if worth is None else worth.astype(dtype).reshape(size, *cost.shape[-2:])
         result = _fused(flat, taus, worth, iterations, solver == "pallas")
     elif solver == "ott":
-        from vitjax.ot import ott  # OTT takes seconds to import: only who asks for it waits
+        from vitjax.ot.solvers import ott_jax  # OTT takes seconds to import: only who asks for it waits
 
-        result = ott.transport(*flat, taus=taus, iterations=iterations), None
+        result = ott_jax.transport(*flat, taus=taus, iterations=iterations), None
     else:
         raise ValueError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'pallas', 'ott'")
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result)
@@ -239,8 +240,8 @@ def _fused(
     flat: tuple, taus: tuple | None, worth: Array | None, iterations: int, on_chip: bool
 ) -> tuple[Transport, Array | None]:
     def block(cost, a, b, epsilon, slack, tolerance, taus, worth):
-        problem = scaling.prepare(cost, a, b, epsilon, slack, taus)
-        return fused.transport(problem, worth, tolerance, iterations=iterations, on_chip=on_chip)
+        problem = iteration.prepare(cost, a, b, epsilon, slack, taus)
+        return loop.transport(problem, worth, tolerance, iterations=iterations, on_chip=on_chip)
 
     return map_blocks(block, (*flat, taus, worth), entries=flat[0].shape[-2] * flat[0].shape[-1])
 

@@ -10,7 +10,7 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from vitjax import parallel
+from vitjax import sharding
 from vitjax.ot import attention_rollout
 from vitjax.sparsify import restore
 
@@ -227,7 +227,7 @@ def token_center(
     Args:
         tokens: of n pictures, not normalised.
         kind: "position": the average at each place; "mean": one average for all places.
-        photos: whether the pictures look like those that will be compared. If not (`vitjax.data.made`), what
+        photos: whether the pictures look like those that will be compared. If not (`vitjax.data.sources.synthetic`), what
             all of them show is not what photos show, and only the differences between places are kept.
         valid: False for tokens that are not there; None: all are.
 
@@ -286,7 +286,7 @@ def make_describe(
         center: subtracted from the tokens that are kept, see `token_center`; None: nothing is.
         normalise: False leaves tokens and pooled vectors at their length, every token on its place, for
             `token_center`.
-        mesh: cuts the batch over its devices (see `parallel.shard_batch`; variables replicated); None: one
+        mesh: cuts the batch over its devices (see `sharding.shard_batch`; variables replicated); None: one
             device.
 
     Returns:
@@ -318,7 +318,7 @@ def make_describe(
 
     if mesh is None:
         return jax.jit(describe)
-    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, parallel.ROWS)
+    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, sharding.ROWS)
     return jax.jit(describe, in_shardings=(whole, rows, rows), out_shardings=rows)
 
 
@@ -427,17 +427,17 @@ def describe_each(
     """
     pending = None
     if mesh is not None:
-        variables = parallel.replicate(variables, mesh)
+        variables = sharding.replicate(variables, mesh)
     for batch in batches:
         parts = (np.asarray(batch.images), np.asarray(batch.index), np.asarray(batch.valid))
         if mesh is not None:
-            parts = parallel.shard_batch(parallel.pad_rows(parts, mesh.local_mesh.size), mesh)
+            parts = sharding.shard_batch(sharding.pad_rows(parts, mesh.local_mesh.size), mesh)
         images, index, valid = parts
         before, pending = pending, (describe(variables, images, valid), index, valid)
         if before is not None:
-            yield _real(*parallel.fetch(before))
+            yield _real(*sharding.fetch(before))
     if pending is not None:
-        yield _real(*parallel.fetch(pending))
+        yield _real(*sharding.fetch(pending))
 
 
 def _real(found: Descriptors, index: np.ndarray, valid: np.ndarray) -> tuple[Descriptors, np.ndarray]:

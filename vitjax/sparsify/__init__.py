@@ -1,10 +1,10 @@
 """Fewer tokens: which leave, in training and for real, what becomes of them, and what a model then costs."""
 
+from vitjax.layers.masked_attention import masked_softmax
 from vitjax.sparsify import losses
 from vitjax.sparsify.bucketed import Bucket, bucketed
 from vitjax.sparsify.decisions import keep_count, stage_ratios
 from vitjax.sparsify.flops import Count, count
-from vitjax.sparsify.masked import masked_softmax
 from vitjax.sparsify.predictor import Predictor
 from vitjax.sparsify.reducers import REDUCERS, ReducedAttention, Reducer, restore
 

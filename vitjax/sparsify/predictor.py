@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitjax.activations import gelu
+from vitjax.layers.activations import gelu
 
 _init = nn.initializers.normal(0.02)
 

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vitjax import parallel
+from vitjax import sharding
+from vitjax.cli.console import bar
 from vitjax.config import RerankConfig
-from vitjax.console import bar
-from vitjax.data.pipeline import Batches
-from vitjax.data.places import Places
+from vitjax.config.train_config import MetricConfig
+from vitjax.data.eval_loader import Batches
+from vitjax.data.sources.geo import Places
 from vitjax.retrieval import describe_batches, make_describe, rerank, search
 from vitjax.retrieval.descriptors import NothingToDescribe
 from vitjax.retrieval.metrics import positives_within, relevance_metrics
-from vitjax.retrieval.truth import KS, Truth
-from vitjax.training.config import MetricConfig
+from vitjax.retrieval.metrics.relevance import KS, Truth
 from vitjax.training.losses import embedding_of
 from vitjax.training.mining import FAR
 from vitjax.training.step import make_eval_step
@@ -53,7 +53,7 @@ class Classification:
 
     def compiled(self, variables: Any, rows: int, side: int) -> "Classification":
         """Ready for batches of so many rows, of square pictures."""
-        spread = NamedSharding(self.mesh, parallel.ROWS)
+        spread = NamedSharding(self.mesh, sharding.ROWS)
         batch = [
             jax.ShapeDtypeStruct((rows, *shape), kind, sharding=spread)
             for shape, kind in (((side, side, 3), np.float32), ((), np.int32), ((), np.bool_))
@@ -71,14 +71,14 @@ class Classification:
             if stopped():
                 return None
             parts = (batch.images, self.truth[batch.index], batch.valid)
-            sums = self.step(sums, variables, *parallel.shard_batch(parts, self.mesh))
+            sums = self.step(sums, variables, *sharding.shard_batch(parts, self.mesh))
         found = jax.device_get(sums)
         if not found["count"]:
             raise ValueError(self.loader.nothing_read("held-out images"))
         return {"accuracy": float(found["right"] / found["count"])}
 
     def _nothing(self) -> dict[str, jax.Array]:
-        return parallel.replicate({"right": np.int32(0), "count": np.int32(0)}, self.mesh)
+        return sharding.replicate({"right": np.int32(0), "count": np.int32(0)}, self.mesh)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Retrieval:
             return None
         try:
             described, rows = describe_batches(
-                self.describe, parallel.replicate(variables, self.mesh), self.loader, mesh=self.mesh
+                self.describe, sharding.replicate(variables, self.mesh), self.loader, mesh=self.mesh
             )
         except NothingToDescribe:
             raise ValueError(self.loader.nothing_read("held-out images")) from None
@@ -198,7 +198,7 @@ def make_embed(model: Any, mesh: Mesh, variable_shardings: Any) -> Callable[...,
     def step(variables: Any, images: jax.Array, index: jax.Array, valid: jax.Array) -> Any:
         return embedding_of(model.apply(variables, images)), jnp.where(valid, index, -1)
 
-    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, parallel.ROWS)
+    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, sharding.ROWS)
     return jax.jit(step, in_shardings=(variable_shardings, rows, rows, rows), out_shardings=whole)
 
 
@@ -210,12 +210,12 @@ def embed_pictures(
     for batch in bar(loader, len(loader), "embedding", unit="batches", ends=False):
         if stopped():
             break
-        placed = parallel.shard_batch((batch.images, batch.index, batch.valid), mesh)
+        placed = sharding.shard_batch((batch.images, batch.index, batch.valid), mesh)
         if before is not None:
-            found.append(parallel.fetch(before))
+            found.append(sharding.fetch(before))
         before = embed(variables, *placed)
     if before is not None:
-        found.append(parallel.fetch(before))
+        found.append(sharding.fetch(before))
     if not found:
         return np.zeros((0, 0), np.float32), np.zeros(0, np.int32)
     vectors, index = (np.concatenate(parts) for parts in zip(*found, strict=True))

@@ -5,9 +5,9 @@ import json
 import pathlib
 from typing import Any
 
-from vitjax.console import warn
-from vitjax.files import replacing
-from vitjax.record import plain
+from vitjax.cli.console import warn
+from vitjax.cli.run_files import plain
+from vitjax.system.files import replacing
 
 FILE = "metrics.jsonl"
 

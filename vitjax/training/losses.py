@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from vitjax.backbone import dense
+from vitjax.config.train_config import DistillConfig, MetricConfig, SparsifyConfig
+from vitjax.models.from_config import dense
 from vitjax.models.swin import SwinTransformer
 from vitjax.models.swin_dynamic import swin_ratios
 from vitjax.ot import structural_similarity
 from vitjax.sparsify.decisions import stage_ratios
 from vitjax.sparsify.losses import Weights, soft_cross_entropy, sparsification_loss
 from vitjax.training import metric_losses
-from vitjax.training.config import DistillConfig, MetricConfig, SparsifyConfig
 from vitjax.training.pixels import Renormalise
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
-from vitjax.console import say
-from vitjax.data.places import Places
-from vitjax.files import replacing
+from vitjax.cli.console import say
+from vitjax.data.sources.geo import Places
+from vitjax.system.files import replacing
 
 NEAR, FAR = 10.0, 25.0  # metres: at most so far is the same place, farther another; in between is neither
 BLOCK = 256  # queries that are compared with the pool at once

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int32
 
-from vitjax.training.config import OptimConfig
+from vitjax.config.train_config import OptimConfig
 
 _NEW = ("score_predictor_", "fastmlp")  # parts that a dynamic model has and its dense teacher has not
 _UNDECAYED = ("cls_token", "dist_token", "reg_token", "pos_embed")

@@ -4,11 +4,11 @@ import json
 import pathlib
 from typing import Any
 
-from vitjax.checkpoint import MANIFEST, Checkpoints
-from vitjax.console import say, warn
-from vitjax.data.feed import Feed, Origin
-from vitjax.program import UserError
-from vitjax.training.config import TrainConfig
+from vitjax.cli.console import say, warn
+from vitjax.cli.flags import UserError
+from vitjax.config.train_config import TrainConfig
+from vitjax.data.train_loader import Feed, Origin
+from vitjax.training.checkpoint import MANIFEST, Checkpoints
 from vitjax.training.log import FILE, last_step
 
 RESULTS = "results.json"

@@ -9,8 +9,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from vitjax.parallel import ROWS
-from vitjax.training.config import OptimConfig, TrainConfig
+from vitjax.config.train_config import OptimConfig, TrainConfig
+from vitjax.sharding import ROWS
 from vitjax.training.losses import Loss, Rows
 from vitjax.training.mixup import mix, soft_labels
 from vitjax.training.optim import Rates, without_gradient

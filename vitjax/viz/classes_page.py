@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from vitjax.files import replacing
+from vitjax.system.files import replacing
 
 _EXTRA = """
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;text-align:right}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vitjax.files import replacing
+from vitjax.system.files import replacing
 from vitjax.viz.views import Box, CandidateView, MatchView, QueryView
 
 RIGHT, WRONG, NEUTRAL = (23, 121, 74), (189, 48, 39), (176, 178, 184)

@@ -16,7 +16,7 @@ import re
 
 import numpy as np
 
-from vitjax.files import replacing
+from vitjax.system.files import replacing
 from vitjax.viz.embed import embed_images
 from vitjax.viz.views import CandidateView, QueryView, Report
 

@@ -1,12 +1,12 @@
 """Pretrained weights: fetched, read without running them, fitted to a model with one report."""
 
-from vitjax.cached import cache_dir
+from vitjax.system.disk_cache import cache_dir
 from vitjax.weights.digest import fingerprint
 from vitjax.weights.errors import WeightsError
 from vitjax.weights.hub import fetch
 from vitjax.weights.load import load_weights, load_with_report
 from vitjax.weights.report import LoadReport, Mismatch
-from vitjax.weights.stack import stack_blocks, unstack_blocks
+from vitjax.weights.scan_params import stack_blocks, unstack_blocks
 
 __all__ = [
     "LoadReport",

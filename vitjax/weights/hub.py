@@ -12,8 +12,8 @@ import tempfile
 import zipfile
 import zlib
 
-from vitjax.cached import cache_dir
-from vitjax.files import expanded
+from vitjax.system.disk_cache import cache_dir
+from vitjax.system.files import expanded
 from vitjax.weights.errors import WeightsError, naming
 from vitjax.weights.shards import INDEXES, WHOLE, read_index
 

@@ -13,7 +13,7 @@ class Positions:
 
     Attributes:
         antialias: bicubic with antialiasing (timm), or without.
-        offset: in patches; see `vitjax.models.pos_embed`.
+        offset: in patches; see `vitjax.layers.pos_embed`.
         prefix_rows: rows before the patches' rows; None = as the model has.
         square: the code takes the patch grid to be square whenever it can be.
         corners: linear, corner rows on corner rows, in place of bicubic.

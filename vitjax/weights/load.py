@@ -18,7 +18,7 @@ from vitjax.weights.hub import fetch
 from vitjax.weights.read import check_state, read_state
 from vitjax.weights.rename import collection, rename, to_name, to_path, torch_shape
 from vitjax.weights.report import LoadReport, Mismatch, hints
-from vitjax.weights.stack import stack_blocks
+from vitjax.weights.scan_params import stack_blocks
 
 _LOG = logging.getLogger(__name__)
 # Google's pre_logits is a layer of the classifier that the models here lack.

@@ -8,9 +8,9 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from vitjax.files import replacing
+from vitjax.system.files import replacing
 from vitjax.weights.rename import to_name
-from vitjax.weights.stack import unstack_blocks
+from vitjax.weights.scan_params import unstack_blocks
 
 
 def write_weights(path: str | os.PathLike, variables: Mapping[str, Any], notes: Mapping[str, str]) -> None:

@@ -1,0 +1,110 @@
+"""The kernel interpreted on a CPU, and lowered for a GPU and a TPU: neither is needed for that."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.ot.problems import problem
+from vitjax import ot
+from vitjax.ot.solvers import iteration, pallas
+
+KINDS = {
+    "balanced": ot.sinkhorn,
+    "partial": functools.partial(ot.partial_sinkhorn, mass=jnp.array([0.3, 0.7, 1.0])),
+    "relaxed": functools.partial(ot.relaxed_sinkhorn, tau_a=0.8, tau_b=0.6),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("epsilon", [0.05, 0.005])
+def test_the_kernel_gives_the_plan_of_the_fused_solver(kind, epsilon):
+    cost, a, b = problem(0, 3, 13, 18, zeros=True)
+    settings = {"epsilon": epsilon, "iterations": 400, "tolerance": 1e-5}
+    found = KINDS[kind](cost, a, b, solver="pallas", **settings)
+    wanted = KINDS[kind](cost, a, b, solver="fused", **settings)
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5)
+    np.testing.assert_array_equal(found.plan[np.asarray(a) == 0], 0)
+
+
+def test_without_a_tolerance_all_iterations_run():
+    cost, a, b = problem(1, 2, 9, 7)
+    plans = [
+        ot.sinkhorn(cost, a, b, epsilon=0.05, iterations=12, solver=solver).plan
+        for solver in ("pallas", "fused")
+    ]
+    np.testing.assert_allclose(*plans, atol=1e-6)
+
+
+def test_a_problem_of_nan_stays_alone():
+    cost, a, b = problem(2, 3, 8, 8)
+    bad = cost.at[1, 0, 0].set(jnp.nan)
+    settings = {"epsilon": 0.05, "tolerance": 1e-4, "solver": "pallas"}
+    found, whole = ot.sinkhorn(bad, a, b, **settings), ot.sinkhorn(cost, a, b, **settings)
+    assert np.isnan(found.row_error[1])
+    np.testing.assert_array_equal(found.plan[np.array([0, 2])], whole.plan[np.array([0, 2])])
+
+
+def test_gradients_are_those_of_the_optimality_conditions():
+    cost, a, b = problem(3, 2, 8, 10, zeros=True)
+
+    def score(solver, cost, a):
+        settings = {"epsilon": 0.1, "iterations": 500, "tolerance": 1e-6, "solver": solver}
+        return jnp.sum(ot.partial_match(1 - cost, a, b, mass=0.8, **settings).score)
+
+    found = jax.grad(functools.partial(score, "pallas"), argnums=(0, 1))(cost, a)
+    wanted = jax.grad(functools.partial(score, "fused"), argnums=(0, 1))(cost, a)
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+until_0_10 = pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11), reason="JAX deprecates Pallas's Triton there"
+)
+
+
+@pytest.mark.parametrize("platform", [pytest.param("gpu", marks=until_0_10), "tpu"])
+@pytest.mark.parametrize("kind", ["balanced", "partial", "relaxed"])
+def test_the_kernel_lowers_for_an_accelerator(platform, kind):
+    cost, a, b = problem(4, 3, 49, 49)
+    each = jnp.full(3, 0.5)
+    slack, taus = each if kind == "partial" else None, (each, each) if kind == "relaxed" else None
+
+    def solve(cost, a, b):
+        prepared = iteration.prepare(cost, a, b, jnp.full(3, 0.05), slack, taus)
+        return pallas.solve(prepared, jnp.full(3, 1e-3), 100, platform=platform)
+
+    name = {"gpu": "cuda", "tpu": "tpu"}[platform]
+    text = jax.jit(solve).trace(cost, a, b).lower(lowering_platforms=(name,)).as_text()
+    assert {"gpu": "triton", "tpu": "tpu_custom_call"}[platform] in text
+
+
+def test_a_jax_without_triton_is_refused_on_a_gpu_in_one_line(monkeypatch):
+    monkeypatch.setattr(pallas, "_ON_GPU", False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cost, a, b = problem(5, 1, 8, 8)
+    with pytest.raises(ValueError, match=r"runs on a GPU up to JAX 0\.10, not .*; use solver 'fused'"):
+        ot.sinkhorn(cost, a, b, epsilon=0.05, solver="pallas")
+
+
+def test_what_does_not_fit_is_refused_in_one_line():
+    cost, a, b = problem(5, 1, 130, 130)
+    with pytest.raises(ValueError, match=r"130 x 130 tokens do not fit on chip .* use solver 'fused'"):
+        ot.sinkhorn(cost, a, b, epsilon=0.05, solver="pallas")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_kernel_gives_the_plan_of_the_fused_solver():
+    """`JAX_PLATFORMS=cuda pytest -m gpu`; compiled there, not interpreted."""
+    if jax.default_backend() != "gpu":
+        pytest.skip("needs a GPU and JAX_PLATFORMS=cuda")
+    cost, a, b = problem(60, 200, 49, 49)
+    settings = {"epsilon": 0.05, "mass": 0.8, "iterations": 500, "tolerance": 1e-4}
+    fused, chip = (
+        ot.partial_sinkhorn(cost, a, b, solver=solver, **settings) for solver in ("fused", "pallas")
+    )
+    np.testing.assert_allclose(chip.plan, fused.plan, atol=1e-5)
+    assert float(jnp.max(chip.row_error + chip.col_error)) <= 1e-4

@@ -1,0 +1,1 @@
+"""What the command line programs share: flags, session, console output, results, timing."""

@@ -1,0 +1,191 @@
+"""What the programs share on the command line: flags, help, and how errors reach a person.
+
+The flags are the field's usual ones (`--config FILE[:arg] --config.a.b=value --workdir DIR`). Exit codes:
+0 done, 1 an error of the user's or another process of the run that has died (one plain line, no traceback),
+2 wrong flags, 130 stopped by the keyboard. A traceback means a bug.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from vitjax import doctor
+from vitjax.cli.command_line import UsageError, fields, help_text, parse
+from vitjax.system.files import expanded
+from vitjax.system.terminal import clean, protect
+
+__all__ = ["UserError", "begin", "fields", "open_workdir", "run", "run_benchmark", "use_large_pages"]
+
+_LARGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+class UserError(Exception):
+    """Something the user can mend; its text is the one line that is printed."""
+
+
+def begin() -> None:
+    """What a program does before it imports anything that takes long.
+
+    The keyboard ends it with exit code 130 and without a traceback while it imports, nothing it prints steers
+    a terminal, and its memory comes in large pages (see `use_large_pages`).
+    """
+    signal.signal(signal.SIGINT, _interrupted)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the process before this one
+    protect()
+    use_large_pages()
+
+
+def _interrupted(*_: Any) -> None:
+    os._exit(130)
+
+
+def use_large_pages(switch: pathlib.Path = _LARGE_PAGES) -> None:
+    """Starts this process anew, once, so that its memory comes in large pages.
+
+    On a CPU, XLA asks the C library for its temporaries anew in every step, and the kernel zeroes them page
+    by page: with pages of 2 MiB instead of 4 KiB a step takes a third less time. The C library reads the
+    setting only when a process starts: call this before JAX is imported. Nothing happens where there is an
+    accelerator, where the kernel gives large pages to all or to none who ask, or where GLIBC_TUNABLES is set,
+    be it to nothing.
+
+    Args:
+        switch: the kernel's file that says who gets large pages.
+    """
+    asked = switch.is_file() and "[madvise]" in switch.read_text(encoding="ascii")
+    if not asked or "GLIBC_TUNABLES" in os.environ:
+        return
+    if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu" or not doctor.present_accelerator():
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        if signal.getsignal(signal.SIGINT) is _interrupted:  # until `begin` listens again
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def run(main: Callable[[Any, str], None], config_type: type, description: str) -> None:
+    """Parses the command line, calls `main(config, workdir)` and exits with the right code.
+
+    Args:
+        main: the program; a `UserError`, `ValueError` or `OSError` it raises is printed as one line.
+        config_type: dataclass that the config file's `get_config` must return.
+        description: first lines of `--help`.
+    """
+    protect()
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = _run(main, config_type, description, sys.argv)
+        signal.signal(signal.SIGINT, _interrupted)  # what is left to do has nothing to say
+    except KeyboardInterrupt:  # before main, or after it
+        code = _say_interrupted(sys.argv[0])
+    except Exception:  # noqa: BLE001  (a bug: other processes of the run would wait for this one to shut down)
+        traceback.print_exc()
+        code = 1
+    if code == 1:  # threads of a library, of a save that failed for instance, would keep the process
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run(main: Callable[[Any, str], None], config_type: type, description: str, argv: list[str]) -> int:
+    if any(arg in {"--help", "-h", "-help", "--helpfull"} for arg in argv[1:]):
+        print(help_text(config_type, description))
+        return 0
+    try:
+        config, workdir, only_print = parse(argv, config_type)
+    except UsageError as error:
+        _complain(argv[0], str(error))
+        return 2
+    if only_print:
+        print(
+            "\n".join(f"{path} = {value!r}  # {kind}; {text}" for path, kind, value, text in fields(config))
+        )
+        return 0
+    return _guarded(lambda: main(config, workdir), argv[0])
+
+
+def run_benchmark(main: Callable[[], None]) -> None:
+    """Calls a benchmark's `main` and exits with the right code; what the user can mend is one line."""
+    protect()
+    sys.exit(_guarded(main, sys.argv[0]))
+
+
+def _guarded(main: Callable[[], None], name: str) -> int:
+    try:
+        main()
+    except KeyboardInterrupt:
+        return _say_interrupted(name)
+    except Exception as error:
+        if _is_of_another_process(error):
+            from vitjax.system import peers
+
+            peers.leave()
+        if not _is_for_the_user(error):
+            raise
+        _complain(name, str(error))
+        return 1
+    return 0
+
+
+def _say_interrupted(name: str) -> int:
+    print(f"{name}: stopped by the keyboard", file=sys.stderr)
+    return 130
+
+
+def _complain(name: str, text: str) -> None:
+    print(f"{name}: {clean(' '.join(text.split()))}", file=sys.stderr)
+
+
+def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:
+    """Makes the output folder and proves that it can be written to, before any work is done.
+
+    Args:
+        workdir: the folder.
+        writes: whether this process is the one that writes.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    try:
+        out = pathlib.Path(expanded(workdir))
+    except ValueError as error:
+        raise UserError(f"--workdir: {error}") from None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if writes:
+            with tempfile.TemporaryFile(dir=out) as file:
+                file.write(b"x")
+    except OSError as error:
+        raise UserError(
+            f"--workdir {workdir}: cannot write there ({error.strerror}); choose another folder"
+        ) from None
+    if (out / "results.json").is_dir():
+        raise UserError(f"--workdir {workdir}: results.json is a folder there; choose another folder")
+    return out
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Tells an error this package raised on purpose from one that escaped from a library's depths."""
+    if isinstance(error, UserError | OSError):
+        return True
+    if not isinstance(error, ValueError):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__", "")).split(".")[0] in {
+        "vitjax",
+        "benchmarks",
+        "__main__",
+    }
+
+
+def _is_of_another_process(error: Exception) -> bool:
+    """Tells an exchange that failed because another process of the run is gone."""
+    if "vitjax.sharding" not in sys.modules:
+        return False
+    from vitjax.system import peers
+
+    return peers.lost(error)

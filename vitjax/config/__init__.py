@@ -1,0 +1,33 @@
+"""Typed configuration of the programs: every default lives here."""
+
+from vitjax.config.eval_config import BUDGETS as BUDGETS
+from vitjax.config.eval_config import CENTERS as CENTERS
+from vitjax.config.eval_config import DEMO_WEIGHTS as DEMO_WEIGHTS
+from vitjax.config.eval_config import DTYPES as DTYPES
+from vitjax.config.eval_config import FACETS as FACETS
+from vitjax.config.eval_config import INDEX_DTYPES as INDEX_DTYPES
+from vitjax.config.eval_config import INTERPOLATIONS as INTERPOLATIONS
+from vitjax.config.eval_config import MARGINALS as MARGINALS
+from vitjax.config.eval_config import MASSES as MASSES
+from vitjax.config.eval_config import METHODS as METHODS
+from vitjax.config.eval_config import NO_CLASS as NO_CLASS
+from vitjax.config.eval_config import ON_BAD_IMAGE as ON_BAD_IMAGE
+from vitjax.config.eval_config import PROTOCOLS as PROTOCOLS
+from vitjax.config.eval_config import REDUCERS as REDUCERS
+from vitjax.config.eval_config import RESIZE as RESIZE
+from vitjax.config.eval_config import SOLVERS as SOLVERS
+from vitjax.config.eval_config import SOURCES as SOURCES
+from vitjax.config.eval_config import SUBTASKS as SUBTASKS
+from vitjax.config.eval_config import TASKS as TASKS
+from vitjax.config.eval_config import DataConfig as DataConfig
+from vitjax.config.eval_config import EvalConfig as EvalConfig
+from vitjax.config.eval_config import FiguresConfig as FiguresConfig
+from vitjax.config.eval_config import IndexConfig as IndexConfig
+from vitjax.config.eval_config import Mass as Mass
+from vitjax.config.eval_config import ModelConfig as ModelConfig
+from vitjax.config.eval_config import ReduceConfig as ReduceConfig
+from vitjax.config.eval_config import RerankConfig as RerankConfig
+from vitjax.config.eval_config import demo_config as demo_config
+from vitjax.config.eval_config import to_dict as to_dict
+from vitjax.config.eval_config import validate as validate
+from vitjax.config.eval_config import validate_rerank as validate_rerank

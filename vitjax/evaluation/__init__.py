@@ -1,0 +1,1 @@
+"""Searches, reranks, classifies and reports: the parts that eval.py puts together."""

@@ -1,0 +1,356 @@
+"""Task `classify`: how often a model is right and how fast it is, dense and with fewer tokens, in a table."""
+
+import csv
+import functools
+import pathlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vitjax import sharding
+from vitjax.cli import run_files
+from vitjax.cli.console import bar, say, warn
+from vitjax.config import EvalConfig, to_dict
+from vitjax.data.eval_loader import batches
+from vitjax.data.sources.base import FolderSource, ImageSource, class_places, notes_of, read_classes
+from vitjax.data.sources.cifar import CifarSource
+from vitjax.data.sources.digits import DigitsSource
+from vitjax.data.sources.mnist import IdxSource
+from vitjax.data.sources.tfds import TfdsSource
+from vitjax.data.transforms import Preprocess
+from vitjax.models.from_config import backbone, dense, reducer_name
+from vitjax.reranker import model_input
+from vitjax.sparsify import count
+from vitjax.system.files import replacing
+from vitjax.viz.classes_page import write_classes_page
+from vitjax.viz.figures import save_figure
+from vitjax.viz.token_figures import reduced_figure
+from vitjax.weights import load_with_report
+
+COLUMNS = ("", "top-1, %", "top-5, %", "same as dense, %", "GMAC", "images/s", "speed-up")
+
+
+@dataclass
+class Variant:
+    """One row: a model, and what it said of every picture that could be read.
+
+    Attributes:
+        label: "dense", or the reducer and how much it keeps.
+        model: shares its weights with the other rows.
+        best: (pictures, up to 5) classes, most likely first.
+        seconds: of its forward passes, without the first.
+        timed: pictures in these.
+    """
+
+    label: str
+    model: Any
+    best: list[np.ndarray] = field(default_factory=list)
+    seconds: float = 0.0
+    timed: int = 0
+
+
+def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
+    """Classifies all pictures with every variant; writes results, predictions, page and pictures under `out`.
+
+    Raises:
+        ValueError: no pictures, or labels that the model's classes do not fit.
+    """
+    recipe = model_input(config)
+    source = open_source(config)
+    warn(*notes_of(source))
+    variants = make_variants(config, recipe.image_size)
+    model = variants[0].model
+    if not model.num_classes:
+        raise ValueError(
+            f"classify: model {config.model.name!r} has no classifier; choose another, or set "
+            "config.model.num_classes to what the weights have."
+        )
+    if config.weights:
+        variables, report = load_with_report(config.weights, largest(variants))
+    else:
+        blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
+        variables, report = jax.jit(largest(variants).init)(jax.random.key(config.seed), blank), None
+        warn("the weights are RANDOM: the figures say nothing; set config.weights")
+    labels = true_classes(config, source, model.num_classes)
+    mesh = sharding.make_mesh()
+    variables = sharding.replicate(variables, mesh)
+    loader, rows = classify(config, source, recipe, variants, variables, mesh)
+    if not len(rows):
+        raise ValueError(loader.nothing_read("images"))
+    truth = None if labels is None else labels[rows]
+    table = [summary(variant, variants[0], truth, recipe.image_size) for variant in variants]
+    results = {
+        "task": config.task,
+        "pictures": len(rows),
+        "classes": model.num_classes,
+        "notes": notes_of(source),
+        "rows": table,
+        "weights": {
+            "source": config.weights or "random",
+            "report": str(report).splitlines() if report else [],
+        },
+        "skipped": [{"index": i.index, "name": i.name, "reason": i.reason} for i in loader.skipped],
+        "device": run_files.device(),
+        "versions": run_files.versions(),
+        "git_commit": run_files.git_commit(),
+        "config": to_dict(config),
+    }
+    if sharding.is_main_process():
+        write(config, out, source, recipe, variants, sharding.fetch(variables), rows, truth, results)
+        page = f" and {out / 'report.html'}" if config.figures.report else ""
+        say(f"wrote {out / 'results.json'}{page}")
+    return results
+
+
+def open_source(config: EvalConfig) -> ImageSource:
+    """The pictures to classify: of a folder, of a dataset's held-out part, or of a dataset of TFDS."""
+    data = config.data
+    if data.source == "digits":
+        return DigitsSource("test")
+    if data.source == "tfds":
+        dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
+        return dataset
+    if not data.images:
+        raise ValueError("say where the pictures are: --config.data.images=DIR")
+    if data.source == "idx":
+        return IdxSource(data.images)
+    if data.source == "cifar":
+        return CifarSource(data.images, "test")
+    return FolderSource(data.images, loose=False)
+
+
+def make_variants(config: EvalConfig, image_size: int) -> list[Variant]:
+    """The dense model first, then the same with fewer tokens, as often as the config says.
+
+    Raises:
+        ValueError: a model that cannot do it.
+    """
+    classes = config.model.num_classes or None
+    model = backbone(config, image_size, num_classes=classes)
+    found, name = [Variant("dense", dense(model))], reducer_name(model)
+    if name:
+        own = config.reduce.r if name == "tome" else config.reduce.keep_ratio
+        for amount in config.reduce.sweep or (own,):
+            reduced = backbone(config, image_size, num_classes=classes, amount=amount)
+            found.append(Variant(f"{name} {'r=' if name == 'tome' else ''}{amount:g}", reduced))
+    return found
+
+
+def largest(variants: list[Variant]) -> Any:
+    """The model whose weights all others use: with predictors, where there are any."""
+    return variants[-1].model
+
+
+def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.ndarray | None:
+    """Class of each picture in the model's numbering; None where the pictures have no labels.
+
+    Raises:
+        ValueError: class names that are not the model's, as far as their number or the given list tells.
+    """
+    if source.labels is None:
+        return None
+    names = source.class_names
+    if config.data.classes:
+        lines = read_classes(config.data.classes)
+        if len(lines) > classes:
+            raise ValueError(
+                f"config.data.classes has {len(lines)} lines, the model knows {classes} classes: give the "
+                "model's own list, whose line i names class i."
+            )
+        place = {name: i for i, name in enumerate(lines)}
+        known = list(class_places(names, "classes of the images"))
+        unknown = [name for name in known if name not in place]
+        if unknown:
+            raise ValueError(
+                f"config.data.classes lacks {unknown[0]!r} and {len(unknown) - 1} more of the folders' names."
+            )
+        numbers = np.array([place[name] for name in known])
+    elif len(names) > classes:
+        raise ValueError(
+            f"the pictures are of {len(names)} classes, the model knows {classes}: set "
+            "config.model.num_classes."
+        )
+    elif len(names) < classes and config.data.source == "folder":
+        raise ValueError(
+            f"the pictures are of {len(names)} classes, the model knows {classes}: say which they are with "
+            "config.data.classes=FILE (line i names class i), or set config.model.num_classes."
+        )
+    else:
+        numbers = np.arange(len(names))
+    return numbers[source.labels]
+
+
+def classify(
+    config: EvalConfig,
+    source: ImageSource,
+    recipe: Preprocess,
+    variants: list[Variant],
+    variables: Any,
+    mesh: Mesh,
+) -> tuple[Any, np.ndarray]:
+    """Runs every variant on every batch, each picture being decoded once; which pictures the rows are."""
+    loader = batches(
+        source,
+        recipe,
+        -(-config.batch_size // mesh.size) * mesh.size,
+        workers=config.data.workers,
+        on_bad_image=config.data.on_bad_image,
+        shard=(jax.process_index(), jax.process_count()),
+    )
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, sharding.ROWS)
+    best_of = [_best(variant.model) for variant in variants]
+    runs = [jax.jit(best, in_shardings=(whole, split), out_shardings=split) for best in best_of]
+    rows, first = [], True
+    for batch in bar(loader, len(loader), f"classifying {len(source)} pictures", total=len(source)):
+        parts = (np.asarray(batch.images), np.asarray(batch.index), np.asarray(batch.valid))
+        parts = sharding.shard_batch(sharding.pad_rows(parts, mesh.local_mesh.size), mesh)
+        index, valid = sharding.fetch(parts[1:])
+        for variant, run in zip(variants, runs, strict=True):
+            if first:
+                jax.block_until_ready(run(variables, parts[0]))  # compiles, and warms up
+            begin = time.perf_counter()
+            best = jax.block_until_ready(run(variables, parts[0]))
+            variant.seconds += time.perf_counter() - begin
+            variant.timed += len(index)
+            variant.best.append(sharding.fetch(best)[valid])
+        rows.append(index[valid])
+        first = False
+    return loader, np.concatenate(rows) if rows else np.zeros(0, int)
+
+
+def _best(model: Any) -> Callable:
+    def best(variables: Any, images: jax.Array) -> jax.Array:
+        logits = model.apply(variables, images).logits
+        return jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
+
+    return best
+
+
+def summary(variant: Variant, whole: Variant, truth: np.ndarray | None, image_size: int) -> dict[str, Any]:
+    """One row of the table; shares in [0, 1]."""
+    best, reference = np.concatenate(variant.best), np.concatenate(whole.best)
+    cost = count(variant.model, image_size)
+    right = None if truth is None else best == truth[:, None]
+    return {
+        "name": variant.label,
+        "top1": None if right is None else float(right[:, 0].mean()),
+        "top5": None if right is None else float(right.any(axis=1).mean()),
+        "same_as_dense": float((best[:, 0] == reference[:, 0]).mean()),
+        "macs": cost.macs,
+        "params": cost.params,
+        "images_per_second": variant.timed / variant.seconds,
+        "speed_up": (whole.seconds / whole.timed) / (variant.seconds / variant.timed),
+    }
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row of the table as text; see `COLUMNS`."""
+    percent = ["-" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("top1", "top5", "same_as_dense")]
+    speed = [f"{row['macs'] / 1e9:.4f}", f"{row['images_per_second']:,.1f}", f"{row['speed_up']:.2f}"]
+    return [row["name"], *percent, *speed]
+
+
+def write(
+    config: EvalConfig,
+    out: pathlib.Path,
+    source: ImageSource,
+    recipe: Preprocess,
+    variants: list[Variant],
+    variables: Any,
+    rows: np.ndarray,
+    truth: np.ndarray | None,
+    results: dict[str, Any],
+) -> None:
+    """Writes results.json first, then what can fail: predictions, the table, the images and the page."""
+    run_files.write_json(out / "results.json", results)
+    run_files.remove_outputs(out)
+    with replacing(out / "predictions.csv", "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["picture", "class", *(variant.label for variant in variants)])
+        each = [np.concatenate(variant.best)[:, 0] for variant in variants]
+        for row, picture in enumerate(rows):
+            known = "" if truth is None else int(truth[row])
+            writer.writerow([source.names[picture], known, *(int(best[row]) for best in each)])
+    warn(*run_files.append_row(out / "results.csv", run_files.plain(csv_row(config, results))))
+    figures = {}
+    if len(variants) > 1:
+        drawn = variants[1 + (len(variants) - 1) // 2]  # of several ratios the middle one
+        figures = draw(out, drawn.model, variables, source, recipe, rows[: config.figures.count])
+    if config.figures.report:
+        write_classes_page(
+            out / "report.html",
+            title=f"{config.model.name}: {len(rows)} pictures",
+            notes=[
+                f"weights: {results['weights']['source'].partition('#')[0]}; "
+                f"{results['device']['count']} x {results['device']['kind']}; batch {config.batch_size}",
+                *([f"Photos: what each stage of {drawn.label} left."] if figures else []),
+            ],
+            columns=COLUMNS,
+            rows=[cells(row) for row in results["rows"]],
+            figures=figures,
+        )
+
+
+def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
+    """One line for results.csv, the last row of the table, with timm's column names."""
+    last = results["rows"][-1]
+    return {
+        "model": f"{config.model.name}, {last['name']}",
+        "weights": results["weights"]["source"],
+        "top1": last["top1"],
+        "top5": last["top5"],
+        "param_count": round(last["params"] / 1e6, 2),
+        "infer_gmacs": round(last["macs"] / 1e9, 4),
+        "infer_samples_per_sec": round(last["images_per_second"], 2),
+        "infer_batch_size": config.batch_size,
+    }
+
+
+def draw(
+    out: pathlib.Path, model: Any, variables: Any, source: ImageSource, recipe: Preprocess, rows: np.ndarray
+) -> dict[str, Any]:
+    """Writes a picture per photo of what each stage dropped; returns them by caption."""
+    figures = {}
+    see = owners_of(model)
+    for place, row in enumerate(rows):
+        picture = source.read(int(row))
+        owners, titles = see(variables, recipe(picture)[None])
+        figure = reduced_figure(recipe.view(picture), owners, titles)
+        (out / "figures").mkdir(exist_ok=True)
+        save_figure(out / "figures" / f"{place:04d}_tokens.png", figure, limit=500_000)
+        figures[source.names[row]] = figure
+    return figures
+
+
+def owners_of(model: Any, *, block: int | None = None) -> Callable[[Any, Any], tuple[list, list[str]]]:
+    """A function of variables and one image: which token stands for each patch after some stages, and titles.
+
+    Args:
+        model: reduces its tokens in some way.
+        block: stop after this block; see the models' calls.
+    """
+
+    @functools.partial(jax.jit)
+    def look(variables: Any, images: jax.Array) -> tuple[Any, Any]:
+        output = model.apply(variables, images, block=block)
+        if output.owner:
+            return output.owner, jnp.zeros(output.grid)
+        kept = output.decisions > 0  # Swin: positions on the grid of its third stage
+        places = jnp.where(kept, jnp.arange(kept.shape[2])[None, None], -1)
+        return tuple(places[:, i] for i in range(kept.shape[1])), None
+
+    def see(variables: Any, images: Any) -> tuple[list, list[str]]:
+        found, grid = jax.device_get(look(variables, images))
+        shape = model.grids[2] if grid is None else grid.shape
+        stages = sorted({len(found) * quarter // 3 - 1 for quarter in (1, 2, 3)} - {-1})
+        owners = [found[i][0].reshape(shape) for i in stages]
+        left = [len(np.unique(owner[owner >= 0])) for owner in owners]
+        return owners, [f"step {i + 1}: {n} of {owners[0].size}" for i, n in zip(stages, left, strict=True)]
+
+    return see

@@ -1,0 +1,119 @@
+"""From pictures to a gallery on a disk: a build that goes on where it was stopped, and is not repeated."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from vitjax import sharding
+from vitjax.data.eval_loader import Skipped, nothing_read
+from vitjax.data.images import ImageError
+from vitjax.data.sources.base import ImageSource, ListSource, SourceTail, fingerprint
+from vitjax.reranker import Picture, Progress, Reranker
+from vitjax.retrieval import Descriptors, Gallery, GalleryError
+from vitjax.retrieval.gallery.build import Described, fill
+
+
+def index_pictures(
+    reranker: Reranker,
+    images: ImageSource | Iterable[Picture],
+    path: str | os.PathLike[str],
+    *,
+    dtype: str = "float16",
+    batch_size: int = 32,
+    on_bad_image: str = "error",
+    progress: Progress | bool | None = None,
+) -> tuple[Gallery, np.ndarray, list[Skipped]]:
+    """Describes pictures into a gallery; what is there already is not described again.
+
+    The gallery holds what it was made of: model, weights, preprocessing, and the pictures with their sizes
+    and times of change. The same call after a kill goes on, and the files are those of an undisturbed build.
+    A gallery made of anything else is refused and stays as it is. Memory does not grow with the number of
+    pictures, apart from their names. With several processes each describes its share, and process 0 writes;
+    all must see `path`.
+
+    Args:
+        reranker: model and recipe.
+        images: paths, PIL images, uint8 arrays (h, w, 3), bytes of image files, or a source of `vitjax.data`.
+        path: a folder, gs://bucket/folder or s3://bucket/folder.
+        dtype: of the stored tokens, float16 or int8.
+        batch_size: as for `Reranker.describe`.
+        on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
+        progress: as for `Reranker.describe`, over the batches that are left.
+
+    Returns:
+        The gallery, whose ids are the pictures' names; which picture each row is (n,); and the pictures left
+        out with their reasons.
+
+    Raises:
+        ImageError: a picture cannot be read and `on_bad_image` is "error".
+        GalleryError: `path` holds something else, another program writes there, or no space is left.
+        ValueError: there are no pictures, or none could be read.
+        TypeError: `images` is one picture and not several.
+    """
+    source = images if isinstance(images, ImageSource) else ListSource(images, what="index_pictures: images")
+    if not len(source):
+        raise ValueError("index_pictures: there are no images; give at least one picture.")
+    if sharding.is_main_process():
+        try:
+            gallery = _open_or_create(path, dtype, recipe(reranker, source) | {"stored": dtype})
+            gallery.claim()
+        except BaseException:
+            sharding.from_main(-1)
+            raise
+        start = sharding.from_main(gallery.reached)
+    else:
+        gallery, start = None, sharding.from_main(0)
+        if start < 0:
+            raise GalleryError(f"gallery {os.fspath(path)}: process 0 cannot write it; its message says why")
+    tail = SourceTail(source, start)
+    each = reranker.describe_each(tail, batch_size=batch_size, on_bad_image=on_bad_image, progress=progress)
+    if gallery is not None:
+        with gallery:
+            fill(gallery, _named(each, tail, start) if len(tail) else ())
+    elif len(tail):
+        for _ in each:  # its share of the work; process 0 receives what it finds
+            pass
+    sharding.wait_for_all("gallery built")
+    gallery = Gallery.open(path)
+    rows, skipped = _places(gallery, source, reranker)
+    if skipped and on_bad_image == "error":
+        raise ImageError(skipped[0].reason)
+    if not len(gallery):
+        raise ValueError(f"index_pictures: {nothing_read(skipped, len(source), 'pictures')}")
+    return gallery, rows, skipped
+
+
+def recipe(reranker: Reranker, source: ImageSource) -> dict[str, Any]:
+    """Everything that decides the descriptors of some pictures, as plain data."""
+    pictures = {"count": len(source), "names_sizes_and_times": fingerprint(source)}
+    return reranker.recipe | {"pictures": pictures}
+
+
+def _open_or_create(path: str | os.PathLike[str], dtype: str, made_by: dict[str, Any]) -> Gallery:
+    if Gallery.exists(path):
+        return Gallery.open(path, recipe=made_by)
+    return Gallery.create(path, dtype=dtype, recipe=made_by)
+
+
+def _named(
+    each: Iterator[tuple[Descriptors, np.ndarray, int]], source: ImageSource, start: int
+) -> Iterator[Described]:
+    for found, index, gone in each:
+        yield Described(found, [source.names[i] for i in index], start + gone)
+
+
+def _places(gallery: Gallery, source: ImageSource, reranker: Reranker) -> tuple[np.ndarray, list[Skipped]]:
+    """Which picture each row is, and the pictures that have none, looked at again for the reason."""
+    position = {name: i for i, name in enumerate(source.names)}
+    rows = np.array([position[name] for name in gallery.ids()], np.int64)
+    skipped = []
+    for i in np.setdiff1d(np.arange(len(source)), rows).tolist():
+        reason = f"{source.names[i]} could not be read when the gallery was built"
+        try:
+            reranker.preprocess(source.read(i))
+        except ImageError as error:
+            reason = str(error)
+        skipped.append(Skipped(i, source.names[i], reason))
+    return rows, skipped

@@ -1,0 +1,119 @@
+"""Published search protocols from raw downloads: what is searched, for what, and which answers are right."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vitjax.config import DataConfig
+from vitjax.data.sources.base import ImageSource
+from vitjax.data.sources.cub_cars_sop import read_cars, read_cub, read_sop
+from vitjax.data.sources.msls import PlaceSource, read_msls
+from vitjax.data.sources.utm_names import places_in_names
+from vitjax.retrieval.metrics import positives_within
+from vitjax.retrieval.metrics.relevance import Truth
+
+RECALL_AT = {"cub": (1, 2, 4, 8), "cars": (1, 2, 4, 8), "sop": (1, 10, 100), "msls": (1, 5, 10, 20)}
+_READERS = {"cub": read_cub, "cars": read_cars, "sop": read_sop}
+
+
+def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
+    """Gallery and queries of the protocol that `data.source` names.
+
+    CUB-200-2011, Cars196, Stanford Online Products: the half whose classes nobody learns from is searched in
+    itself, so both are the same object. MSLS: the validation cities; queries without a right answer are left
+    out, as the released evaluation leaves them out.
+
+    Args:
+        data: `source` is one of `RECALL_AT`, `images` the folder of the download.
+
+    Raises:
+        ValueError: no folder, or the download is not as it is published; one line says where.
+    """
+    if not data.images:
+        raise ValueError(f"say where the download of {data.source!r} lies: --config.data.images=DIR")
+    if data.source in _READERS:
+        source = _READERS[data.source](data.images).source(test=True)
+        return source, source
+    cities = [city.strip() for city in data.cities.split(",") if city.strip()]
+    queries, gallery = (
+        read_msls(data.images, side, cities=cities, subtask=data.subtask) for side in ("query", "database")
+    )
+    right = near(queries, gallery, data.angle, data.radius)
+    asked = np.flatnonzero([len(rows) > 0 for rows in right])
+    if not len(asked):
+        raise ValueError(
+            f"{data.images}: no query has a photo within {data.radius:g} m; is the download whole?"
+        )
+    return gallery, queries.take(asked)
+
+
+def near(
+    queries: PlaceSource, gallery: PlaceSource, angle: float = 0.0, radius: float = 25.0
+) -> list[Int[np.ndarray, " _"]]:
+    """For each query, the photos of its city that are right answers: within 25 m, the distance included.
+
+    Args:
+        queries: photos to search for.
+        gallery: photos to search in, of the same cities.
+        angle: degrees that compass directions may differ by, at most; 0 = any. The released evaluation looks
+            at the distance alone. A photo of unknown direction is then no right answer.
+        radius: metres.
+    """
+    found = [np.zeros(0, np.int64)] * len(queries)
+    for city in range(len(queries.class_names)):
+        ours, theirs = np.flatnonzero(queries.cities == city), np.flatnonzero(gallery.cities == city)
+        rows = positives_within(queries.places[ours], gallery.places[theirs], radius)
+        for i, right in zip(ours, rows, strict=True):
+            found[i] = theirs[right]
+            if angle > 0:
+                found[i] = found[i][turned(queries.angles[i], gallery.angles[found[i]]) <= angle]
+    return found
+
+
+def turned(one: float, others: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Degrees between compass directions, in [0, 180]; infinite where one is unknown."""
+    gap = np.abs((others - one + 180.0) % 360.0 - 180.0)
+    return np.where(np.isnan(gap), np.inf, gap)
+
+
+def protocol_truth(data: DataConfig, truth: Truth) -> Truth:
+    """What classes say, judged as the papers judge it: recall at their ranks, and their own RP and MAP@R."""
+    return replace(truth, ks=RECALL_AT[data.source], released=True)
+
+
+def place_truth(data: DataConfig, queries: PlaceSource, gallery: PlaceSource) -> Truth:
+    """What places say: right answers are near, and each city is searched for itself."""
+    return Truth(
+        near(queries, gallery, data.angle, data.radius),
+        None,
+        np.full(len(queries), -1),
+        ks=RECALL_AT["msls"],
+        groups=(queries.cities, gallery.cities),
+        group_names=tuple(gallery.class_names),
+    )
+
+
+def named_place_truth(
+    data: DataConfig, queries: Sequence[str], gallery: Sequence[str], own: Int[np.ndarray, " q"]
+) -> Truth | None:
+    """What places in file names say (`places_in_names`); None unless queries and gallery both name theirs.
+
+    Relevant are photos within `data.radius` metres, as `positives_within` counts them, of the same UTM zone
+    where both names say one, and turned by `data.angle` at most where that is set.
+
+    Raises:
+        ValueError: names of one side of which some have a place and some have none.
+    """
+    asked, held = places_in_names(queries), places_in_names(gallery)
+    if asked is None or held is None:
+        return None
+    rows = positives_within(asked.places, held.places, data.radius)
+    for i, found in enumerate(rows):
+        zones = held.zones[found]
+        keep = (zones == asked.zones[i]) | (zones == 0) | (asked.zones[i] == 0)
+        if data.angle > 0:
+            keep &= turned(asked.angles[i], held.angles[found]) <= data.angle
+        rows[i] = found[keep]
+    return replace(Truth.from_rows(rows, own), ks=RECALL_AT["msls"])

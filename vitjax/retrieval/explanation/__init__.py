@@ -1,0 +1,1 @@
+"""Which patch matched which, and how far that can be trusted."""

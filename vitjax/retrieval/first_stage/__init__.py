@@ -1,0 +1,1 @@
+"""First-stage search by pooled vectors: exact, streaming, FAISS, Qdrant."""

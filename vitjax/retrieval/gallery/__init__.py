@@ -1,0 +1,1 @@
+"""Galleries of descriptors on disk or in an object store."""

@@ -1,0 +1,1 @@
+"""Reranks the top of a search by matching patch tokens."""

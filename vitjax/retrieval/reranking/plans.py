@@ -1,0 +1,121 @@
+"""Whole transport plans of given pairs, block by block: what pages that show every patch are made of."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+
+from vitjax import sharding
+from vitjax.config import RerankConfig
+from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.gallery.gallery import Gallery
+from vitjax.retrieval.reranking import matching
+from vitjax.retrieval.reranking.matching import Numbers, PairMatch, Plan
+from vitjax.retrieval.reranking.pricing import with_price
+
+_PAIRS = 32  # in a block, at most
+
+
+class PairPlan(NamedTuple):
+    """One pair matched, whole; its structural score is the sum of `contribution` plus `left_out`.
+
+    Tokens are those of the descriptors, in their order; `Descriptors.places` says on which patches they lie.
+
+    Attributes:
+        mass: (n, m), share of the images' weight that moves between two tokens.
+        contribution: (n, m), what that adds to the structural score.
+        query_weights: (n,), what the query's tokens weigh in this pair; 0 for tokens that are not there.
+        candidate_weights: (m,), likewise.
+        left_out: what unmatched mass adds; 0 without a price.
+    """
+
+    mass: Any
+    contribution: Any
+    query_weights: Any
+    candidate_weights: Any
+    left_out: Any
+
+
+def pair_plans(
+    queries: Descriptors | Gallery,
+    gallery: Descriptors | Gallery,
+    query_rows: Int[Array | np.ndarray, " p"],
+    gallery_rows: Int[Array | np.ndarray, " p"],
+    *,
+    config: RerankConfig | None = None,
+) -> Iterator[PairPlan]:
+    """Matches given pairs again, as `rerank` did, and yields the whole plan of each, on the host.
+
+    Two blocks of at most 32 pairs are in memory at a time. Arguments and errors are those of `match_pairs`.
+    """
+    for block in in_blocks(_match_whole, queries, gallery, query_rows, gallery_rows, config, "pair_plans"):
+        yield from (PairPlan(*each) for each in zip(*block, strict=True))
+
+
+def in_blocks(
+    run: Callable[..., Any],
+    queries: Descriptors | Gallery,
+    gallery: Descriptors | Gallery,
+    query_rows: Int[Array | np.ndarray, " p"],
+    gallery_rows: Int[Array | np.ndarray, " p"],
+    config: RerankConfig | None,
+    where: str,
+) -> Iterator[Any]:
+    """What `run` gives for each block of pairs, on the host; the next one computes while it is read.
+
+    Args:
+        run: `(queries, candidates, numbers, plan=)` -> arrays with a leading axis of pairs, jitted; blocks
+            have one fixed shape.
+        queries: as given to `rerank`.
+        gallery: likewise.
+        query_rows: the query of each pair.
+        gallery_rows: its candidate.
+        config: the one given to `rerank`; None: the defaults.
+        where: begins the message of an error.
+
+    Yields:
+        at least one block; without pairs it is empty.
+
+    Raises:
+        ValueError: rows out of range, descriptors that do not fit together, config out of range.
+    """
+    config = with_price(config or RerankConfig(), gallery)
+    plan, numbers = matching.settings(config)
+    matching.check_pair(queries, gallery, config.marginals, where)
+    pairs = np.stack([np.asarray(query_rows), np.asarray(gallery_rows)], axis=1).reshape(-1, 2)
+    sizes = np.array([len(queries), len(gallery)])
+    if ((pairs < 0) | (pairs >= sizes[None, :])).any():
+        raise ValueError(
+            f"{where}: rows must be in 0..{sizes[0] - 1} (queries) and 0..{sizes[1] - 1} (gallery)"
+        )
+    most = min(matching.pairs_per_block(queries.sizes.tokens, *gallery.sizes[2:]), _PAIRS)
+    pending, size = None, 0
+    for start in range(0, max(len(pairs), 1), most):
+        part = pairs[start : start + most]
+        rows = sharding.pad_rows(part, most)
+        found = run(queries.take(rows[:, 0]), gallery.take(rows[:, 1]), numbers, plan=plan)
+        if pending is not None:
+            yield _real(pending, size)
+        pending, size = found, len(part)
+    yield _real(pending, size)
+
+
+def _real(block: Any, size: int) -> Any:
+    return jax.tree.map(lambda x: x[:size], sharding.fetch(block))
+
+
+def match_each(queries: Descriptors, candidates: Descriptors, numbers: Numbers, plan: Plan) -> PairMatch:
+    """Matches p queries with a candidate each; to be called under jit."""
+    alone = jax.tree.map(lambda x: x[:, None], candidates)
+    return jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, plan, numbers))
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _match_whole(queries: Descriptors, candidates: Descriptors, numbers: Numbers, *, plan: Plan) -> PairPlan:
+    match = match_each(queries, candidates, numbers, plan)
+    return PairPlan(
+        match.plan, match.contribution, match.query_weights, match.candidate_weights, match.left_out
+    )

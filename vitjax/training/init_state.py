@@ -1,0 +1,192 @@
+"""What a run starts from: the model and its weights, and the teacher's."""
+
+import dataclasses
+import operator
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vitjax import models
+from vitjax.cli import flags
+from vitjax.cli.console import say, warn
+from vitjax.config.train_config import TrainConfig
+from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.models.from_config import dense
+from vitjax.training import optim
+from vitjax.training.losses import embedding_of, is_dynamic, metric_start
+from vitjax.training.pixels import Pixels, Renormalise
+from vitjax.weights import LoadReport, WeightsError, load_with_report
+
+_HOW_WIDE = "; config.metric.embed_dim sets how many, 0 = those of the pooled feature"
+
+
+def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
+    """The model that is trained."""
+    wanted = config.model
+    sizes = {
+        name: value
+        for name in ("patch_size", "embed_dim", "depth", "num_heads", "keep_ratio", "remat")
+        if (value := getattr(wanted, name))
+    }
+    if wanted.drop_path:
+        sizes["drop_path_rate"] = wanted.drop_path
+    return models.build(
+        wanted.name, img_size=recipe.image_size, num_classes=classes, dtype=wanted.dtype, **sizes
+    )
+
+
+def check_dynamic(config: TrainConfig, model: Any) -> None:
+    """Refuses what only a model that learns to drop tokens does, of another; and such a one in other tasks.
+
+    Raises:
+        UserError: with the fields, and the name of the model that was perhaps meant.
+    """
+    if is_dynamic(model):
+        if config.task != "classify":
+            raise flags.UserError(
+                f"config.model.name {config.model.name!r} learns what to drop from a teacher's classes, "
+                f"which config.task {config.task!r} has not; choose a plain model, or 'classify'"
+            )
+        return
+    fields = ["model.keep_ratio", *(f"sparsify.{f.name}" for f in dataclasses.fields(config.sparsify))]
+    if config.task == "classify":
+        fields += ["optim.freeze_epochs", "optim.backbone_lr"]
+    usual = TrainConfig()
+    other = [name for name in fields if (get := operator.attrgetter(name))(config) != get(usual)]
+    if other:
+        raise flags.UserError(
+            f"config.{', config.'.join(other)}: only of a model that learns to drop tokens, which "
+            f"config.model.name {config.model.name!r} does not; leave {'it' if len(other) == 1 else 'them'} "
+            f"as usual, or name {_dynamic_name(config.model.name)}"
+        )
+
+
+def _dynamic_name(name: str) -> str:
+    known = [x for x in models.list_models() if x.startswith("dynamic") and x.endswith(name)]
+    return repr(known[0]) if known else "one of the models 'dynamicvit_*' or 'dynamicswin_*'"
+
+
+def initial(
+    config: TrainConfig,
+    model: Any,
+    recipe: Preprocess,
+    *,
+    fresh: bool = True,
+) -> tuple[dict, Any]:
+    """Variables that the model starts from, and those of its teacher; {} where it has none.
+
+    Args:
+        config: names the weights.
+        model: from `build`.
+        recipe: how pictures become input.
+        fresh: False: a checkpoint takes the place of the model's variables, which are 0 until then.
+
+    Raises:
+        WeightsError: a file that does not fit the model, in more than the parts that are new in it; or that
+            does not fit the teacher.
+    """
+    wanted, source = config.model, config.sparsify.teacher or config.model.weights
+    if not fresh:
+        shapes = jax.eval_shape(model.init, jax.random.key(0), _blank(recipe))
+        variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    elif wanted.weights:
+        drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
+        variables, report = _load(wanted.weights, model, wanted.depth, drop_head=drop)
+        rest = f"; {len(report.missing)} start at random" if report.missing else ""
+        say(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{rest}")
+    else:
+        variables = _random_variables(config, model, recipe)
+    if not is_dynamic(model) or config.task != "classify":
+        return variables, {}
+    if source:
+        try:
+            return variables, _load(source, dense(model), wanted.depth)[0]
+        except WeightsError as error:
+            raise WeightsError(
+                "the dense teacher (config.sparsify.teacher names its weights; empty = config.model.weights)"
+                f": {error}"
+            ) from None
+    warn("the teacher is RANDOM; set config.sparsify.teacher or config.model.weights")
+    return variables, _random_variables(config, dense(model), recipe)
+
+
+def _load(source: str, model: Any, depth: int, *, drop_head: bool = False) -> tuple[dict, LoadReport]:
+    """Weights of a model, whose new parts start at random; of a file of more blocks, the first ones."""
+    variables, report = load_with_report(source, model, strict=False, drop_head=drop_head)
+    missing = [m for m in report.missing if not optim.is_new(m.name)]
+    unexpected = [m for m in report.unexpected if not _is_cut_off(m.name, depth)]
+    if missing or unexpected or report.mis_shaped:
+        raise WeightsError(str(report))
+    return variables, report
+
+
+def _is_cut_off(name: str, depth: int) -> bool:
+    """Tells whether a weight belongs to a block behind the first `depth`; 0 = all blocks are wanted."""
+    # timm's and Hugging Face's names; DINOv2's training puts the number of a chunk before.
+    block = re.search(r"\b(?:blocks|layer)\.(?:\d+\.)?(\d+)\.", name)
+    return bool(depth) and block is not None and int(block[1]) >= depth
+
+
+def embedding_width(model: Any, variables: Any, recipe: Preprocess) -> int:
+    """Numbers of a model's embedding; nothing is computed."""
+    return jax.eval_shape(lambda v, x: embedding_of(model.apply(v, x)), variables, _blank(recipe)).shape[-1]
+
+
+def with_metric(config: TrainConfig, model: Any, variables: dict, recipe: Preprocess, classes: int) -> dict:
+    """Variables with what the metric's loss learns beside the model."""
+    width = embedding_width(model, variables, recipe)
+    start = metric_start(config.metric, classes, width, jax.random.key(config.seed))
+    params = variables["params"] | ({"metric": start} if start else {})
+    return {**variables, "params": params}
+
+
+def open_teacher(
+    config: TrainConfig, recipe: Preprocess, pictures: int, width: int
+) -> tuple[Any, Any, Renormalise]:
+    """The teacher of embeddings, None where it is vectors; its variables, and what it does to pixels.
+
+    Args:
+        config: its `distill` names the teacher.
+        recipe: how pictures become input of the student.
+        pictures: number of those to learn from.
+        width: numbers of the student's embedding.
+
+    Raises:
+        UserError: vectors that are not one for each picture, or of another length than the embedding.
+    """
+    wanted = config.distill
+    ours = Pixels(recipe.mean, recipe.std)
+    if wanted.vectors:
+        vectors = np.load(wanted.vectors, allow_pickle=False)
+        if vectors.shape != (pictures, width):
+            raise flags.UserError(
+                f"config.distill.vectors has shape {vectors.shape}; expected ({pictures} pictures to learn "
+                f"from, {width} numbers of the embedding{_HOW_WIDE})"
+            )
+        return None, vectors.astype(np.float32), Renormalise(ours, ours)
+    model = models.build(
+        wanted.name,
+        img_size=recipe.image_size,
+        num_classes=config.metric.embed_dim,
+        dtype=config.model.dtype,
+    )
+    theirs = preprocess(wanted.name)
+    variables = load_with_report(wanted.teacher_weights, model)[0]
+    if (found := embedding_width(model, variables, recipe)) != width:
+        raise flags.UserError(
+            f"config.distill.name {wanted.name!r} has an embedding of {found} numbers, the model that learns "
+            f"one of {width}{_HOW_WIDE}"
+        )
+    return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))
+
+
+def _random_variables(config: TrainConfig, model: Any, recipe: Preprocess) -> dict:
+    """Initial variables, decided by the seed."""
+    return jax.jit(model.init)(jax.random.key(config.seed), _blank(recipe))
+
+
+def _blank(recipe: Preprocess) -> jax.Array:
+    return jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
