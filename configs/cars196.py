@@ -12,7 +12,7 @@ P@1 of "Beyond the CLS Token" (BMVC 2022), pooled then reranked, of models train
 here are ImageNet's, so expect other numbers; a model of your own: `--config.weights=FILE`.
 """
 
-from configs.parts import paper_backbone
+from configs.common import paper_backbone
 from vitjax.config import EvalConfig
 
 

@@ -9,7 +9,7 @@ with `--config.data.classes=FILE`; or, prepared by TFDS, `--config.data.source=t
 after training with it. Other reducers: `--config.reduce.name=evit --config.reduce.sweep=(0.9,0.7,0.5)`.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
 
 

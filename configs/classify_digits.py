@@ -6,7 +6,7 @@ python eval.py --config configs/classify_digits.py --workdir runs/classify_digit
 The first command makes the weights that the second reads, runs/smoke/last.safetensors, in a minute.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
 
 

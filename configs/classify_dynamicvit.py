@@ -9,7 +9,7 @@ classes, or any folder of sub-folders with `--config.data.classes=FILE`; or, pre
 checkpoint at its own ratio 0.7: 79.32. On LV-ViT: `--config.model.name=dynamicvit_lvvit_s`, 83.08 at 0.7.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
 
 

@@ -10,7 +10,7 @@ dataset-fashion-mnist, for instance). The first two commands make the weights th
 with --config.weights=FILE and --config.model.*.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
 
 

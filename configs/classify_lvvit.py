@@ -9,7 +9,7 @@ classes, or any folder of sub-folders with `--config.data.classes=FILE`; or, pre
 83.3.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
 
 

@@ -7,7 +7,7 @@ classes, or any folder of sub-folders with `--config.data.classes=FILE`; or, pre
 `--config.data.source=tfds --config.data.name=imagenet2012`. Published top-1: 81.2.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig
 
 

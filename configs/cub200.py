@@ -12,7 +12,7 @@ here are ImageNet's, so expect other numbers; a model of your own: `--config.wei
 those of Musgrave et al.; names that end in _released count R as the papers' code does.
 """
 
-from configs.parts import paper_backbone
+from configs.common import paper_backbone
 from vitjax.config import EvalConfig
 
 

@@ -6,7 +6,7 @@ The weights come from a package index once (90 MB) and are cached. On 2 CPU core
 installation, under a minute after that.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import EvalConfig, demo_config
 
 

@@ -11,7 +11,7 @@ Not trained by us yet: the figure is theirs, and how long the 37,440 steps take 
 Stochastic depth is 0.2, as there.
 """
 
-from configs.parts import dynamic_swin_on_imagenet, smoke
+from configs.common import dynamic_swin_on_imagenet, smoke
 from vitjax.config.train_config import TrainConfig
 
 

@@ -14,7 +14,7 @@ Stochastic depth is 0.2, as there. Should the loss become NaN, keep the batch at
 last checkpoint with another --config.seed, or --config.optim.clip=1.
 """
 
-from configs.parts import dynamic_on_imagenet, smoke
+from configs.common import dynamic_on_imagenet, smoke
 from vitjax.config.train_config import TrainConfig
 
 

@@ -11,7 +11,7 @@ Hardware: the authors used 8 GPUs, 128 pictures each; a batch that does not fit 
 is not measured here.
 """
 
-from configs.parts import dynamic_on_imagenet, smoke
+from configs.common import dynamic_on_imagenet, smoke
 from vitjax.config.train_config import TrainConfig
 
 

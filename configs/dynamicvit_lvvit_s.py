@@ -13,7 +13,7 @@ is not measured here.
 The weights are the file of that name from the LV-ViT release; put it here or set --config.model.weights.
 """
 
-from configs.parts import dynamic_on_imagenet, smoke
+from configs.common import dynamic_on_imagenet, smoke
 from vitjax.config.train_config import TrainConfig
 
 

@@ -10,7 +10,7 @@ It starts from what the first command leaves, runs/fashion_mnist_vit/last.safete
 --config.model.weights=FILE. Data as there.
 """
 
-from configs.parts import smoke
+from configs.common import smoke
 from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,

@@ -9,7 +9,7 @@ package dataset-fashion-mnist of Debian and Ubuntu puts them. CIFAR-10 from its 
 configs/fashion_mnist_dynamicvit.py starts from its result.
 """
 
-from configs.parts import smoke
+from configs.common import smoke
 from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,

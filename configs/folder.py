@@ -8,7 +8,7 @@ where there are any, and then there are metrics; the page needs none. On the gro
 products) precision@1 goes from 72.3 to 82.4 percent; 5 minutes on one CPU core.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import EvalConfig, demo_config
 
 

@@ -16,7 +16,7 @@ before and 84.9, 33.1 after. With the transport score in the loss: 78.6, 32.4, a
 them searched; the figures are of the last step, of one seed.
 """
 
-from configs.parts import smoke
+from configs.common import smoke
 from vitjax.config import demo_config
 from vitjax.config.train_config import (
     AugmentConfig,

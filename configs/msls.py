@@ -15,7 +15,7 @@ Recall@1 of "Beyond the CLS Token" (BMVC 2022) with a CvT-13 that NetVLAD taught
 less; a model of your own: `--config.weights=FILE`.
 """
 
-from configs.parts import paper_backbone
+from configs.common import paper_backbone
 from vitjax.config import EvalConfig
 
 

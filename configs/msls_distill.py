@@ -14,7 +14,7 @@ such groups instead of one, and the rate stays for warm-up and cosine. The paper
 training alone, and we have not run it: the data is not ours to give.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,

@@ -13,7 +13,7 @@ stochastic and where an image's weights do not depend on its batch-mates; the re
 of `vitjax.ot` for one image at a time.
 """
 
-from configs.parts import no_argument, paper_cvt
+from configs.common import no_argument, paper_cvt
 from vitjax.config import EvalConfig
 
 

@@ -12,7 +12,7 @@ checkpoint's own head (`--config.weights=FILE`) is left out. The paper resizes t
 the crop is what belongs to the weights.
 """
 
-from configs.parts import no_argument, paper_deit
+from configs.common import no_argument, paper_deit
 from vitjax.config import EvalConfig
 
 

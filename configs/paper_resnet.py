@@ -12,7 +12,7 @@ these are torchvision's ImageNet weights at full width, and a checkpoint's own h
 averages to 4 x 4; here 7 x 7 is averaged directly, in overlapping cells.
 """
 
-from configs.parts import no_argument, paper_resnet
+from configs.common import no_argument, paper_resnet
 from vitjax.config import EvalConfig
 
 

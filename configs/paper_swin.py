@@ -12,7 +12,7 @@ These are ImageNet weights at full width on their own 7 x 7 grid, and a checkpoi
 belongs to the weights.
 """
 
-from configs.parts import no_argument, paper_swin
+from configs.common import no_argument, paper_swin
 from vitjax.config import EvalConfig
 
 

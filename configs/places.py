@@ -15,7 +15,7 @@ undistorted crop. Corridor set, recall@1 pooled, then reranked: squash bilinear 
 .532, .946; crop bilinear .676, .946; crop bicubic .622, .937.
 """
 
-from configs.parts import no_argument
+from configs.common import no_argument
 from vitjax.config import EvalConfig, demo_config
 
 

@@ -13,7 +13,7 @@ mass .9, as here). DIML (ICCV 2021) has 79.26 with ResNet-50. Weights here are I
 numbers; a model of your own: `--config.weights=FILE`.
 """
 
-from configs.parts import paper_backbone
+from configs.common import paper_backbone
 from vitjax.config import EvalConfig
 
 

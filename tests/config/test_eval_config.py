@@ -33,8 +33,8 @@ def test_no_config_takes_from_another(name: str):
     nodes = list(ast.walk(ast.parse((ROOT / "configs" / f"{name}.py").read_text())))
     taken = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     taken |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    assert {module for module in taken if f"{module}.".startswith("configs.")} <= {"configs.parts"}
-    assert name != "parts" or "configs.parts" not in taken
+    assert {module for module in taken if f"{module}.".startswith("configs.")} <= {"configs.common"}
+    assert name != "parts" or "configs.common" not in taken
 
 
 ALIASES = {"choices": "augment"}  # a section as a field of another class

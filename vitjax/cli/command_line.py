@@ -6,9 +6,11 @@ import inspect
 import pathlib
 import re
 import runpy
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
+from vitjax.cli import builtin
 from vitjax.system.files import expanded
 
 
@@ -130,12 +132,12 @@ def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def _load(file: str, config_type: type) -> Any:
-    """Runs `get_config(arg)` of a config file named `FILE` or `FILE:arg`."""
+    """Runs `get_config(arg)` of a config file: `FILE` or `NAME` of a built-in one, either with `:arg`."""
     file = _expanded("--config", file)
     path, _, arg = (file, "", "") if pathlib.Path(file).is_file() else file.rpartition(":")
     path, arg = (path, arg) if path else (arg, "")
     if not pathlib.Path(path).is_file():
-        raise UsageError(f"--config: there is no file {path!r}")
+        path = _builtin(path)
     try:
         config = runpy.run_path(path)["get_config"](arg)
     except Exception as error:  # noqa: BLE001  (a config file is the user's code: anything can happen in it)
@@ -143,6 +145,17 @@ def _load(file: str, config_type: type) -> Any:
     if not isinstance(config, config_type):
         raise UsageError(f"--config {file}: get_config() must return {config_type.__name__}")
     return config
+
+
+def _builtin(name: str) -> str:
+    """The file of a built-in config, which may import what others of them share."""
+    if file := builtin.config_file(name):
+        if str(builtin.folder()) not in sys.path:
+            sys.path.insert(0, str(builtin.folder()))
+        return str(file)
+    near = builtin.nearest_configs(pathlib.Path(name).stem)
+    hint = f"; the nearest built-in configs: {', '.join(near)}" if near else ""
+    raise UsageError(f"--config: there is no file {name!r} and no built-in config of that name{hint}")
 
 
 def _explain(error: Exception, config_type: type) -> str:
@@ -166,7 +179,7 @@ def help_text(config_type: type, description: str) -> str:
     head = [
         description.strip(),
         "",
-        "  --config FILE[:arg]   the experiment: a file under configs/ (required)",
+        "  --config NAME[:arg]   the experiment: a built-in config, or a file (required)",
         "  --workdir DIR         where results go; made if it is not there (required)",
         "  --print_config        print every field with its value, and stop",
         "",

@@ -137,7 +137,7 @@ def _say_interrupted(name: str) -> int:
 
 
 def _complain(name: str, text: str) -> None:
-    print(f"{name}: {clean(' '.join(text.split()))}", file=sys.stderr)
+    print(f"{pathlib.Path(name).name}: {clean(' '.join(text.split()))}", file=sys.stderr)
 
 
 def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:

@@ -1,0 +1,33 @@
+"""Where the programs and the configs that come with vitjax are.
+
+In a checkout they stand at its top level; a wheel carries the same files inside the package.
+"""
+
+import difflib
+import pathlib
+
+import vitjax
+
+_PACKAGE = pathlib.Path(vitjax.__file__).parent
+
+
+def folder() -> pathlib.Path:
+    """Returns the folder that holds eval.py, train.py and configs/."""
+    inside = _PACKAGE / "_programs"
+    return inside if inside.is_dir() else _PACKAGE.parent
+
+
+def config_names() -> list[str]:
+    """Returns the names of the built-in configs, sorted: what `--config NAME` finds from any folder."""
+    helpers = {"__init__", "common"}
+    return sorted(path.stem for path in (folder() / "configs").glob("*.py") if path.stem not in helpers)
+
+
+def config_file(name: str) -> pathlib.Path | None:
+    """Returns the file of a built-in config, None where there is none of that name."""
+    return folder() / "configs" / f"{name}.py" if name in config_names() else None
+
+
+def nearest_configs(name: str) -> list[str]:
+    """Returns built-in configs whose names resemble `name`, best first."""
+    return difflib.get_close_matches(name, config_names(), n=3, cutoff=0.5)

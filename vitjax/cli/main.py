@@ -1,0 +1,127 @@
+"""The `vitjax` command: the programs, the models, and what this machine has.
+
+    vitjax demo                                         rerank real photos; look at runs/demo/report.html
+    vitjax eval --config folder --workdir runs/mine --config.data.gallery=DIR
+    vitjax train --config smoke --workdir runs/smoke
+    vitjax models "*dinov2*"
+    vitjax doctor
+
+`vitjax eval` and `vitjax train` run eval.py and train.py, the same files that stand at the top of a checkout.
+"""
+
+import argparse
+import os
+import runpy
+import sys
+from collections.abc import Callable
+
+from vitjax import __version__
+from vitjax.cli import builtin
+
+DEMO = ("--config", "demo", "--workdir", "runs/demo")
+
+
+def main() -> int:
+    """Runs one command and returns its exit code: 0 done, 1 a user error, 2 wrong arguments."""
+    name, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if name in PROGRAMS:  # their flags are those of the config: see `vitjax eval --help`
+        return PROGRAMS[name](arguments)
+    options = parser().parse_args()
+    return options.run(options)
+
+
+def run_program(file: str, arguments: list[str]) -> int:
+    """Runs a program of the checkout or the wheel in this process, as `python FILE ARGUMENTS` would."""
+    folder = builtin.folder()
+    sys.path.insert(0, str(folder))
+    sys.argv = [str(folder / file), *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    return run_program("eval.py", [*DEMO, *arguments])
+
+
+PROGRAMS: dict[str, Callable[[list[str]], int]] = {
+    "demo": _demo,
+    "eval": lambda arguments: run_program("eval.py", arguments),
+    "train": lambda arguments: run_program("train.py", arguments),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command; shells complete from it."""
+    top = argparse.ArgumentParser(
+        "vitjax", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--version", action="version", version=f"vitjax {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _program_parser(commands, "demo", "rerank the bundled photos with real weights (fetched once, 90 MB)")
+    _program_parser(commands, "eval", "search and rerank images, or classify them, and report")
+    _program_parser(commands, "train", "train a model; the same command again resumes")
+    models = commands.add_parser("models", help="list the names that vitjax.build knows")
+    models.add_argument("glob", nargs="?", default="", metavar="GLOB", help="wildcard, such as '*dinov2*'")
+    models.add_argument("--pretrained", action="store_true", help="only those whose weights are published")
+    models.set_defaults(run=_models)
+    doctor = commands.add_parser("doctor", help="versions, devices, caches, and what is missing")
+    doctor.set_defaults(run=_doctor)
+    completion = commands.add_parser("completion", help="print a completion script for your shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=_completion)
+    return top
+
+
+def _program_parser(commands: argparse._SubParsersAction, name: str, text: str) -> None:
+    """A program's own flags, as far as a shell completes them; the program itself parses them."""
+    from vitjax.cli import flags
+    from vitjax.config import EvalConfig
+    from vitjax.config.train_config import TrainConfig
+
+    program = commands.add_parser(name, help=text)
+    program.add_argument("--config", choices=builtin.config_names(), metavar="NAME|FILE")
+    program.add_argument("--workdir", metavar="DIR")
+    program.add_argument("--print_config", action="store_true")
+    for path, *_ in flags.fields(TrainConfig() if name == "train" else EvalConfig()):
+        program.add_argument(f"--{path}", metavar="VALUE")
+
+
+def _models(options: argparse.Namespace) -> int:
+    from vitjax.models import list_models, pretrained_source
+
+    names = list_models(options.glob, pretrained=options.pretrained)
+    if not names:
+        print(f"vitjax models: no name matches {options.glob!r}", file=sys.stderr)
+        return 1
+    published = set(list_models(pretrained=True))
+    width = max(map(len, names))
+    lines = [f"{name:<{width}}  {pretrained_source(name) if name in published else '-'}" for name in names]
+    print("\n".join(lines))
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from vitjax import doctor
+
+    print("\n".join(doctor.report()))
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(parser(), shell=options.shell))
+    return 0
+
+
+def entry() -> None:
+    """The console script: exits with the code of `main`; a pipe that closes early is no error."""
+    try:
+        sys.exit(main())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    entry()
