@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vitjax import sharding
+from vitjax import doctor, sharding
 from vitjax.cli import run_files
 from vitjax.cli.console import bar, count_of, say, warn
 from vitjax.cli.session import only_run, refuse_training_run, start
@@ -490,7 +490,7 @@ def circumstances(config: EvalConfig, reranker: Reranker, sides: dict[str, Side]
             for item in side.skipped
         ],
         "device": run_files.device(),
-        "versions": run_files.versions(),
+        "versions": doctor.versions(),
         "git_commit": run_files.git_commit(),
         "config": to_dict(config),
     }

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from vitjax import sharding
+from vitjax import doctor, sharding
 from vitjax.cli import run_files
 from vitjax.cli.console import say, warn
 from vitjax.cli.session import only_run, start
@@ -472,7 +472,7 @@ def summarize(
         "seconds": {"this_start": seconds},
         "skipped": skipped,
         "device": run_files.device(),
-        "versions": run_files.versions(),
+        "versions": doctor.versions(),
         "git_commit": run_files.git_commit(),
         "config": to_dict(config),
         "metrics": {"train_loss": notes.get("train_loss"), **notes.get("metrics", {})},
@@ -503,7 +503,7 @@ def note_run(config: TrainConfig, recipe: Preprocess, out: pathlib.Path) -> None
             warn(f"not what this run began with: {some}{more}")
         return
     if sharding.is_main_process():
-        whole = now | {"versions": run_files.versions(), "git_commit": run_files.git_commit()}
+        whole = now | {"versions": doctor.versions(), "git_commit": run_files.git_commit()}
         run_files.write_json(path, whole | {"device": run_files.device()})
 
 

@@ -6,6 +6,8 @@ Names are loaded when they are first used: importing the package does no work.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vitjax import _moved
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ __all__ = [
     "retrieval",
     "similarity",
 ]
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import platform
 import shutil
 import subprocess
 
@@ -19,6 +20,7 @@ EXTRAS = {
     "qdrant": ("qdrant-client",),
     "parity": ("torch", "timm", "transformers"),
 }
+PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ott-jax", "numpy", "pillow")
 ENVIRONMENT = (
     "JAX_PLATFORMS",
     "XLA_FLAGS",
@@ -29,6 +31,17 @@ ENVIRONMENT = (
     "HF_HOME",
     "HF_HUB_OFFLINE",
 )
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
 
 
 def present_accelerator() -> str | None:
@@ -80,9 +93,7 @@ def report() -> list[str]:
 
 
 def _versions() -> list[str]:
-    from vitjax.cli import run_files
-
-    return ["versions", *(f"  {name:<12}{version}" for name, version in run_files.versions().items())]
+    return ["versions", *(f"  {name:<12}{version}" for name, version in versions().items())]
 
 
 def _devices() -> list[str]:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitjax import doctor
 from vitjax.cli import run_files
 
 
@@ -33,7 +34,7 @@ def test_rows_with_new_columns_keep_the_older_rows(tmp_path):
 
 
 def test_versions_name_the_packages_that_decide_numbers():
-    found = run_files.versions()
+    found = doctor.versions()
     assert set(run_files.PACKAGES) <= set(found)
     assert found["jax"].count(".") >= 2
 

@@ -3,11 +3,9 @@
 import contextlib
 import csv
 import errno
-import importlib.metadata
 import io
 import json
 import pathlib
-import platform
 import re
 import subprocess
 import time
@@ -23,18 +21,6 @@ from vitjax.system.files import read_text, replacing
 OUTPUTS = ("report.html", "predictions.csv", "run.trec", "run_pooled.trec", "qrels.trec")
 FIGURES = re.compile(r"\d{4,}_(ranking|matches|tokens)\.png")
 BESIDE = 9  # files results.csv, results-2.csv, ... at most
-PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ott-jax", "numpy", "pillow")
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def device() -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vitjax import sharding
+from vitjax import doctor, sharding
 from vitjax.cli import run_files
 from vitjax.cli.console import bar, say, warn
 from vitjax.config import EvalConfig, to_dict
@@ -97,7 +97,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
         },
         "skipped": [{"index": i.index, "name": i.name, "reason": i.reason} for i in loader.skipped],
         "device": run_files.device(),
-        "versions": run_files.versions(),
+        "versions": doctor.versions(),
         "git_commit": run_files.git_commit(),
         "config": to_dict(config),
     }
