@@ -8,6 +8,8 @@ Or classify pictures, dense and with fewer tokens: configs/classify_*.py.
 import os
 import signal
 
+from vitjax.errors import UserError
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of what is not imported yet
 
@@ -192,7 +194,7 @@ def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
         dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
         return dataset, dataset
     if not data.gallery:
-        raise flags.UserError("say where the pictures are: --config.data.gallery=DIR")
+        raise UserError("say where the pictures are: --config.data.gallery=DIR")
     gallery = FolderSource(data.gallery)
     same = not data.query or pathlib.Path(data.query).resolve() == pathlib.Path(data.gallery).resolve()
     return gallery, gallery if same else FolderSource(data.query)
@@ -358,10 +360,10 @@ def find_gate(
     if not rule.held_out:
         return queries, truth, Gate.read(rule.gate) if rule.gate else None, None
     if truth.positives is None:
-        raise flags.UserError("config.rerank.held_out learns from right answers, and there are none known")
+        raise UserError("config.rerank.held_out learns from right answers, and there are none known")
     held = round(rule.held_out * count)
     if not 0 < held < count:
-        raise flags.UserError(f"config.rerank.held_out is {rule.held_out}: {held} of {count} queries")
+        raise UserError(f"config.rerank.held_out is {rule.held_out}: {held} of {count} queries")
     lot = np.random.default_rng(config.seed).permutation(count)
     known, rest = np.sort(lot[:held]), np.sort(lot[held:])
     with clock.stage("gate"):

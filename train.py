@@ -8,6 +8,8 @@ The same command again goes on where the run stopped, bit for bit on a CPU.
 import os
 import signal
 
+from vitjax.errors import UserError
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of what is not imported yet
 
@@ -227,7 +229,7 @@ def prepare(
     """
     mesh = sharding.make_mesh()
     if config.batch_size % (mesh.size * config.optim.accumulate):
-        raise flags.UserError(
+        raise UserError(
             f"config.batch_size {config.batch_size} does not divide over {mesh.size} devices and "
             f"{config.optim.accumulate} parts; give a multiple of {mesh.size * config.optim.accumulate}"
         )
@@ -298,7 +300,7 @@ def count_steps(config: TrainConfig, per_epoch: int) -> int:
     """Steps of the whole run; says where its warm-up does not fit into it."""
     steps = config.steps or round(config.epochs * per_epoch)
     if steps < 1:
-        raise flags.UserError(
+        raise UserError(
             f"config.epochs {config.epochs} of {per_epoch} steps is no step; raise it or set config.steps"
         )
     if (warmup := round(config.optim.warmup_epochs * per_epoch)) >= steps:
@@ -368,7 +370,7 @@ def look(
     if sharding.is_main_process():
         run_files.write_json(out / "not_finite.json", {"step": bad, "index": index, "names": names})
     good = last_good(saves, before=bad - config.max_skipped)
-    raise flags.UserError(
+    raise UserError(
         f"the loss or its gradient was not finite at step {bad} (learning rate {float(run.rate(bad)):.2e}; "
         f"pictures {', '.join(names[:4])}, ...: all are in {out / 'not_finite.json'}); last good checkpoint: "
         f"{good}; lower config.optim.lr, set config.optim.clip, or allow some such steps with "

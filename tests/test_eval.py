@@ -15,9 +15,9 @@ from PIL import Image
 import eval as program_under_test
 from tests import ROOT
 from tests.pictures import picture, write_folder
-from vitjax.cli.flags import UserError
 from vitjax.cli.session import only_run
 from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, RerankConfig
+from vitjax.errors import UserError
 from vitjax.retrieval import Gallery
 
 SMALL = [

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from vitjax.errors import UserError
+
 
 def known(value: Any) -> np.ndarray | None:
     """The value on the host; None where it is traced, or held by other processes."""
@@ -61,4 +63,4 @@ def check(
     first = found[~good].flat[0]
     if math.isinf(first) and wanted != "finite":
         wanted += " and finite"
-    raise ValueError(f"{where}: {name} is {first}; it must be {wanted}")
+    raise UserError(f"{where}: {name} is {first}; it must be {wanted}")

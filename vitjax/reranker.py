@@ -25,6 +25,7 @@ from vitjax.data.images import ImageError
 from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fingerprint
 from vitjax.data.sources.synthetic import KINDS, MadeSource
 from vitjax.data.transforms import Preprocess
+from vitjax.errors import UserError
 from vitjax.models.from_config import backbone
 from vitjax.retrieval import (
     Descriptors,
@@ -122,7 +123,7 @@ class Reranker:
         self.load_report: LoadReport | None = None
         facet = self.config.model.facet
         if facet != "token" and "facet" not in inspect.signature(type(model).__call__).parameters:
-            raise ValueError(
+            raise UserError(
                 f"config.model.facet is {facet!r}, which {type(model).__name__} cannot give; use 'token'"
             )
         side = self.preprocess.image_size
@@ -133,16 +134,16 @@ class Reranker:
                 lambda *inputs: jnp.zeros(self._forward(*inputs).grid), self.variables, blank
             ).shape
         except FlaxError as error:
-            raise ValueError(
+            raise UserError(
                 f"Reranker: these variables are not of this {type(model).__name__}; give what "
                 f"vitjax.load_weights(source, model) returns ({_first_sentence(error)})"
             ) from None
         if grid > min(native):
-            raise ValueError(
+            raise UserError(
                 f"config.model.grid is {grid}; this model has {native[0]} x {native[1]}: give no more, or 0"
             )
         if preprocess is None and not _could_be(model, self.config.model.name):
-            raise ValueError(
+            raise UserError(
                 f"Reranker: config.model.name is {self.config.model.name!r}, which this model is not; give "
                 "preprocess=vitjax.preprocess(NAME) with the name it was built by, or a config that has it."
             )
@@ -390,15 +391,15 @@ class Reranker:
             candidates = ListSource(candidates, what="rank: candidates")
         count = len(candidates)
         if not count:
-            raise ValueError("rank: there are no candidates; give at least one picture.")
+            raise UserError("rank: there are no candidates; give at least one picture.")
         ids = None if ids is None else image_ids.plain(ids, "rank")
         if ids is not None and len(ids) != count:
-            raise ValueError(f"rank: {len(ids)} ids for {count} candidates; give one each.")
+            raise UserError(f"rank: {len(ids)} ids for {count} candidates; give one each.")
         if ids is not None and len(set(ids)) < count:
             twice = next(name for name, times in Counter(ids).items() if times > 1)
-            raise ValueError(f"rank: id {twice!r} is given twice; a hit could be either candidate.")
+            raise UserError(f"rank: id {twice!r} is given twice; a hit could be either candidate.")
         if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
-            raise ValueError(f"rank: top_k is {top_k!r}; give 1 or more, or None for all.")
+            raise UserError(f"rank: top_k is {top_k!r}; give 1 or more, or None for all.")
         described, *_ = self.describe([query], batch_size=1)
         if isinstance(candidates, Gallery):
             rows = self._nearest(described, candidates, searcher)

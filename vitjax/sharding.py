@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vitjax.errors import UserError
 from vitjax.system import peers
 
 ROWS = PartitionSpec("data")
@@ -57,7 +58,7 @@ def _join() -> bool:
     )
     if count is not None or rank is not None:
         if not (address and count and rank and count.isdigit() and rank.isdigit()):
-            raise ValueError(
+            raise UserError(
                 f"JAX_COORDINATOR_ADDRESS={address!r}, JAX_NUM_PROCESSES={count!r}, JAX_PROCESS_ID={rank!r}: "
                 "give all three (host:port and two whole numbers), or only the first on a known cluster"
             )
@@ -150,7 +151,7 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
     def place(x: Any) -> jax.Array:
         x = np.asarray(x)
         if x.shape[0] % devices:
-            raise ValueError(
+            raise UserError(
                 f"shard_batch: {x.shape[0]} rows do not divide by this process's {devices} devices; "
                 "use pad_rows"
             )

@@ -11,6 +11,7 @@ from vitjax.cli import flags
 from vitjax.config import EvalConfig, validate
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.sources.base import FolderSource
+from vitjax.errors import UserError
 
 CONFIG = """
 from vitjax.config import EvalConfig
@@ -91,7 +92,7 @@ def test_print_config_shows_values_and_does_not_run(config_file, capsys):
     assert "config.rerank.epsilon = 0.1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("error", [flags.UserError("no\nluck"), FileNotFoundError("no luck")])
+@pytest.mark.parametrize("error", [UserError("no\nluck"), FileNotFoundError("no luck")])
 def test_user_errors_exit_1_with_one_line(config_file, error, capsys):
     def main(config, workdir):
         raise error
@@ -277,5 +278,5 @@ def test_the_sign_of_the_home_folder_is_read_in_every_field_of_text(config_type,
 
 def test_a_results_file_that_is_a_folder_is_said_before_any_work(tmp_path):
     (tmp_path / "results.json").mkdir()
-    with pytest.raises(flags.UserError, match=r"results\.json is a folder"):
+    with pytest.raises(UserError, match=r"results\.json is a folder"):
         flags.open_workdir(str(tmp_path))

@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from vitjax.cli import flags, session
+from vitjax.cli import session
+from vitjax.errors import UserError
 
 
 def enter(folder):
@@ -13,7 +14,7 @@ def enter(folder):
 
 def test_a_second_run_in_a_folder_is_told_who_is_there_and_after_the_first_it_may(tmp_path):
     with session.only_run(tmp_path):
-        with pytest.raises(flags.UserError, match=rf"another run is at work .*process {os.getpid()},"):
+        with pytest.raises(UserError, match=rf"another run is at work .*process {os.getpid()},"):
             enter(tmp_path)
         with session.only_run(tmp_path, holds=False):
             pass
@@ -42,5 +43,5 @@ def test_a_folder_of_a_training_run_is_refused_below_a_home_folder_too(tmp_path,
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(flags.UserError, match="name another folder"):
+    with pytest.raises(UserError, match="name another folder"):
         session.refuse_training_run("~/run")

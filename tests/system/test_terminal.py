@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vitjax.cli import console, flags
+from vitjax.errors import UserError
 from vitjax.system.terminal import CleanStream, clean
 
 HOSTILE = "a\x1b]0;title\x07\x9b31m\u202egnp\u2066\n\r\x7f\u2028\udcff.png"
@@ -59,7 +60,7 @@ def test_a_bar_on_a_terminal_has_rich_s_escapes_and_none_of_a_name(monkeypatch):
 
 def test_errors_of_the_user_are_one_clean_line(capsys):
     def main() -> None:
-        raise flags.UserError(HOSTILE)
+        raise UserError(HOSTILE)
 
     assert flags._guarded(main, "prog") == 1
     printed = capsys.readouterr().err

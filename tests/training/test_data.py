@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitjax.cli.flags import UserError
 from vitjax.config.train_config import TrainConfig, TrainDataConfig
+from vitjax.errors import UserError
 from vitjax.training.data import labels_to_find, open_sources
 
 

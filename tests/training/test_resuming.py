@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.data.test_train_loader import feed
-from vitjax.cli.flags import UserError
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.train_loader import Origin
+from vitjax.errors import UserError
 from vitjax.training import resuming
 from vitjax.training.checkpoint import MANIFEST, Checkpoints
 from vitjax.training.resuming import check_checkpoints, feed_notes, offset_of, origin_of, say_batch_size

@@ -5,9 +5,9 @@ import types
 import pytest
 
 import train
-from vitjax.cli.flags import UserError
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.transforms import preprocess
+from vitjax.errors import UserError
 from vitjax.training.state import State
 
 

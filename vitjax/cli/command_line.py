@@ -11,11 +11,8 @@ from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
 from vitjax.cli import builtin
+from vitjax.errors import UsageError
 from vitjax.system.files import expanded
-
-
-class UsageError(ValueError):
-    """A command line that cannot be; its text is the one line that is printed."""
 
 
 def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, str, Any, str]]:

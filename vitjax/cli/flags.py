@@ -15,17 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from vitjax import doctor
-from vitjax.cli.command_line import UsageError, fields, help_text, parse
+from vitjax.cli.command_line import fields, help_text, parse
+from vitjax.errors import UsageError, UserError
 from vitjax.system.files import expanded
 from vitjax.system.terminal import clean, protect
 
 __all__ = ["UserError", "begin", "fields", "open_workdir", "run", "run_benchmark", "use_large_pages"]
 
 _LARGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-
-
-class UserError(Exception):
-    """Something the user can mend; its text is the one line that is printed."""
 
 
 def begin() -> None:
@@ -124,7 +121,7 @@ def _guarded(main: Callable[[], None], name: str) -> int:
             from vitjax.system import peers
 
             peers.leave()
-        if not _is_for_the_user(error):
+        if not isinstance(error, UserError | OSError):
             raise
         _complain(name, str(error))
         return 1
@@ -166,20 +163,6 @@ def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:
     if (out / "results.json").is_dir():
         raise UserError(f"--workdir {workdir}: results.json is a folder there; choose another folder")
     return out
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    """Tells an error this package raised on purpose from one that escaped from a library's depths."""
-    if isinstance(error, UserError | OSError):
-        return True
-    if not isinstance(error, ValueError):
-        return False
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and str(frames[-1].f_globals.get("__name__", "")).split(".")[0] in {
-        "vitjax",
-        "benchmarks",
-        "__main__",
-    }
 
 
 def _is_of_another_process(error: Exception) -> bool:

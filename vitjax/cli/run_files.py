@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vitjax.errors import UserError
 from vitjax.system.files import read_text, replacing
 
 # What eval.py leaves, apart from results.json and results.csv; not every run writes all of it.
@@ -100,9 +101,9 @@ def _append(path: pathlib.Path, row: dict[str, Any]) -> None:
             raise PermissionError(errno.EACCES, "it may only be read")
         header, *lines = filter(None, csv.reader(io.StringIO(text, newline=""), strict=True))
         if not set(header) & set(row):
-            raise ValueError("its columns are others, or are not separated by commas")
+            raise UserError("its columns are others, or are not separated by commas")
         if len(set(header)) < len(header) or max(map(len, lines), default=0) > len(header):
-            raise ValueError("its rows do not fit its header")
+            raise UserError("its rows do not fit its header")
         rows = [dict(zip(header, line, strict=False)) for line in lines]
     rows.append(row)
     columns = list(dict.fromkeys(name for each in rows for name in each))

@@ -12,6 +12,7 @@ import jax
 from vitjax import doctor, sharding
 from vitjax.cli import flags, run_files
 from vitjax.cli.console import say, warn
+from vitjax.errors import UserError
 from vitjax.system import disk_cache
 from vitjax.system.files import expanded
 
@@ -28,7 +29,7 @@ def start(workdir: str) -> pathlib.Path:
     sharding.initialize_distributed()
     out = flags.open_workdir(workdir, writes=sharding.is_main_process())
     if reason := doctor.idle_accelerator():
-        raise flags.UserError(reason)
+        raise UserError(reason)
     keep_compiled()
     device = run_files.device()
     say(f"computing on {device['count']} x {device['kind']}, {device['processes']} process(es)")
@@ -67,7 +68,7 @@ def only_run(folder: pathlib.Path, *, holds: bool = True) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(handle, 1000).decode(errors="replace")
-            raise flags.UserError(
+            raise UserError(
                 f"--workdir {folder}: another run is at work there ({holder}); wait for it or choose "
                 "another folder"
             ) from None
@@ -83,6 +84,6 @@ def only_run(folder: pathlib.Path, *, holds: bool = True) -> Iterator[None]:
 def refuse_training_run(workdir: str) -> None:
     """Raises where train.py keeps a run: results of another kind would take the place of its own."""
     if (pathlib.Path(expanded(workdir)) / "run.json").is_file():
-        raise flags.UserError(
+        raise UserError(
             f"--workdir {workdir} is a run of train.py, whose results.json would be lost; name another folder"
         )

@@ -11,6 +11,7 @@ from typing import Annotated
 import numpy as np
 
 from vitjax.config.field_types import wrong_kinds
+from vitjax.errors import UserError
 
 TASKS = ("retrieve", "index", "classify")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
@@ -152,7 +153,7 @@ def validate(config: EvalConfig) -> None:
     # Ranges are of fields that are numbers.
     wrong = wrong_kinds(config) or [*_choices(config), *_ranges(config), *_centers(config)]
     if wrong:
-        raise ValueError("; ".join(wrong))
+        raise UserError("; ".join(wrong))
 
 
 def validate_rerank(config: RerankConfig) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vitjax.config import DTYPES, INTERPOLATIONS, ON_BAD_IMAGE, RESIZE
 from vitjax.config.field_types import wrong_kinds
+from vitjax.errors import UserError
 
 TASKS = ("classify", "metric", "distill")
 SOURCES = ("folder", "tfds", "idx", "cifar", "digits", "msls")
@@ -177,7 +178,7 @@ def validate(config: TrainConfig) -> None:
     """Raises one ValueError that names every field out of its range."""
     wrong = wrong_kinds(config) or [*_choices(config), *_ranges(config)]
     if wrong:  # what follows takes each field for sensible in itself
-        raise ValueError("; ".join(wrong))
+        raise UserError("; ".join(wrong))
     if config.batch_size % (config.augment.mix_group or 1) and config.augment.mix_group < config.batch_size:
         wrong.append(
             f"config.batch_size is {config.batch_size}; it must be a multiple of config.augment.mix_group "
@@ -213,7 +214,7 @@ def validate(config: TrainConfig) -> None:
     if config.data.source in ("idx", "cifar", "msls") and not config.data.dir:
         wrong.append("config.data.dir: say where the files of the data set are")
     if wrong:
-        raise ValueError("; ".join(wrong))
+        raise UserError("; ".join(wrong))
 
 
 def _metric(config: TrainConfig) -> list[str]:

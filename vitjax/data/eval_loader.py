@@ -10,6 +10,7 @@ from PIL import Image
 
 from vitjax.data.images import ImageError
 from vitjax.data.sources.base import ImageSource
+from vitjax.errors import UserError
 
 _NAMED = 3  # images of a line; the rest are counted
 
@@ -57,15 +58,15 @@ class Batches:
     ) -> None:
         process, processes = shard
         if batch_size < 1 or batch_size % processes:
-            raise ValueError(
+            raise UserError(
                 f"batches: batch_size {batch_size} is no multiple of the {processes} processes; give one."
             )
         if workers < 1:
-            raise ValueError(f"batches: workers is {workers}; give 1 or more.")
+            raise UserError(f"batches: workers is {workers}; give 1 or more.")
         if on_bad_image not in ("skip", "error"):
-            raise ValueError(f"batches: on_bad_image {on_bad_image!r} is neither 'skip' nor 'error'.")
+            raise UserError(f"batches: on_bad_image {on_bad_image!r} is neither 'skip' nor 'error'.")
         if not 0 <= process < processes:
-            raise ValueError(f"batches: shard {shard} is not (process index, number of processes).")
+            raise UserError(f"batches: shard {shard} is not (process index, number of processes).")
         self._source, self._transform = source, transform
         self._batch_size, self._rows = batch_size, batch_size // processes
         self._workers, self._strict = workers, on_bad_image == "error"

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from vitjax.errors import UserError
+
 MAX_SIDE = 32_767  # pixels
 MAX_PIXELS = {
     "JPEG": 50_331_648,  # 8192 x 6144: the largest phone photos in wide use
@@ -14,7 +16,7 @@ MAX_BYTES = 128 * 2**20  # of a file
 MAX_MEMORY = 420 * 2**20  # bytes that decoding takes; the interpreter and its packages have the rest of 512
 
 
-class Refusal(ValueError):
+class Refusal(UserError):
     """Why a file is not decoded; the text follows the file's name."""
 
 

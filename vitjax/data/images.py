@@ -19,6 +19,7 @@ from PIL import Image, ImageFile
 
 from vitjax.data.image_cost import inspect
 from vitjax.data.image_limits import HALVED_ABOVE, MAX_BYTES, Inspected, Refusal, check_size
+from vitjax.errors import ImageError, UserError
 from vitjax.system.files import expanded
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -53,10 +54,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class ImageError(ValueError):
-    """A picture cannot be used; the message is one line: which, what is wrong, what to do."""
 
 
 def read_image(source: Picture) -> Image.Image:
@@ -230,10 +227,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Pillow clips 16-bit grey at 255; the high byte is what it keeps of 16-bit colour.
         samples = np.asarray(image)
         if image.mode == "I" and (samples.min() < 0 or samples.max() > 65_535):
-            raise ValueError("integer samples beyond 16 bits")
+            raise UserError("integer samples beyond 16 bits")
         return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point samples have no fixed range; scale them to 8 bits first")
+        raise UserError("floating-point samples have no fixed range; scale them to 8 bits first")
     if image.mode in ("P", "PA"):
         # By way of RGBA, as Pillow wants it where palette entries are transparent.
         image = image.convert("RGBA")

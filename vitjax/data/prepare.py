@@ -25,6 +25,7 @@ from vitjax.data.sources.base import FolderSource
 from vitjax.data.sources.cub_cars_sop import Listing, read_cars, read_cub, read_cub_parts, read_sop
 from vitjax.data.sources.msls import VALIDATION, PlaceSource, all_cities, read_msls
 from vitjax.data.sources.tfds import own_features_only
+from vitjax.errors import UserError
 from vitjax.system.files import expanded, parse_json, read_text
 from vitjax.system.terminal import clean, protect
 
@@ -69,28 +70,28 @@ def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise ValueError(
+        raise UserError(
             "this needs the package of TFDS: pip install tensorflow-datasets importlib-resources "
             "(in a checkout: pip install -e '.[tfds]')."
         ) from None
     raw, out, dataset = expanded(raw), expanded(out), dataset or name
     if name not in NAMES or not re.fullmatch(r"\w[\w-]*", dataset):
-        raise ValueError(
+        raise UserError(
             f"{name!r} as vitjax/{dataset!r}: names are {', '.join(NAMES)}, and letters after vitjax/"
         )
     if not Path(raw).is_dir():
-        raise ValueError(f"{raw!r} is not a folder; give the unpacked download")
+        raise UserError(f"{raw!r} is not a folder; give the unpacked download")
     classes, splits = _read(name, Path(raw))
     for columns in splits.values():
         missing = next((file for file in columns.files if not file.is_file()), None)
         if missing is not None:
-            raise ValueError(f"{str(missing)!r} is listed, and is not there; is the download whole?")
+            raise UserError(f"{str(missing)!r} is listed, and is not there; is the download whole?")
     with own_features_only(tfds):  # a dataset that is there already is read
         made_of = _fingerprint(classes, splits)
         builder = _builder(tfds, dataset, out, classes, splits, made_of)
         folder = Path(builder.data_path)
         if folder.is_dir() and _made_of(folder) not in ("", made_of):
-            raise ValueError(
+            raise UserError(
                 f"{folder} was prepared from other files, labels or classes than {raw!r} holds now; "
                 "remove it, or give another --dataset"
             )
@@ -149,7 +150,7 @@ def _places(raw: Path) -> tuple[list[str], dict[str, Columns]]:
             source = read_msls(raw, side, cities=part, subtask=subtask)
             found[prefix + side] = _photos(source, len(validation) if prefix else 0)
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{str(raw)!r} holds no train_val/CITY/query/postprocessed.csv; give the unpacked download"
         )
     return classes, found
@@ -175,7 +176,7 @@ def _folders(raw: Path) -> tuple[list[str], dict[str, Columns]]:
     found = {}
     for split, source in sources.items():
         if source.labels is None:
-            raise ValueError(f"{str(source.root)!r} has no sub-folders, which would be classes; make some")
+            raise UserError(f"{str(source.root)!r} has no sub-folders, which would be classes; make some")
         place = np.array([classes.index(name) for name in source.class_names], np.int32)
         files = [source.path(i) for i in range(len(source))]
         found[split] = Columns(files, source.names, place[source.labels], {})

@@ -17,6 +17,7 @@ from PIL import Image
 
 from vitjax.data.images import ImageError
 from vitjax.data.sources.base import ImageSource
+from vitjax.errors import UserError
 
 Augment = Callable[[Image.Image, np.random.Generator], UInt8[np.ndarray, "h w 3"]]
 
@@ -61,7 +62,7 @@ class Origin(NamedTuple):
         return self.epoch + 1 + epochs, batches * batch_size
 
 
-class TooManyBadImages(ValueError):
+class TooManyBadImages(UserError):
     """More pictures than allowed cannot be read; the text names some."""
 
 
@@ -87,7 +88,7 @@ class Rows(Protocol):
         ...
 
 
-class StoppedFeed(ValueError):
+class StoppedFeed(UserError):
     """No more batches come: a process that reads has ended, or does not go on."""
 
 
@@ -137,14 +138,14 @@ class Feed:
 
     def __post_init__(self) -> None:
         if not self.source.class_names:
-            raise ValueError("training needs classes: put the pictures into one sub-folder for each.")
+            raise UserError("training needs classes: put the pictures into one sub-folder for each.")
         if len(self.source) < self.batch_size:
-            raise ValueError(
+            raise UserError(
                 f"config.batch_size is {self.batch_size}, but there are only {len(self.source)} pictures; "
                 "set it lower."
             )
         if self.batch_size % self.shard[1]:
-            raise ValueError(
+            raise UserError(
                 f"config.batch_size {self.batch_size} is no multiple of the {self.shard[1]} processes; "
                 "give one."
             )
@@ -152,7 +153,7 @@ class Feed:
         classes = np.unique(np.asarray(self.source.labels)) if self.per_class else ()
         self._members = [np.flatnonzero(np.asarray(self.source.labels) == c) for c in classes]
         if self.per_class and len(classes) * self.per_class < self.batch_size:
-            raise ValueError(
+            raise UserError(
                 f"config.batch_size {self.batch_size} is {self.batch_size // self.per_class} classes of "
                 f"{self.per_class} pictures, but there are only {len(classes)} classes; set it lower."
             )

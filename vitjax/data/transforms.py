@@ -13,6 +13,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from vitjax.data.images import Picture, image_size
+from vitjax.errors import UserError
 from vitjax.system.files import expanded, parse_json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -129,7 +130,7 @@ class Preprocess:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             wrong.append("mean and std need three numbers each, those of std above 0")
         if wrong:
-            raise ValueError(f"Preprocess: {'; '.join(wrong)}.")
+            raise UserError(f"Preprocess: {'; '.join(wrong)}.")
 
     def replace(self, **changes: Any) -> "Preprocess":
         """Returns a copy with some fields changed."""
@@ -265,7 +266,7 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
         project = source.split("==")[0].split("/")[0]
         if project in KNOWN:
             return _known(project)
-        raise ValueError(
+        raise UserError(
             f"how {source!r} wants its pictures is unknown; pass a model name, e.g. 'deit_small_patch16_224'."
         )
     known = _find(source)
@@ -274,7 +275,7 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
     if Path(source).suffix.lower() in _WEIGHT_FILES or Path(source).exists():
         return _from_folder(Path(source).parent, source)
     near = difflib.get_close_matches(source, [n for n in KNOWN if ":" not in n], n=3, cutoff=0.0)
-    raise ValueError(f"model {source!r} is unknown; nearest: {', '.join(map(repr, near))}.")
+    raise UserError(f"model {source!r} is unknown; nearest: {', '.join(map(repr, near))}.")
 
 
 def model_input(
@@ -322,7 +323,7 @@ def _from_hub(source: str) -> Preprocess:
     where, _, revision = source.removeprefix("hf:").partition("@")
     parts = where.split("/")
     if len(parts) < 2 or not all(parts[:2]):
-        raise ValueError(f"{source!r} is not a hub source; it reads 'hf:org/repo'.")
+        raise UserError(f"{source!r} is not a hub source; it reads 'hf:org/repo'.")
     known = _find(parts[1]) if parts[0] == "timm" else None
     if known:
         return _known(known)
@@ -341,7 +342,7 @@ def _from_hub(source: str) -> Preprocess:
         if found:
             return found
     detail = f" ({reasons[-1]})" if reasons else ""
-    raise ValueError(
+    raise UserError(
         f"how {repository!r} wants its pictures cannot be read from its config.json or "
         f"preprocessor_config.json{detail}; pass a model name, e.g. 'deit_small_patch16_224'."
     )
@@ -353,7 +354,7 @@ def _from_folder(folder: Path, source: str) -> Preprocess:
         found = _parse(_load(path), str(path)) if path.is_file() else None
         if found:
             return found
-    raise ValueError(
+    raise UserError(
         f"how {source!r} wants its pictures is unknown: there is no config.json that says so next to it; "
         "pass a model name, e.g. 'deit_small_patch16_224'."
     )
@@ -363,9 +364,7 @@ def _load(path: Path) -> dict:
     try:
         found = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{str(path)!r} is not readable JSON ({type(error).__name__}); replace it."
-        ) from None
+        raise UserError(f"{str(path)!r} is not readable JSON ({type(error).__name__}); replace it.") from None
     return found if isinstance(found, dict) else {}
 
 
@@ -378,16 +377,16 @@ def _parse(config: dict, where: str) -> Preprocess | None:
         if "input_size" in recipe and "mean" in recipe:
             return _from_timm(recipe)
     except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
-        raise ValueError(f"{where!r} describes pictures in a way that is not supported: {error}.") from None
+        raise UserError(f"{where!r} describes pictures in a way that is not supported: {error}.") from None
     return None
 
 
 def _from_timm(recipe: dict) -> Preprocess:
     _, height, width = recipe["input_size"]
     if height != width:
-        raise ValueError(f"input {height} x {width} is not square")
+        raise UserError(f"input {height} x {width} is not square")
     if recipe.get("crop_mode", "center") != "center":
-        raise ValueError(f"crop_mode {recipe['crop_mode']!r}")
+        raise UserError(f"crop_mode {recipe['crop_mode']!r}")
     mean, std = (tuple(float(x) for x in recipe[k]) for k in ("mean", "std"))
     crop, how = float(recipe.get("crop_pct", 0.875)), recipe.get("interpolation", "bicubic")
     return Preprocess(int(height), crop, how, mean, std)
@@ -396,7 +395,7 @@ def _from_timm(recipe: dict) -> Preprocess:
 def _from_transformers(config: dict) -> Preprocess:
     how = {2: "bilinear", 3: "bicubic"}[config.get("resample", 3)]
     if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3):
-        raise ValueError(f"rescale_factor {config['rescale_factor']}")
+        raise UserError(f"rescale_factor {config['rescale_factor']}")
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if config.get("do_normalize", True):
         mean, std = (tuple(float(x) for x in config[k]) for k in ("image_mean", "image_std"))
@@ -408,9 +407,9 @@ def _from_transformers(config: dict) -> Preprocess:
     target = crop or size
     side = int(target["height"])
     if side != target["width"]:
-        raise ValueError(f"input {side} x {target['width']} is not square")
+        raise UserError(f"input {side} x {target['width']} is not square")
     if "shortest_edge" in size:
         return Preprocess(side, side / float(size["shortest_edge"]), how, mean, std)
     if (size["height"], size["width"]) != (side, side):
-        raise ValueError(f"resizing to {size['height']} x {size['width']} before a crop to {side} x {side}")
+        raise UserError(f"resizing to {size['height']} x {size['width']} before a crop to {side} x {side}")
     return Preprocess(side, 1.0, how, mean, std, resize="squash")

@@ -24,6 +24,7 @@ from vitjax.data.sources.digits import DigitsSource
 from vitjax.data.sources.mnist import IdxSource
 from vitjax.data.sources.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess
+from vitjax.errors import UserError
 from vitjax.models.from_config import backbone, dense, reducer_name
 from vitjax.reranker import model_input
 from vitjax.sparsify import count
@@ -67,7 +68,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     variants = make_variants(config, recipe.image_size)
     model = variants[0].model
     if not model.num_classes:
-        raise ValueError(
+        raise UserError(
             f"classify: model {config.model.name!r} has no classifier; choose another, or set "
             "config.model.num_classes to what the weights have."
         )
@@ -82,7 +83,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     variables = sharding.replicate(variables, mesh)
     loader, rows = classify(config, source, recipe, variants, variables, mesh)
     if not len(rows):
-        raise ValueError(loader.nothing_read("images"))
+        raise UserError(loader.nothing_read("images"))
     truth = None if labels is None else labels[rows]
     table = [summary(variant, variants[0], truth, recipe.image_size) for variant in variants]
     results = {
@@ -117,7 +118,7 @@ def open_source(config: EvalConfig) -> ImageSource:
         dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
         return dataset
     if not data.images:
-        raise ValueError("say where the pictures are: --config.data.images=DIR")
+        raise UserError("say where the pictures are: --config.data.images=DIR")
     if data.source == "idx":
         return IdxSource(data.images)
     if data.source == "cifar":
@@ -159,7 +160,7 @@ def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.nd
     if config.data.classes:
         lines = read_classes(config.data.classes)
         if len(lines) > classes:
-            raise ValueError(
+            raise UserError(
                 f"config.data.classes has {len(lines)} lines, the model knows {classes} classes: give the "
                 "model's own list, whose line i names class i."
             )
@@ -167,17 +168,17 @@ def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.nd
         known = list(class_places(names, "classes of the images"))
         unknown = [name for name in known if name not in place]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"config.data.classes lacks {unknown[0]!r} and {len(unknown) - 1} more of the folders' names."
             )
         numbers = np.array([place[name] for name in known])
     elif len(names) > classes:
-        raise ValueError(
+        raise UserError(
             f"the pictures are of {len(names)} classes, the model knows {classes}: set "
             "config.model.num_classes."
         )
     elif len(names) < classes and config.data.source == "folder":
-        raise ValueError(
+        raise UserError(
             f"the pictures are of {len(names)} classes, the model knows {classes}: say which they are with "
             "config.data.classes=FILE (line i names class i), or set config.model.num_classes."
         )

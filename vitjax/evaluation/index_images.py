@@ -10,6 +10,7 @@ from vitjax import sharding
 from vitjax.data.eval_loader import Skipped, nothing_read
 from vitjax.data.images import ImageError
 from vitjax.data.sources.base import ImageSource, ListSource, SourceTail, fingerprint
+from vitjax.errors import UserError
 from vitjax.reranker import Picture, Progress, Reranker
 from vitjax.retrieval import Descriptors, Gallery, GalleryError
 from vitjax.retrieval.gallery.build import Described, fill
@@ -54,7 +55,7 @@ def index_pictures(
     """
     source = images if isinstance(images, ImageSource) else ListSource(images, what="index_pictures: images")
     if not len(source):
-        raise ValueError("index_pictures: there are no images; give at least one picture.")
+        raise UserError("index_pictures: there are no images; give at least one picture.")
     if sharding.is_main_process():
         try:
             gallery = _open_or_create(path, dtype, recipe(reranker, source) | {"stored": dtype})
@@ -81,7 +82,7 @@ def index_pictures(
     if skipped and on_bad_image == "error":
         raise ImageError(skipped[0].reason)
     if not len(gallery):
-        raise ValueError(f"index_pictures: {nothing_read(skipped, len(source), 'pictures')}")
+        raise UserError(f"index_pictures: {nothing_read(skipped, len(source), 'pictures')}")
     return gallery, rows, skipped
 
 

@@ -11,6 +11,7 @@ from vitjax.data.sources.base import ImageSource
 from vitjax.data.sources.cub_cars_sop import read_cars, read_cub, read_sop
 from vitjax.data.sources.msls import PlaceSource, read_msls
 from vitjax.data.sources.utm_names import places_in_names
+from vitjax.errors import UserError
 from vitjax.retrieval.metrics import positives_within
 from vitjax.retrieval.metrics.relevance import Truth
 
@@ -32,7 +33,7 @@ def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
         ValueError: no folder, or the download is not as it is published; one line says where.
     """
     if not data.images:
-        raise ValueError(f"say where the download of {data.source!r} lies: --config.data.images=DIR")
+        raise UserError(f"say where the download of {data.source!r} lies: --config.data.images=DIR")
     if data.source in _READERS:
         source = _READERS[data.source](data.images).source(test=True)
         return source, source
@@ -43,7 +44,7 @@ def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     right = near(queries, gallery, data.angle, data.radius)
     asked = np.flatnonzero([len(rows) > 0 for rows in right])
     if not len(asked):
-        raise ValueError(
+        raise UserError(
             f"{data.images}: no query has a photo within {data.radius:g} m; is the download whole?"
         )
     return gallery, queries.take(asked)

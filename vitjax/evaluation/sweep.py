@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from vitjax.config import MASSES, RerankConfig, validate_rerank
+from vitjax.errors import UserError
 
 MOST = 1000  # combinations: each is a reranking of all queries
 _KEPT = ("held_out", "gate")  # not of a single reranking
@@ -36,13 +37,13 @@ def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], Rer
     for part in text.split():
         name, equals, values = part.partition("=")
         if name not in kinds or not equals or name in choices:
-            raise ValueError(
+            raise UserError(
                 f"config.sweep: {part!r} is not FIELD=VALUE,VALUE with a field of its own among "
                 f"{', '.join(kinds)}"
             )
         choices[name] = [_value(name, kinds[name], word) for word in values.split(",")]
     if (asked := math.prod(map(len, choices.values()))) > MOST:
-        raise ValueError(f"config.sweep: {asked:,} combinations; give at most {MOST:,}, or several sweeps")
+        raise UserError(f"config.sweep: {asked:,} combinations; give at most {MOST:,}, or several sweeps")
     found = []
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))
@@ -50,9 +51,9 @@ def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], Rer
         try:
             validate_rerank(rule)
         except ValueError as error:
-            raise ValueError(f"config.sweep, {chosen}: {error}") from None
+            raise UserError(f"config.sweep, {chosen}: {error}") from None
         if rule.marginals in _MEASURED and rule.marginals != base.marginals:
-            raise ValueError(
+            raise UserError(
                 f"config.sweep: {rule.marginals!r} is measured while pictures are described; "
                 f"also set --config.rerank.marginals={rule.marginals}"
             )
@@ -67,8 +68,8 @@ def _value(name: str, kind: Any, word: str) -> Any:
         return int(word) if kind is int else float(word)
     except ValueError:
         if kind is int or kind is float:
-            raise ValueError(f"config.sweep: {name} is {word!r}; expected a number") from None
+            raise UserError(f"config.sweep: {name} is {word!r}; expected a number") from None
         if word not in MASSES:
             known = " or ".join(map(repr, MASSES))
-            raise ValueError(f"config.sweep: {name} is {word!r}; expected a number, or {known}") from None
+            raise UserError(f"config.sweep: {name} is {word!r}; expected a number, or {known}") from None
         return word

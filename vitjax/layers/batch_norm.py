@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
+
 
 class BatchNorm(nn.Module):
     """Normalisation of every channel over batch and positions, in float32, whatever the compute type.
@@ -57,12 +59,12 @@ class BatchNorm(nn.Module):
 
     def _update(self, mean: nn.Variable, var: nn.Variable, centre: Array, spread: Array, count: int) -> None:
         if not self.is_mutable_collection("batch_stats"):
-            raise ValueError(
+            raise UserError(
                 "train=True updates the running statistics of batch norms: pass mutable=['batch_stats'] to "
                 "apply and keep what it returns, or leave train=False."
             )
         if count < 2:
-            raise ValueError("batch norm in training needs more than one value per channel; got one.")
+            raise UserError("batch norm in training needs more than one value per channel; got one.")
         kept = 1 - self.momentum
         mean.value = kept * mean.value + self.momentum * centre
         var.value = kept * var.value + self.momentum * spread * (count / (count - 1))

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
+
 _EPS = 1e-6  # of the released form
 # Above every kept logit by more than this, a dropped one's pull on its own decision no longer grows: exp of
 # it must stay finite.
@@ -45,7 +47,7 @@ def masked_softmax(
         weights = jnp.exp(logits - jnp.take_along_axis(logits, first, axis=-1)) * seen
         return (weights + _EPS / count) / (weights.sum(axis=-1, keepdims=True) + _EPS)
     if compat is not None:
-        raise ValueError(f"compat {compat!r} is unknown; 'released' or None.")
+        raise UserError(f"compat {compat!r} is unknown; 'released' or None.")
     # A key of almost 0 does not count as seen here: the row's sum would vanish with it.
     highest = jax.lax.stop_gradient(jnp.where(seen > 1e-6, logits, -jnp.inf).max(axis=-1, keepdims=True))
     weights = jnp.exp(jnp.minimum(logits - highest, _LEAD)) * seen

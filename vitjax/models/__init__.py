@@ -9,6 +9,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax.numpy as jnp
 
+from vitjax.errors import UserError
 from vitjax.models import cvt, lvvit, resnet, swin, vit
 from vitjax.models.cvt import CVT, CvT
 from vitjax.models.lvvit import LVVIT, LVViT
@@ -54,36 +55,36 @@ def build(name: str, **overrides: Any) -> nn.Module:
     (16, 16)
     """
     if not isinstance(name, str):
-        raise ValueError(f"model is {name!r}; give a name, as list_models() has them.")
+        raise UserError(f"model is {name!r}; give a name, as list_models() has them.")
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.0)
-        raise ValueError(
+        raise UserError(
             f"model {name!r} is unknown; nearest: {', '.join(map(repr, near))} (list_models() lists all)."
         )
     module, fields, _, mistakes = _MODELS[name]
     known = [f.name for f in dataclasses.fields(cast(Any, module)) if f.name not in ("parent", "name")]
     unknown = sorted(set(overrides) - set(known))
     if "pretrained" in unknown:
-        raise ValueError(
+        raise UserError(
             "build makes a model without weights; vitjax.load_weights(source, model) loads them, from a file "
             "or from where vitjax.models.pretrained_source(name) says they are published."
         )
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f"did you mean {near[0]!r}? Its" if near else "its"
-        raise ValueError(
+        raise UserError(
             f"model {name!r} has no field {', '.join(map(repr, unknown))}; {hint} fields: {', '.join(known)}."
         )
     fields = fields | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     size = fields.get("img_size", 224)
     if not all(isinstance(x, int) for x in (size if isinstance(size, tuple) and len(size) == 2 else (size,))):
-        raise ValueError(
+        raise UserError(
             f"model {name!r}: img_size is {size!r}; give a side or (height, width), in whole pixels."
         )
     try:
         fields["dtype"] = jnp.dtype(fields.get("dtype", "float32")).name
     except TypeError as error:
-        raise ValueError(
+        raise UserError(
             f"model {name!r}: dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'."
         ) from error
     model = module(**fields)
@@ -96,7 +97,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
     if not isinstance(classes, int) or classes < 0:
         wrong.append(f"num_classes is {classes!r}; give 0 for no classifier, or more")
     if wrong:
-        raise ValueError(f"model {name!r}: {'; '.join(wrong)}.")
+        raise UserError(f"model {name!r}: {'; '.join(wrong)}.")
     return model
 
 
@@ -139,5 +140,5 @@ def pretrained_source(name: str) -> str:
     """
     weights = _MODELS[name][2] if name in _MODELS else ""
     if not weights:
-        raise ValueError(f"no weights of model {name!r} are known; list_models(pretrained=True) lists those.")
+        raise UserError(f"no weights of model {name!r} are known; list_models(pretrained=True) lists those.")
     return weights if ":" in weights else f"hf:timm/{name}.{weights}"

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from vitjax.config import FACETS
+from vitjax.errors import UserError
 
 
 def last_block(block: int | None, depth: int) -> int:
@@ -17,7 +18,7 @@ def last_block(block: int | None, depth: int) -> int:
     if block is None:
         return depth - 1
     if not -depth <= block < depth:
-        raise ValueError(
+        raise UserError(
             f"block is {block}; this model has {depth} blocks: give 0 to {depth - 1}, or {-depth} to -1 "
             "counted from the end."
         )
@@ -27,7 +28,7 @@ def last_block(block: int | None, depth: int) -> int:
 def refuse_pruning(keep_ratio: object, decisions: object) -> None:
     """Raises where a model that drops no tokens is told to drop some."""
     if keep_ratio is not None or decisions is not None:
-        raise ValueError(
+        raise UserError(
             "keep_ratio and decisions are for models that drop tokens; this one has no predictor: leave both "
             "None, or build a dynamicvit_* model."
         )
@@ -36,9 +37,9 @@ def refuse_pruning(keep_ratio: object, decisions: object) -> None:
 def refuse_facet(model: Any, facet: str) -> None:
     """Raises where a model is asked for a facet that does not exist, or that its stack cannot hand out."""
     if facet not in FACETS:
-        raise ValueError(f"facet is {facet!r}; it must be one of {', '.join(map(repr, FACETS))}.")
+        raise UserError(f"facet is {facet!r}; it must be one of {', '.join(map(repr, FACETS))}.")
     if facet != "token" and (model.reduce or model.scan_layers):
-        raise ValueError(
+        raise UserError(
             f"facet {facet!r} needs a model with all its tokens and separate blocks: build it without reduce "
             "and scan_layers, or use 'token'."
         )
@@ -47,11 +48,11 @@ def refuse_facet(model: Any, facet: str) -> None:
 def check_colour_last(images: Array) -> None:
     """Raises where images are not (batch, height, width, 3) numbers that were normalised."""
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
+        raise UserError(
             f"images are {images.dtype}; models take normalised float images: see vitjax.preprocess."
         )
     if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
+        raise UserError(
             f"images have shape {images.shape}; expected (batch, height, width, 3): colour comes last."
         )
 
@@ -66,7 +67,7 @@ def patch_grid(images: Array, patch_size: int) -> tuple[int, int]:
     height, width = images.shape[1:3]
     if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
         down, across = (max(1, side // patch_size) * patch_size for side in (height, width))
-        raise ValueError(
+        raise UserError(
             f"images are {height}x{width} pixels; both sides must be multiples of patch_size {patch_size}: "
             f"resize them, for example to {down}x{across}."
         )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
 from vitjax.layers.attention import attend, explicit_attention
 from vitjax.layers.basic import LayerNorm, Mlp, linear_init
 from vitjax.layers.batch_norm import BatchNorm
@@ -370,9 +371,7 @@ class CvT(nn.Module):
         check_colour_last(images)
         height, width = images.shape[1:3]
         if min(self._grids(height, width)[-1]) < 1:
-            raise ValueError(
-                f"images are {height}x{width} pixels; too small for a single patch: resize them."
-            )
+            raise UserError(f"images are {height}x{width} pixels; too small for a single patch: resize them.")
         count = sum(self.depths)
         stop = last_block(block, count) + 1
         prefix, image, maps = images[:, :0, 0], images, []

@@ -4,6 +4,7 @@ from typing import Any
 
 from vitjax import models
 from vitjax.config import EvalConfig
+from vitjax.errors import UserError
 
 
 def backbone(
@@ -35,7 +36,7 @@ def backbone(
             wanted.name, **fields, keep_ratio=float(reduce.keep_ratio if amount is None else amount)
         )
     if not hasattr(model, "reduce"):
-        raise ValueError(f"config.reduce.name is {name!r}, which model {wanted.name!r} has no way to do.")
+        raise UserError(f"config.reduce.name is {name!r}, which model {wanted.name!r} has no way to do.")
     if name == "tome":
         fields["r"] = int(reduce.r if amount is None else amount)
     else:

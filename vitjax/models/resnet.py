@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
 from vitjax.layers.batch_norm import BatchNorm
 from vitjax.models.call_checks import check_colour_last, last_block, refuse_pruning
 from vitjax.models.outputs import BackboneOutput
@@ -117,7 +118,7 @@ class ResNet(nn.Module):
         refuse_pruning(keep_ratio, decisions)
         check_colour_last(images)
         if return_attention:
-            raise ValueError(
+            raise UserError(
                 "return_attention: a ResNet has none; choose marginals that need no attention, such as "
                 "'cross_correlation', or a transformer."
             )

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vitjax.errors import UserError
 from vitjax.layers.basic import LayerNorm, Mlp, drop_branch, linear_init
 from vitjax.layers.windows import WindowAttention, Windows
 from vitjax.models.swin_blocks import Block, PatchMerging, WindowSelfAttention
@@ -164,7 +165,7 @@ class DynamicStage(nn.Module):
         cells = height * width
         masked = train or decisions is not None
         if decisions is not None and decisions.shape != (batch, len(self.pruning_loc), cells):
-            raise ValueError(
+            raise UserError(
                 f"decisions have shape {decisions.shape}; expected (images, predictors, tokens of the sparse "
                 f"stage) = {(batch, len(self.pruning_loc), cells)}."
             )

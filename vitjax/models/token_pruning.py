@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
 from vitjax.models.block_stack import fields_of, run_blocks
 from vitjax.models.call_checks import refuse_pruning
 from vitjax.sparsify.decisions import cumulative, sample, take
@@ -93,7 +94,7 @@ def run_reduced(
     if decisions is not None and reducer.name != "dynamicvit":
         wrong.append(f"decisions are for models with a predictor; this one reduces by {reducer.name!r}")
     if wrong:
-        raise ValueError("; ".join(wrong) + ".")
+        raise UserError("; ".join(wrong) + ".")
     kind: Any = nn.remat(block) if getattr(model, "remat", False) else block
 
     def layer(i: int, **more: Any) -> Callable:
@@ -117,7 +118,7 @@ def _masked(
     cells, stages = grid[0] * grid[1], len(reducer.blocks)
     prefix = tokens.shape[1] - cells
     if decisions is not None and decisions.shape != (len(tokens), stages, cells):
-        raise ValueError(
+        raise UserError(
             f"decisions have shape {decisions.shape}; expected (images, stages, patches) = "
             f"{(len(tokens), stages, cells)}."
         )
@@ -229,7 +230,7 @@ def decide(
     if given is not None:
         return given.astype(jnp.float32)
     if not model.has_rng("gumbel"):
-        raise ValueError("train=True samples which tokens to drop: pass rngs={'gumbel': key}, or decisions.")
+        raise UserError("train=True samples which tokens to drop: pass rngs={'gumbel': key}, or decisions.")
     return sample(model.make_rng("gumbel"), scores)
 
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
+
 _FUSE = {"mean": jnp.mean, "min": jnp.min, "max": jnp.max}
 
 
@@ -45,7 +47,7 @@ def block_grids(
     """
     prefix = shapes[-1][0] - grid[0] * grid[1]
     if prefix < 0:
-        raise ValueError(
+        raise UserError(
             f"attention_rollout: attention has {shapes[-1][0]} tokens, fewer than the {grid} grid; "
             f"give the grid of the patch tokens."
         )
@@ -64,7 +66,7 @@ def block_grids(
             else:
                 prefix = 0
             if finer is None:
-                raise ValueError(
+                raise UserError(
                     f"attention_rollout: a block of {queries} tokens before a {grid[0]}x{grid[1]} grid: no "
                     "grid, or more than one, has so many and leads there by a whole step; use images with "
                     "sides that are multiples of the model's whole stride, or a later start."
@@ -94,7 +96,7 @@ def _coarser(count: int, grid: tuple[int, int]) -> tuple[int, int]:
         keys = (-(-grid[0] // step), -(-grid[1] // step))
         if keys[0] * keys[1] == count:
             return keys
-    raise ValueError(
+    raise UserError(
         f"attention_rollout: {count} keys for a {grid[0]}x{grid[1]} grid of queries: no whole step leads "
         "there; check grid."
     )
@@ -117,7 +119,7 @@ def fuse_heads(attention: Float[Array, "b _ q k"], heads: str, discard: float | 
 def fuse(attention: Float[Array, "b _ q k"], heads: str) -> Float[Array, "b q k"]:
     """One map out of those of all heads."""
     if heads not in _FUSE:
-        raise ValueError(
+        raise UserError(
             f"attention_rollout: heads {heads!r} is unknown; known: {', '.join(map(repr, _FUSE))}"
         )
     return _FUSE[heads](attention, axis=1)
@@ -126,7 +128,7 @@ def fuse(attention: Float[Array, "b _ q k"], heads: str) -> Float[Array, "b q k"
 def count_of(discard: float | int, entries: int) -> int:
     """How many entries a share to discard is, rounded down."""
     if not 0 <= discard < 1:  # NaN as well
-        raise ValueError(f"attention_rollout: discard is {discard}; it must be a share in [0, 1)")
+        raise UserError(f"attention_rollout: discard is {discard}; it must be a share in [0, 1)")
     return int(discard * entries)
 
 
@@ -167,7 +169,7 @@ def step_between(fine: tuple[int, int], coarse: tuple[int, int]) -> int:
     for step in range(1, max(fine) + 1):
         if (-(-fine[0] // step), -(-fine[1] // step)) == tuple(coarse):
             return step
-    raise ValueError(
+    raise UserError(
         f"attention_rollout: a {fine[0]}x{fine[1]} grid before one of {coarse[0]}x{coarse[1]}: no whole step "
         "leads there; check grid."
     )

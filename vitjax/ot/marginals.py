@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vitjax import ranges
+from vitjax.errors import UserError
 from vitjax.ot import released
 from vitjax.ot.outputs import PairMarginals, Values
 
@@ -140,7 +141,7 @@ def pair_marginals(
         a_raw = _raw(kind, query_tokens, candidate_pooled, query_valid)
         b_raw = _raw(kind, candidate_tokens, query_pooled, candidate_valid)
     if compat not in (None, "released"):
-        raise ValueError(f"vitjax.ot.marginals: compat {compat!r} is unknown; known: None, 'released'")
+        raise UserError(f"vitjax.ot.marginals: compat {compat!r} is unknown; known: None, 'released'")
     normalise = released.normalise if compat == "released" else _normalise
     a, a_fallback = normalise(a_raw, query_valid)
     b, b_fallback = normalise(b_raw, candidate_valid)
@@ -163,7 +164,7 @@ def _raw(kind: str, tokens: Values, other: Values, valid: Values, temperature: A
         "complement": lambda c: 1.0 - jax.nn.relu(c),
     }
     if kind not in kinds:
-        raise ValueError(
+        raise UserError(
             f"vitjax.ot.marginals: kind {kind!r} is unknown; known: {', '.join(map(repr, KINDS))}"
         )
     return kinds[kind](c)

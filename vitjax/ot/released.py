@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vitjax.errors import UserError
 from vitjax.ot.attention_maps import adaptive_pool, block_grids, fuse_heads
 from vitjax.ot.outputs import Transport
 
@@ -134,7 +135,7 @@ def cvt_rollout(
     grids = block_grids([(x.shape[-2], x.shape[-1]) for x in attention], grid)
     small = [side for at in grids for side in (*at.grid, *at.keys) if side < pool]
     if small:
-        raise ValueError(
+        raise UserError(
             f"released rollout: a grid of side {min(small)} cannot be averaged to {pool}x{pool}; use larger "
             "images or a smaller pool."
         )

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
 from vitjax.ot import released
 from vitjax.ot.attention_maps import fuse_heads
 from vitjax.ot.fold import grids_of, is_windowed, last_row
@@ -57,12 +58,12 @@ def attention_rollout(
         the mean over all rows. Released form: of a pool x pool grid, summing to a little less than 1.
     """
     if compat not in (None, "released"):
-        raise ValueError(f"attention_rollout: compat {compat!r} is unknown; known: None, 'released'")
+        raise UserError(f"attention_rollout: compat {compat!r} is unknown; known: None, 'released'")
     blocks = _from(attention, start)
     windowed = is_windowed(blocks[-1])
     if compat == "released":
         if grid is None or windowed:
-            raise ValueError(
+            raise UserError(
                 "attention_rollout: the released form is for CvT and needs grid, that of its patch tokens"
             )
         settings = {"heads": heads or "min", "discard": 0.1 if discard is None else discard}
@@ -108,7 +109,7 @@ def rollout_matrix(
 def _from(attention: Sequence[Any], start: int) -> list[Any]:
     blocks = list(attention)
     if not -len(blocks) <= start < len(blocks):
-        raise ValueError(
+        raise UserError(
             f"attention_rollout: start is {start} but there are {len(blocks)} blocks of attention"
         )
     # Of a model that reduces its tokens: back on the grid of all patches.
@@ -120,7 +121,7 @@ def _from(attention: Sequence[Any], start: int) -> list[Any]:
 def _square_size(blocks: Sequence[Any]) -> int:
     shapes = {tuple(x.shape[-2:]) for x in blocks}
     if len(shapes) > 1 or any(q != k for q, k in shapes):
-        raise ValueError(
+        raise UserError(
             f"attention_rollout: blocks attend from and to {sorted(shapes)} tokens; one square size "
             f"is needed, so choose a later start or a plain vision transformer, or give the patch grid."
         )

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from vitjax import ranges
+from vitjax.errors import UserError
 from vitjax.ot import released
 from vitjax.ot.outputs import Transport, Values
 from vitjax.ot.solvers import iteration, loop
@@ -215,7 +216,7 @@ def _solve(
 
         result = ott_jax.transport(*flat, taus=taus, iterations=iterations), None
     else:
-        raise ValueError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'pallas', 'ott'")
+        raise UserError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'pallas', 'ott'")
     return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result)
 
 
@@ -248,14 +249,14 @@ def _fused(
 
 def _check(cost, a, b, iterations: int, compat: str | None) -> None:
     if cost.ndim < 2 or a.shape != cost.shape[:-1] or b.shape != (*cost.shape[:-2], cost.shape[-1]):
-        raise ValueError(
+        raise UserError(
             f"vitjax.ot: cost {cost.shape}, a {a.shape}, b {b.shape} do not belong together; "
             f"give cost (..., n, m), a (..., n) and b (..., m) with the same leading dimensions."
         )
     if iterations < 1:
-        raise ValueError(f"vitjax.ot: iterations is {iterations}; it must be at least 1")
+        raise UserError(f"vitjax.ot: iterations is {iterations}; it must be at least 1")
     if compat not in (None, "released"):
-        raise ValueError(f"vitjax.ot: compat {compat!r} is unknown; known: None, 'released'")
+        raise UserError(f"vitjax.ot: compat {compat!r} is unknown; known: None, 'released'")
 
 
 def _check_numbers(epsilon: Number, mass: Number | None, taus: tuple[Number, ...], tolerance: Number) -> None:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from vitjax import sharding
+from vitjax.errors import UserError
 from vitjax.ot import attention_rollout
 from vitjax.sparsify import restore
 
@@ -83,7 +84,7 @@ class Descriptors:
         """
         pooled, tokens = np.asarray(pooled, np.float32), np.asarray(tokens, np.float32)
         if pooled.ndim != 2 or tokens.ndim != 3 or len(pooled) != len(tokens) or 0 in tokens.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"Descriptors: pooled has shape {pooled.shape} and tokens {tokens.shape}; "
                 "expected (n, d) and (n, tokens, d) with the same n"
             )
@@ -93,7 +94,7 @@ class Descriptors:
         places = None if places is None else np.asarray(places, np.int32)
         for name, x in (("weights", weights), ("valid", valid), ("places", places)):
             if x is not None and x.shape != tokens.shape[:2]:
-                raise ValueError(f"Descriptors: {name} has shape {x.shape}; expected {tokens.shape[:2]}")
+                raise UserError(f"Descriptors: {name} has shape {x.shape}; expected {tokens.shape[:2]}")
         tokens = np.where(valid[:, :, None], tokens, 0)
         weights = np.where(valid, weights, 0)
         finite = [np.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in (pooled, tokens, weights)]
@@ -109,7 +110,7 @@ def refuse_rows(what: str, good: np.ndarray) -> None:
     rows = np.flatnonzero(~good).tolist()
     if rows:
         named = ", ".join(map(str, rows[:10])) + (", ..." if len(rows) > 10 else "")
-        raise ValueError(f"Descriptors: {what} in {len(rows)} of {len(good)} rows: {named}")
+        raise UserError(f"Descriptors: {what} in {len(rows)} of {len(good)} rows: {named}")
 
 
 def _tamed(x: np.ndarray) -> np.ndarray:
@@ -198,7 +199,7 @@ def pool_weights(
 
 def _on_grid(x: Any, grid: tuple[int, int], size: int) -> Array:
     if x.shape[1] != grid[0] * grid[1] or size < 1:
-        raise ValueError(
+        raise UserError(
             f"pool_grid: {x.shape[1]} tokens on a {grid[0]}x{grid[1]} grid to size {size}; "
             "expected one token per cell (no pruned tokens) and a size of at least 1"
         )
@@ -239,9 +240,9 @@ def token_center(
         ValueError: an unknown kind, or "mean" of pictures that are no photos.
     """
     if kind not in ("mean", "position"):
-        raise ValueError(f"token_center: kind {kind!r} is unknown; known: 'mean', 'position'")
+        raise UserError(f"token_center: kind {kind!r} is unknown; known: 'mean', 'position'")
     if kind == "mean" and not photos:
-        raise ValueError("token_center: the mean of made pictures is not that of photos; use 'position'")
+        raise UserError("token_center: the mean of made pictures is not that of photos; use 'position'")
     there = np.ones(tokens.shape[:2]) if valid is None else np.asarray(valid, np.float64)
     seen = there.sum(axis=0)[:, None]
     average = np.einsum("nt,ntd->td", there, np.asarray(tokens, np.float64)) / np.maximum(seen, 1)
@@ -324,7 +325,7 @@ def make_describe(
 
 def _smoothed(output: Any, size: int) -> Any:
     if _owner(output) is not None:
-        raise ValueError(
+        raise UserError(
             f"config.model.smooth is {size}, but the model reduces its tokens: neighbours are gone; use 1"
         )
     return output.replace(tokens=smooth_grid(output.tokens, output.grid, size))
@@ -334,7 +335,7 @@ def _worth(output: Any) -> Array:
     """What the tokens are worth, on the cells of the grid they stand for; 0 where a token was dropped."""
     worth, owner = getattr(output, "worth", None), _owner(output)
     if worth is None:
-        raise ValueError(
+        raise UserError(
             "config.rerank.marginals 'keep' needs a model that ranks its tokens: a dynamicvit_* one, or "
             "config.reduce.name 'topk' or 'evit'"
         )
@@ -444,14 +445,14 @@ def _real(found: Descriptors, index: np.ndarray, valid: np.ndarray) -> tuple[Des
     found, index = found.take(valid), index[valid]
     bad = ~(np.isfinite(found.pooled).all(axis=1) & np.isfinite(found.tokens).all(axis=(1, 2)))
     if bad.any():
-        raise ValueError(
+        raise UserError(
             "describe_batches: the model gave values that are not finite for images "
             f"{index[bad][:10].tolist()}; check the weights, or compute in float32"
         )
     return found, index
 
 
-class NothingToDescribe(ValueError):
+class NothingToDescribe(UserError):
     """No batch had a valid row: no images, or none that could be read."""
 
 

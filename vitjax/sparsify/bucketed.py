@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vitjax.errors import UserError
+
 
 class Bucket(NamedTuple):
     """Images that were run with the same room.
@@ -45,7 +47,7 @@ def bucketed(
     """
     ratios = [float(ratio) for ratio in ratios]
     if not ratios or ratios[-1] != 1 or sorted(set(ratios)) != ratios or ratios[0] <= 0:
-        raise ValueError(f"bucketed: ratios are {ratios}; expected ascending numbers above 0, the last 1.")
+        raise UserError(f"bucketed: ratios are {ratios}; expected ascending numbers above 0, the last 1.")
     place = np.zeros(len(images), int)  # of its ratio, for every image
     found = []
     for at, ratio in enumerate(ratios):

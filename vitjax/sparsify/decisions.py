@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vitjax import ranges
+from vitjax.errors import UserError
 
 
 def sample(rng: Array, log_probs: Float[Array, "b n 2"], *, temperature: Any = 1.0) -> Float[Array, "b n"]:
@@ -56,7 +57,7 @@ def stage_ratios(keep_ratio: Any, stages: int) -> tuple[float, ...]:
     else:
         ratios = tuple(float(keep_ratio) ** (stage + 1) for stage in range(stages))
     if len(ratios) != stages or not all(0 < ratio <= 1 for ratio in ratios):
-        raise ValueError(
+        raise UserError(
             f"keep_ratio is {keep_ratio}; give one number in (0, 1], or one for each of the {stages} stages."
         )
     return ratios

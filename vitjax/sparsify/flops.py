@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vitjax.errors import UserError
+
 
 class Count(NamedTuple):
     """What a model costs for one image.
@@ -83,7 +85,7 @@ def _macs_of_step(step: Any) -> int:
     if kind == "cond":
         return max(inner, default=0)
     if kind == "while" and sum(inner):
-        raise ValueError(
+        raise UserError(
             "count: a while loop computes products, and how often it runs is known only when it does; "
             "give its bounds as Python numbers, or use jax.lax.scan."
         )

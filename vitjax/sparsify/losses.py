@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitjax import ranges
+from vitjax.errors import UserError
 
 
 class Weights(NamedTuple):
@@ -59,7 +60,7 @@ def ratio_loss(
     if level == "batch":
         share = share.mean(axis=0, keepdims=True)
     elif level != "image":
-        raise ValueError(f"level {level!r} is unknown; 'image' or 'batch'.")
+        raise UserError(f"level {level!r} is unknown; 'image' or 'batch'.")
     return jnp.mean((share - target[None, :]) ** 2)
 
 
@@ -144,7 +145,7 @@ def sparsification_loss(
     elif tokens_by in ("kept", "all"):
         token = token_mse(tokens, teacher_tokens, keep if tokens_by == "kept" else None)
     else:
-        raise ValueError(f"tokens_by {tokens_by!r} is unknown; 'kept', 'scores' or 'all'.")
+        raise UserError(f"tokens_by {tokens_by!r} is unknown; 'kept', 'scores' or 'all'.")
     parts = (
         soft_cross_entropy(logits, labels),
         ratio_loss(decisions, target, level=level),

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vitjax.errors import UserError
 from vitjax.sparsify.decisions import as_keep, keep_count, stage_ratios, take, top_k_index
 
 REDUCERS = ("dynamicvit", "topk", "evit", "tome", "random", "uniform")
@@ -189,7 +190,7 @@ def reduce(
         return tokens, alive
     if reducer.name == "tome":
         if keys is None:
-            raise ValueError("reducer 'tome' compares keys: give `keys`.")
+            raise UserError("reducer 'tome' compares keys: give `keys`.")
         return merge(tokens, alive, keys, count - kept, prefix=prefix)
     index = _chosen(reducer.name, stage, scores, tokens.shape[0], count, kept, grid or (1, cells))
     row = _rows_after_keeping(index, count)
@@ -346,7 +347,7 @@ def _chosen(
             fixed = np.searchsorted(np.sort(order[:count]), np.sort(order[:kept]))
         return jnp.broadcast_to(jnp.asarray(fixed, jnp.int32)[None], (batch, kept))
     if scores is None:
-        raise ValueError(f"reducer {name!r} ranks tokens: give `scores`.")
+        raise UserError(f"reducer {name!r} ranks tokens: give `scores`.")
     return top_k_index(scores, kept).astype(jnp.int32)
 
 

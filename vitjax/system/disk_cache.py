@@ -11,6 +11,7 @@ import zlib
 
 import numpy as np
 
+from vitjax.errors import UserError
 from vitjax.system.files import expanded, replacing
 
 # What NumPy raises for files that are cut short, damaged, or of another kind.
@@ -32,7 +33,7 @@ def cache_dir() -> pathlib.Path:
     try:
         return pathlib.Path(expanded(own or f"{base}/vitjax"))
     except ValueError:
-        raise ValueError("the cache has no home folder to lie in; set VITJAX_CACHE to a folder") from None
+        raise UserError("the cache has no home folder to lie in; set VITJAX_CACHE to a folder") from None
 
 
 def writable_folder(name: str) -> pathlib.Path | None:

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import IO, Any
 
+from vitjax.errors import UserError
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
@@ -61,7 +63,7 @@ def expanded(path: str | os.PathLike[str]) -> str:
     full = os.path.expanduser(name)
     if not full.startswith("~") or (name[1:2] not in ("", "/") and os.path.lexists(name)):
         return full
-    raise ValueError(
+    raise UserError(
         f"{name!r} begins with a home folder that is not known (is HOME set?); give the full path, or "
         f"{'./' + name!r} for a name that begins with ~"
     )
@@ -77,9 +79,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         data = pathlib.Path(name).read_bytes()
     except OSError as error:
-        raise ValueError(f"{name}: {error.strerror or error}") from None
+        raise UserError(f"{name}: {error.strerror or error}") from None
     except ValueError as error:
-        raise ValueError(f"{name!r} is no path ({error})") from None
+        raise UserError(f"{name!r} is no path ({error})") from None
     encoding = "utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -87,7 +89,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError as error:
         text, at = "", error.start
     if at >= 0:
-        raise ValueError(f"{name} is not UTF-8 text (byte {at}); save it as UTF-8")
+        raise UserError(f"{name} is not UTF-8 text (byte {at}); save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -100,7 +102,7 @@ def parse_json(text: str | bytes) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise UserError("it is nested too deep") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class RepeatedName(ValueError):
+class RepeatedName(UserError):
     """A name that an object of a JSON file has twice."""
 
 

@@ -21,15 +21,12 @@ import numpy as np
 from jaxtyping import Array, UInt32
 
 from vitjax.cli.run_files import plain
+from vitjax.errors import CheckpointError
 from vitjax.system.files import replacing
 
 MANIFEST = "whole.json"
 _ITEM = "state"
 _PARTIAL = ".orbax-checkpoint-tmp"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be written or read; the text is one line: which, why, what to do."""
 
 
 class Checkpoints:

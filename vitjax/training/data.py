@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vitjax import sharding
-from vitjax.cli import flags
 from vitjax.cli.console import say
 from vitjax.config.train_config import TrainConfig
 from vitjax.data import transforms
@@ -30,6 +29,7 @@ from vitjax.data.sources.mnist import IdxSource
 from vitjax.data.sources.msls import SIDES, VALIDATION, all_cities, read_msls
 from vitjax.data.sources.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess
+from vitjax.errors import UserError
 from vitjax.training.evaluation import embed_pictures
 from vitjax.training.mining import FAR, Mining
 
@@ -63,7 +63,7 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
         return learn, FolderSource(config.data.test, loose=False)
     count = round((1 - config.metric.held_out) * len(learn.class_names))
     if not 0 < count < len(learn.class_names):
-        raise flags.UserError(
+        raise UserError(
             f"config.metric.held_out {config.metric.held_out} of {len(learn.class_names)} classes leaves "
             f"{count} to learn from; choose another share, or name other pictures with config.data.test"
         )
@@ -100,12 +100,12 @@ def left_out(config: TrainConfig, learn: ImageSource, held_out: ImageSource) -> 
 def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
     """Class of each held-out picture, in the numbering of those that are learned from."""
     if not held_out.class_names:
-        raise flags.UserError("held-out pictures need classes: put them into one sub-folder for each")
+        raise UserError("held-out pictures need classes: put them into one sub-folder for each")
     number = class_places(learn.class_names, "classes that are learned")
     names = list(class_places(held_out.class_names, "held-out classes"))
     unknown = [name for name in names if name not in number]
     if unknown:
-        raise flags.UserError(
+        raise UserError(
             f"held-out class {unknown[0]!r} and {len(unknown) - 1} more are not among the learned"
         )
     return np.array([number[name] for name in names], np.int32)[held_out.labels]
@@ -115,7 +115,7 @@ def labels_to_find(held_out: ImageSource) -> np.ndarray:
     """Class of each held-out picture, of which some have another of their class."""
     labels = np.asarray(held_out.labels)
     if not held_out.class_names or np.unique(labels, return_counts=True)[1].max() < 2:
-        raise flags.UserError(
+        raise UserError(
             "no two held-out pictures are of one class, so there is nothing to find: put two or more into "
             "each sub-folder"
         )

@@ -15,6 +15,7 @@ from vitjax.config import RerankConfig
 from vitjax.config.train_config import MetricConfig
 from vitjax.data.eval_loader import Batches
 from vitjax.data.sources.geo import Places
+from vitjax.errors import UserError
 from vitjax.retrieval import describe_batches, make_describe, rerank, search
 from vitjax.retrieval.descriptors import NothingToDescribe
 from vitjax.retrieval.metrics import positives_within, relevance_metrics
@@ -74,7 +75,7 @@ class Classification:
             sums = self.step(sums, variables, *sharding.shard_batch(parts, self.mesh))
         found = jax.device_get(sums)
         if not found["count"]:
-            raise ValueError(self.loader.nothing_read("held-out images"))
+            raise UserError(self.loader.nothing_read("held-out images"))
         return {"accuracy": float(found["right"] / found["count"])}
 
     def _nothing(self) -> dict[str, jax.Array]:
@@ -129,7 +130,7 @@ class Retrieval:
                 self.describe, sharding.replicate(variables, self.mesh), self.loader, mesh=self.mesh
             )
         except NothingToDescribe:
-            raise ValueError(self.loader.nothing_read("held-out images")) from None
+            raise UserError(self.loader.nothing_read("held-out images")) from None
         own, labels = np.arange(len(rows)), self.truth[rows]
         truth = Truth.from_labels(labels, labels, own)
         largest = max(map(len, truth.positives or ()), default=0)
@@ -174,7 +175,7 @@ class PlaceSearch:
         if stopped():
             return None
         if not len(rows) and self.loader.skipped:
-            raise ValueError(self.loader.nothing_read("held-out images"))
+            raise UserError(self.loader.nothing_read("held-out images"))
         index, right = [], []
         for city in np.unique(self.photos.cities):
             here = np.flatnonzero(self.photos.cities[rows] == city)
@@ -187,7 +188,7 @@ class PlaceSearch:
                 places = self.photos.places[rows]
                 right += positives_within(places[queries], places[gallery], FAR)
         if not any(map(len, right)):
-            raise ValueError(f"no held-out query has a photo within {FAR:.0f} m that can be read.")
+            raise UserError(f"no held-out query has a photo within {FAR:.0f} m that can be read.")
         found = relevance_metrics(np.array(index), right, ks=KS)
         return {f"recall_at_{k}": float(found[f"recall_at_{k}"]) for k in KS}
 

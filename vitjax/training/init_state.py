@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax import models
-from vitjax.cli import flags
 from vitjax.cli.console import say, warn
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.transforms import Preprocess, preprocess
+from vitjax.errors import UserError
 from vitjax.models.from_config import dense
 from vitjax.training import optim
 from vitjax.training.losses import embedding_of, is_dynamic, metric_start
@@ -46,7 +46,7 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
     """
     if is_dynamic(model):
         if config.task != "classify":
-            raise flags.UserError(
+            raise UserError(
                 f"config.model.name {config.model.name!r} learns what to drop from a teacher's classes, "
                 f"which config.task {config.task!r} has not; choose a plain model, or 'classify'"
             )
@@ -57,7 +57,7 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
     usual = TrainConfig()
     other = [name for name in fields if (get := operator.attrgetter(name))(config) != get(usual)]
     if other:
-        raise flags.UserError(
+        raise UserError(
             f"config.{', config.'.join(other)}: only of a model that learns to drop tokens, which "
             f"config.model.name {config.model.name!r} does not; leave {'it' if len(other) == 1 else 'them'} "
             f"as usual, or name {_dynamic_name(config.model.name)}"
@@ -162,7 +162,7 @@ def open_teacher(
     if wanted.vectors:
         vectors = np.load(wanted.vectors, allow_pickle=False)
         if vectors.shape != (pictures, width):
-            raise flags.UserError(
+            raise UserError(
                 f"config.distill.vectors has shape {vectors.shape}; expected ({pictures} pictures to learn "
                 f"from, {width} numbers of the embedding{_HOW_WIDE})"
             )
@@ -176,7 +176,7 @@ def open_teacher(
     theirs = preprocess(wanted.name)
     variables = load_with_report(wanted.teacher_weights, model)[0]
     if (found := embedding_width(model, variables, recipe)) != width:
-        raise flags.UserError(
+        raise UserError(
             f"config.distill.name {wanted.name!r} has an embedding of {found} numbers, the model that learns "
             f"one of {width}{_HOW_WIDE}"
         )

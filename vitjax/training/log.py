@@ -7,6 +7,7 @@ from typing import Any
 
 from vitjax.cli.console import warn
 from vitjax.cli.run_files import plain
+from vitjax.errors import UserError
 from vitjax.system.files import replacing
 
 FILE = "metrics.jsonl"
@@ -48,7 +49,7 @@ class MetricLog:
             self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
         if wandb:
             if not importlib.util.find_spec("wandb"):
-                raise ValueError(f"config.wandb is {wandb!r}, but it is not installed: pip install wandb.")
+                raise UserError(f"config.wandb is {wandb!r}, but it is not installed: pip install wandb.")
             import wandb as service  # pyright: ignore[reportMissingImports]
 
             self._wandb = service.init(

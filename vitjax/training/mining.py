@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Int32
 
 from vitjax.cli.console import say
 from vitjax.data.sources.geo import Places
+from vitjax.errors import UserError
 from vitjax.system.files import replacing
 
 NEAR, FAR = 10.0, 25.0  # metres: at most so far is the same place, farther another; in between is neither
@@ -128,7 +129,7 @@ class Mining:
         pool = np.array([i for i in pool if int(i) in place])
         pairs = pairs[[int(query) in place for query in pairs[:, 0]]]
         if not len(pairs) or len(pool) < self.negatives:
-            raise ValueError("mining: too few photos can be read; see the names of bad ones above.")
+            raise UserError("mining: too few photos can be read; see the names of bad ones above.")
         candidates = vectors[[place[int(i)] for i in pool]]
         found = []
         for start in range(0, len(pairs), BLOCK):
@@ -145,7 +146,7 @@ class Mining:
         like[self.photos.within(query, pool, FAR)] = -np.inf
         hardest = np.argsort(-like, kind="stable")[: self.negatives]
         if not np.isfinite(like[hardest]).all():
-            raise ValueError(
+            raise UserError(
                 f"mining: fewer than {self.negatives} of {len(pool)} photos are farther than {FAR:.0f} m "
                 f"from {self.photos.names[query]!r}; raise config.distill.pool or lower "
                 "config.distill.negatives."
@@ -162,5 +163,5 @@ class Mining:
             if len(found) == wanted:
                 break
         if not found:
-            raise ValueError(f"mining: no query has another photo within {NEAR:.0f} m of its place.")
+            raise UserError(f"mining: no query has another photo within {NEAR:.0f} m of its place.")
         return np.array(found)

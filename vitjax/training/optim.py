@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Int32
 
 from vitjax.config.train_config import OptimConfig
+from vitjax.errors import UserError
 
 _NEW = ("score_predictor_", "fastmlp")  # parts that a dynamic model has and its dense teacher has not
 _UNDECAYED = ("cls_token", "dist_token", "reg_token", "pos_embed")
@@ -95,7 +96,7 @@ def _check_frozen(frozen: tuple[str, ...], params: Any) -> None:
     for name in frozen:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.0)
-            raise ValueError(
+            raise UserError(
                 f"config.optim.frozen names {name!r}, which no parameter or module is called; nearest: "
                 f"{', '.join(map(repr, near))}"
             )

@@ -5,9 +5,9 @@ import pathlib
 from typing import Any
 
 from vitjax.cli.console import say, warn
-from vitjax.cli.flags import UserError
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.train_loader import Feed, Origin
+from vitjax.errors import UserError
 from vitjax.training.checkpoint import MANIFEST, Checkpoints
 from vitjax.training.log import FILE, last_step
 

@@ -16,6 +16,7 @@ import re
 
 import numpy as np
 
+from vitjax.errors import UserError
 from vitjax.system.files import replacing
 from vitjax.viz.embed import embed_images
 from vitjax.viz.views import CandidateView, QueryView, Report
@@ -197,7 +198,7 @@ def _check(report: Report) -> None:
             wrong += [pair + line for line in _explains(candidate, report.weight)]
             wrong += [pair + line for line in _plan_fits(query, candidate, report)]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"report: {'; '.join(wrong[:5])}" + (f"; and {len(wrong) - 5} more" if wrong[5:] else "")
         )
 

@@ -1,8 +1,8 @@
 """Pretrained weights: fetched, read without running them, fitted to a model with one report."""
 
+from vitjax.errors import WeightsError
 from vitjax.system.disk_cache import cache_dir
 from vitjax.weights.digest import fingerprint
-from vitjax.weights.errors import WeightsError
 from vitjax.weights.hub import fetch
 from vitjax.weights.load import load_weights, load_with_report
 from vitjax.weights.report import LoadReport, Mismatch

@@ -5,7 +5,7 @@ import struct
 import zipfile
 from typing import Any
 
-from vitjax.weights.errors import WeightsError
+from vitjax.errors import WeightsError
 
 _MAX_DIRECTORY = 64 * 2**20  # bytes; enough for half a million members
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vitjax.errors import WeightsError
 from vitjax.weights import names_cvt, names_google, names_lvvit, names_resnet, names_swin, names_vit
-from vitjax.weights.errors import WeightsError
 from vitjax.weights.layout import Layout
 
 # The first whose anchor and mark a set of weights has is its layout; those of plain ViT tell by least, so

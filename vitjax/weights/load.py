@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from vitjax.errors import WeightsError
 from vitjax.weights.entries import Choice, choose, flatten
-from vitjax.weights.errors import WeightsError
 from vitjax.weights.grids import fit_offsets, fit_positions
 from vitjax.weights.hub import fetch
 from vitjax.weights.read import check_state, read_state

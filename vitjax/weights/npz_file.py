@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vitjax.errors import WeightsError
 from vitjax.weights.archive import open_archive
-from vitjax.weights.errors import WeightsError
 
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what numpy writes
 _MAX_DIMS = 32

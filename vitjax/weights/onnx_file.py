@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from vitjax.weights.errors import DAMAGE, WeightsError
+from vitjax.errors import WeightsError
+from vitjax.weights.damage import DAMAGE
 
 CLS_ROWS, PATCH_ROWS = "position_embeddings_prefix", "position_embeddings_patches"
 _MAX_BYTES = 2**31  # of any protobuf message

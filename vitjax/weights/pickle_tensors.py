@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vitjax.weights.errors import WeightsError
+from vitjax.errors import WeightsError
 
 _MAX_STEPS = 500_000  # the largest training states of published ViTs take a third
 _MAX_COPIED = 2_000_000

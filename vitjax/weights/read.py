@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from vitjax.errors import WeightsError
 from vitjax.weights.archive import open_archive
-from vitjax.weights.errors import WeightsError, naming
+from vitjax.weights.damage import naming
 from vitjax.weights.npz_file import read_npz
 from vitjax.weights.onnx_file import read_onnx
 from vitjax.weights.safetensors_file import read_safetensors

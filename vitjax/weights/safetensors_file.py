@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vitjax.weights.errors import WeightsError
+from vitjax.errors import WeightsError
 
 _MAX_HEADER = 100_000_000  # bytes, as in the format's own code
 _MAX_DIMS = 32

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vitjax.errors import UserError
+
 
 def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Variables of a model with `scan_layers` from those of the same model without.
@@ -24,7 +26,7 @@ def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name in params if re.fullmatch(r"blocks_\d+", name)]
     blocks = [params.pop(f"blocks_{i}", None) for i in range(len(names))]
     if not blocks or None in blocks:
-        raise ValueError(
+        raise UserError(
             "stack_blocks: expected parameters 'blocks_0', 'blocks_1', ... without gaps, got "
             f"{sorted(names)}; give the variables of a model built with scan_layers=False."
         )
@@ -40,7 +42,7 @@ def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     params = dict(variables["params"])
     stacked = params.pop("blocks", None)
     if stacked is None:
-        raise ValueError(
+        raise UserError(
             f"unstack_blocks: no parameters 'blocks' among {sorted(params)}; give the variables of a model "
             "built with scan_layers=True."
         )

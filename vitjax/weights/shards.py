@@ -4,7 +4,7 @@ import json
 import pathlib
 import re
 
-from vitjax.weights.errors import WeightsError
+from vitjax.errors import WeightsError
 
 _MAX_INDEX = 64 * 2**20  # bytes
 # What a folder's weights are called by those who save models in folders, the preferred first.

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from vitjax.errors import WeightsError
 from vitjax.weights.archive import open_archive
+from vitjax.weights.damage import naming
 from vitjax.weights.entries import flatten
-from vitjax.weights.errors import WeightsError, naming
 from vitjax.weights.pickle_tensors import Storage, Tensor, interpret, whole
 
 _MAX_PICKLE = 64 * 2**20  # bytes; the largest published ViT checkpoints need less than 1 MiB

@@ -12,6 +12,7 @@ from PIL import Image
 from vitjax.config import NO_CLASS
 from vitjax.data.images import ImageError, read_image
 from vitjax.data.sources.folders import list_folder
+from vitjax.errors import UserError
 from vitjax.system.files import canonical, expanded, read_text
 
 
@@ -105,7 +106,7 @@ class FolderSource(ListedSource):
     def __init__(self, path: str | os.PathLike, *, loose: bool = True) -> None:
         root = Path(expanded(path))
         if not os.fspath(path) or not root.exists():
-            raise ValueError(f"{os.fspath(path)!r} does not exist; give a folder of images or an image file.")
+            raise UserError(f"{os.fspath(path)!r} does not exist; give a folder of images or an image file.")
         listing = list_folder(root) if root.is_dir() else None
         files, root = (listing.images, root) if listing else ([root.name], root.parent)
         folders = [canonical(_printable(Path(file).parent.as_posix())) for file in files]
@@ -198,9 +199,7 @@ class ClassesSource(RowsSource):
 
     def __init__(self, source: ImageSource, keep: Sequence[int]) -> None:
         if source.labels is None:
-            raise ValueError(
-                "pictures without classes cannot be split by class; use one sub-folder for each."
-            )
+            raise UserError("pictures without classes cannot be split by class; use one sub-folder for each.")
         super().__init__(source, np.flatnonzero(np.isin(source.labels, list(keep))))
         self.labels: np.ndarray | None = np.searchsorted(list(keep), source.labels[self._rows]).astype(
             np.int32
@@ -336,7 +335,7 @@ def class_places(names: Sequence[str], where: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for i, name in enumerate(map(canonical, names)):
         if name in found:
-            raise ValueError(
+            raise UserError(
                 f"{where}: {name!r} comes twice, as numbers {found[name]} and {i}; give each class one name"
             )
         found[name] = i
@@ -353,7 +352,7 @@ def read_classes(path: str | os.PathLike[str]) -> list[str]:
     seen: dict[str, int] = {}
     for number, name in enumerate(lines, start=1):
         if name in seen:
-            raise ValueError(
+            raise UserError(
                 f"{os.fspath(path)}: class {name!r} comes twice, in lines {seen[name]} and {number}; give "
                 "each class its own name"
             )

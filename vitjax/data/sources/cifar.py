@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitjax.errors import UserError
 from vitjax.system.files import expanded, read_text
 
 _PIXELS = 3 * 32 * 32
@@ -42,7 +43,7 @@ class CifarSource:
         self._pixels = records[:, label_bytes:].reshape(-1, 3, 32, 32)
         self.labels: np.ndarray | None = records[:, label_bytes - 1].astype(np.int32)
         if self.labels.max() >= classes:
-            raise ValueError(f"{folder} holds a label {self.labels.max()}; expected 0 to {classes - 1}.")
+            raise UserError(f"{folder} holds a label {self.labels.max()}; expected 0 to {classes - 1}.")
         self.class_names = _names(folder / names, classes)
         self.names = [f"{split}/{i:05d}" for i in range(len(self._pixels))]
 
@@ -56,10 +57,10 @@ class CifarSource:
 
 def _read(path: Path, length: int) -> np.ndarray:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; give the folder of CIFAR's binary version (files *.bin).")
+        raise UserError(f"{path} does not exist; give the folder of CIFAR's binary version (files *.bin).")
     content = np.fromfile(path, np.uint8)
     if not len(content) or len(content) % length:
-        raise ValueError(f"{path} has {len(content)} bytes, no multiple of {length}: it is damaged.")
+        raise UserError(f"{path} has {len(content)} bytes, no multiple of {length}: it is damaged.")
     return content.reshape(-1, length)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from vitjax.data.sources.base import ListedSource, class_places
 from vitjax.data.sources.folders import SUFFIXES
+from vitjax.errors import UserError
 from vitjax.system.files import expanded
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class Listing:
         rows = np.flatnonzero(self.test == test)
         if not len(rows):
             half = "that is searched" if test else "to learn from"
-            raise ValueError(f"{self.root}: no picture is of the half {half}; is the download whole?")
+            raise UserError(f"{self.root}: no picture is of the half {half}; is the download whole?")
         return ListedSource(self.root, [self.files[i] for i in rows], self.labels[rows], self.class_names)
 
 
@@ -106,7 +107,7 @@ def read_cub_parts(root: str | os.PathLike[str]) -> tuple[list[str], Float32[np.
             seen[row, where] = True
     if not seen.all():
         row, where = np.argwhere(~seen)[0]
-        raise ValueError(
+        raise UserError(
             f"{path}: no line for image {list(ids)[row]}, part {sorted(parts)[where]}; is the download whole?"
         )
     return [parts[key] for key in column], found
@@ -189,16 +190,14 @@ def _folder(root: str | os.PathLike[str], file: str, name: str) -> Path:
     for folder in (root, root / name):
         if (folder / file).is_file():
             return folder
-    raise ValueError(
-        f"{os.fspath(root)!r} holds neither {file} nor {name}/{file}; give the unpacked download"
-    )
+    raise UserError(f"{os.fspath(root)!r} holds neither {file} nor {name}/{file}; give the unpacked download")
 
 
 def _first(folders: list[Path], file: str) -> Path:
     for folder in folders:
         if (folder / file).is_file():
             return folder / file
-    raise ValueError(
+    raise UserError(
         f"{folders[0]}: there is no cars_annos.mat, and no {file}, also not in devkit/; download it"
     )
 
@@ -208,9 +207,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; is the download whole?") from None
+        raise UserError(f"{path} does not exist; is the download whole?") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file ({error.reason}); download it again") from None
+        raise UserError(f"{path} is not a text file ({error.reason}); download it again") from None
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield number, line.strip()
@@ -223,11 +222,9 @@ def _line_of(path: Path, number: int, line: str, what: str = "line") -> Iterator
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"{where}: {error.args[0]!r} is not known; is the download whole?") from None
+        raise UserError(f"{where}: {error.args[0]!r} is not known; is the download whole?") from None
     except (ValueError, TypeError, IndexError, OverflowError) as error:
-        raise ValueError(
-            f"{where} is malformed ({' '.join(str(error).split())}); download it again"
-        ) from None
+        raise UserError(f"{where} is malformed ({' '.join(str(error).split())}); download it again") from None
 
 
 def _numbered(path: Path, convert: Callable[[str], T]) -> Iterator[tuple[int, T]]:
@@ -237,7 +234,7 @@ def _numbered(path: Path, convert: Callable[[str], T]) -> Iterator[tuple[int, T]
         with _line_of(path, number, line):
             key, rest = line.split(maxsplit=1)
             if int(key) in seen:
-                raise ValueError(f"number {key} comes twice")
+                raise UserError(f"number {key} comes twice")
             seen.add(int(key))
             found = int(key), convert(rest)
         yield found
@@ -248,7 +245,7 @@ def _of_each(names: Mapping[int, str], path: Path, convert: Callable[[str], T]) 
     table = dict(_numbered(path, convert))
     missing = next((key for key in names if key not in table), None)
     if missing is not None:
-        raise ValueError(f"{path}: no line for image {missing}; is the download whole?")
+        raise UserError(f"{path}: no line for image {missing}; is the download whole?")
     return [table[key] for key in names]
 
 
@@ -258,9 +255,7 @@ def _labels(classes: list[int], titles: Mapping[int, str], path: Path) -> np.nda
     class_places([titles[key] for key in sorted(titles)], f"{path}: class names")
     unknown = next((key for key in classes if key not in place), None)
     if unknown is not None:
-        raise ValueError(
-            f"{path}: there is no class {unknown}, which a picture is of; is the download whole?"
-        )
+        raise UserError(f"{path}: there is no class {unknown}, which a picture is of; is the download whole?")
     return np.array([place[key] for key in classes], np.int32)
 
 
@@ -268,9 +263,9 @@ def _picture(file: str) -> str:
     """The relative path of a picture, as an index file may name it."""
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file:
-        raise ValueError(f"{file!r} is no relative path inside of the download")
+        raise UserError(f"{file!r} is no relative path inside of the download")
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{file!r} does not end in one of {', '.join(SUFFIXES)}")
+        raise UserError(f"{file!r} does not end in one of {', '.join(SUFFIXES)}")
     return path.as_posix()
 
 
@@ -278,7 +273,7 @@ def _floats(count: int) -> Callable[[str], list[float]]:
     def convert(text: str) -> list[float]:
         found = [float(part) for part in text.split()]
         if len(found) != count or not np.isfinite(found).all():
-            raise ValueError(f"expected {count} finite numbers")
+            raise UserError(f"expected {count} finite numbers")
         return found
 
     return convert
@@ -291,15 +286,15 @@ def _mat(path: Path, variable: str) -> np.ndarray:
     try:
         with path.open("rb") as file:
             if file.read(len(_MAT_5)) != _MAT_5:
-                raise ValueError("it is no MATLAB 5 file: other versions are not read")
+                raise UserError("it is no MATLAB 5 file: other versions are not read")
             file.seek(0)
             found = loadmat(file, squeeze_me=True, variable_names=[variable])[variable]
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; is the download whole?") from None
+        raise UserError(f"{path} does not exist; is the download whole?") from None
     except KeyError:
-        raise ValueError(f"{path} holds no {variable!r}; is it the published file?") from None
+        raise UserError(f"{path} holds no {variable!r}; is it the published file?") from None
     except Exception as error:  # noqa: BLE001  (SciPy raises many kinds for damaged files)
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:120]})") from None
     return np.atleast_1d(found)
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float64
 from PIL import Image, ImageFilter
 
 from vitjax.data.images import read_image
+from vitjax.errors import UserError
 
 SIDE = 320  # pixels: a view is square
 
@@ -85,7 +86,7 @@ class SceneSource:
 
     def __init__(self, split: str) -> None:
         if split not in POSES:
-            raise ValueError(f"scenes have no split {split!r}; there are 'query' and 'gallery'.")
+            raise UserError(f"scenes have no split {split!r}; there are 'query' and 'gallery'.")
         self._views, scenes = [], []
         for photo, (*_, queried) in PHOTOS.items():
             for number, box in enumerate(_regions(photo), start=1):
@@ -126,7 +127,7 @@ class SceneSource:
         """
         other = other or self
         if self.labels[i] != other.labels[j]:  # type: ignore[index]
-            raise ValueError(f"{self.names[i]!r} and {other.names[j]!r} show different scenes.")
+            raise UserError(f"{self.names[i]!r} and {other.names[j]!r} show different scenes.")
         start, end = self.homographies[i], other.homographies[j]
         if start is None or end is None:
             return None
@@ -140,7 +141,7 @@ def _locate(package: str, file: str) -> Path:
     folders = (spec.submodule_search_locations if spec else None) or [""]
     path = Path(folders[0]) / file
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             "the demo's photos come with scikit-image and scikit-learn, and "
             f"{package}/{file} is not there; pip install scikit-image scikit-learn "
             "(in a checkout: pip install -e '.[demo]')."

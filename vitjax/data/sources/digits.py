@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image
 
+from vitjax.errors import UserError
+
 _HELD_OUT = 5  # every fifth picture
 
 
@@ -23,12 +25,12 @@ class DigitsSource:
         try:
             from sklearn.datasets import load_digits
         except ImportError:
-            raise ValueError(
+            raise UserError(
                 "the digits come with scikit-learn: pip install scikit-learn "
                 "(in a checkout: pip install -e '.[demo]')."
             ) from None
         if split not in ("train", "test"):
-            raise ValueError(f"digits: split {split!r} is neither 'train' nor 'test'.")
+            raise UserError(f"digits: split {split!r} is neither 'train' nor 'test'.")
         images, labels = (np.asarray(x) for x in load_digits(return_X_y=True))
         held_out = np.arange(len(images)) % _HELD_OUT == 0
         chosen = np.flatnonzero(held_out if split == "test" else ~held_out)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitjax.errors import UserError
 from vitjax.system.files import canonical, expanded
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -102,11 +103,11 @@ def list_folder(folder: str | os.PathLike) -> Listing:
     """
     root = Path(expanded(folder))
     if not root.is_dir():
-        raise ValueError(f"{os.fspath(folder)!r} is not a folder; give a folder of images.")
+        raise UserError(f"{os.fspath(folder)!r} is not a folder; give a folder of images.")
     listing = _walk(root)
     if not listing.images:
         others = f" ({note})" if (note := listing.unread()) else ""
-        raise ValueError(
+        raise UserError(
             f"no JPEG, PNG or WebP images under {os.fspath(folder)!r}{others}; give another folder."
         )
     return listing

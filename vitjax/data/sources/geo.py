@@ -9,6 +9,7 @@ from PIL import Image
 from scipy.spatial import KDTree
 
 from vitjax.data.sources.base import ImageSource
+from vitjax.errors import UserError
 
 
 @runtime_checkable
@@ -32,7 +33,7 @@ class Places:
 
     def __init__(self, queries: Placed, gallery: Placed) -> None:
         if queries.labels is None or gallery.labels is None or queries.class_names != gallery.class_names:
-            raise ValueError(
+            raise UserError(
                 f"queries are of the cities {queries.class_names}, the others of {gallery.class_names}; they "
                 "must be the same."
             )

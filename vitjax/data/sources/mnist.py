@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitjax.errors import UserError
 from vitjax.system.files import expanded
 
 _MOST = 2**31  # bytes of one file, unpacked
@@ -31,9 +32,7 @@ class IdxSource:
         self._pixels = _read(images, dimensions=3)
         self.labels: np.ndarray | None = _read(labels, dimensions=1).astype(np.int32)
         if len(self._pixels) != len(self.labels):
-            raise ValueError(
-                f"{images} has {len(self._pixels)} pictures, {labels} {len(self.labels)} labels."
-            )
+            raise UserError(f"{images} has {len(self._pixels)} pictures, {labels} {len(self.labels)} labels.")
         self.class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
         self.names = [f"{images.name.split('.')[0]}/{i:05d}" for i in range(len(self._pixels))]
 
@@ -48,7 +47,7 @@ class IdxSource:
 def _find(folder: Path, stem: str) -> Path:
     found = sorted(folder.glob(f"{stem}*")) if folder.is_dir() else []
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{str(folder)!r} has no file {stem}-idx*-ubyte or .gz; give the folder of the published files."
         )
     return found[0]
@@ -60,12 +59,12 @@ def _read(path: Path, *, dimensions: int) -> np.ndarray:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * dimensions)
             if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) != 4 + 4 * dimensions:
-                raise ValueError(f"{path} is no idx file of {dimensions} dimensions of bytes.")
+                raise UserError(f"{path} is no idx file of {dimensions} dimensions of bytes.")
             sizes = np.frombuffer(header[4:], ">u4").tolist()
             count = math.prod(sizes)
             content = file.read(min(count, _MOST) + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from None
+        raise UserError(f"{path} cannot be read: {error}.") from None
     if len(content) != count:
-        raise ValueError(f"{path} is damaged: its header tells of {count} bytes, it holds others.")
+        raise UserError(f"{path} is damaged: its header tells of {count} bytes, it holds others.")
     return np.frombuffer(content, np.uint8).reshape(sizes)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from vitjax.config import SUBTASKS
 from vitjax.data.sources.base import ListedSource
+from vitjax.errors import UserError
 from vitjax.system.files import expanded
 
 VALIDATION = ("cph", "sf")
@@ -111,7 +112,7 @@ def read_msls(
             which.
     """
     if side not in SIDES or subtask not in ("", *SUBTASKS):
-        raise ValueError(
+        raise UserError(
             f"read_msls: side is {side!r}, subtask {subtask!r}; they must be one of {SIDES} and of {SUBTASKS}"
         )
     root = Path(expanded(root))
@@ -126,7 +127,7 @@ def read_msls(
             night.append(row["night"])
             labels.append(number)
     if not files:
-        raise ValueError(f"{base}: no photo of {', '.join(cities)} is in subtask {subtask!r}; take another")
+        raise UserError(f"{base}: no photo of {', '.join(cities)} is in subtask {subtask!r}; take another")
     return PlaceSource(
         base,
         files,
@@ -157,7 +158,7 @@ def _photos(folder: Path, subtask: str) -> Iterator[dict]:
     tables = {name: _table(folder / name, columns) for name, columns in needed.items()}
     lengths = {name: len(rows) for name, rows in tables.items()}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{folder}: the files have {lengths} rows; they must agree: is the download whole?")
+        raise UserError(f"{folder}: the files have {lengths} rows; they must agree: is the download whole?")
     for i in range(next(iter(lengths.values()))):
         rows = {name: table[i] for name, table in tables.items()}
         found = _photo(folder, rows)
@@ -170,12 +171,12 @@ def _photo(folder: Path, rows: dict[str, tuple[int, dict[str, str]]]) -> dict:
     keys = {name: row["key"] for name, (_, row) in rows.items()}
     line, post = rows["postprocessed.csv"]
     if len(set(keys.values())) > 1:
-        raise ValueError(
+        raise UserError(
             f"{folder}, line {line}: the files name different photos, {keys}; download them again"
         )
     key = post["key"]
     if not key or not all(letter.isalnum() or letter in "-_" for letter in key):
-        raise ValueError(f"{folder / 'postprocessed.csv'}, line {line}: {key!r} is no key of a photo")
+        raise UserError(f"{folder / 'postprocessed.csv'}, line {line}: {key!r} is no key of a photo")
     found: dict = {"key": key}
     for column in ("easting", "northing"):
         found[column] = _number(folder / "postprocessed.csv", rows["postprocessed.csv"], column)
@@ -194,14 +195,14 @@ def _number(path: Path, row: tuple[int, dict[str, str]], column: str, *, empty: 
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        raise ValueError(f"{path}, line {line}: {column} is {text[:40]!r}; expected a number")
+        raise UserError(f"{path}, line {line}: {column} is {text[:40]!r}; expected a number")
     return found
 
 
 def _truth(path: Path, row: tuple[int, dict[str, str]], column: str) -> bool:
     text = row[1][column].strip()
     if text not in ("True", "False"):
-        raise ValueError(f"{path}, line {row[0]}: {column} is {text[:40]!r}; expected True or False")
+        raise UserError(f"{path}, line {row[0]}: {column} is {text[:40]!r}; expected True or False")
     return text == "True"
 
 
@@ -212,14 +213,14 @@ def _table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]
             reader = csv.DictReader(file)
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
-                raise ValueError(f"{path}: there is no column {missing[0]!r}; is it the published file?")
+                raise UserError(f"{path}: there is no column {missing[0]!r}; is it the published file?")
             rows = []
             for row in reader:
                 if any(row[name] is None for name in columns):
-                    raise ValueError(f"{path}, line {reader.line_num}: too few columns; download it again")
+                    raise UserError(f"{path}, line {reader.line_num}: too few columns; download it again")
                 rows.append((reader.line_num, {name: row[name] for name in columns}))
             return rows
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; is the download whole?") from None
+        raise UserError(f"{path} does not exist; is the download whole?") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV file ({error}); download it again") from None
+        raise UserError(f"{path} is not a CSV file ({error}); download it again") from None

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float64
 from PIL import Image, ImageDraw
 
+from vitjax.errors import UserError
+
 KINDS = ("leaves", "clouds")
 SIDE = 224  # pixels; both kinds look alike at every scale, so a model may enlarge them
 _LEAVES = 400
@@ -37,7 +39,7 @@ class MadeSource:
 
     def __init__(self, kind: str, count: int) -> None:
         if kind not in KINDS:
-            raise ValueError(f"made pictures have no kind {kind!r}; there are {', '.join(map(repr, KINDS))}.")
+            raise UserError(f"made pictures have no kind {kind!r}; there are {', '.join(map(repr, KINDS))}.")
         self._make = _leaves if kind == "leaves" else _clouds
         self.names = [f"{kind}-{i}" for i in range(count)]
         self.labels: np.ndarray | None = None

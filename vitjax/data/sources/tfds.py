@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vitjax.data.images import read_image
+from vitjax.errors import UserError
 from vitjax.system import disk_cache
 from vitjax.system.files import expanded
 
@@ -41,12 +42,12 @@ class TfdsSource:
         try:
             import tensorflow_datasets as tfds
         except ImportError:
-            raise ValueError(
+            raise UserError(
                 "TFDS names need its package: pip install tensorflow-datasets importlib-resources "
                 "(in a checkout: pip install -e '.[tfds]')."
             ) from None
         if re.match(r"\w+:[^\d*]", name):
-            raise ValueError(
+            raise UserError(
                 f"TFDS dataset {name!r} is of a namespace, whose code would be fetched and run; prepare it "
                 "with file_format='array_record' and give its own name."
             )
@@ -57,19 +58,19 @@ class TfdsSource:
             decoders: Any = {"image": tfds.decode.SkipDecoding()}
             self._records: Any = builder.as_data_source(split, decoders=decoders)
         except ForeignFeature as error:
-            raise ValueError(
+            raise UserError(
                 f"TFDS dataset {name!r} in {data_dir or 'its own folder'!r} {error}, which would be imported "
                 "and run; only features of tensorflow_datasets are read: prepare the dataset with those."
             ) from None
         except Exception as error:  # noqa: BLE001  (TFDS raises many kinds for what is not there)
             reason = " ".join(str(error).split())[:200]
-            raise ValueError(
+            raise UserError(
                 f"TFDS dataset {name!r}, split {split!r}, in {data_dir or 'its own folder'!r} cannot be read "
                 f"({reason}); prepare it with file_format='array_record' and set config.data.dir."
             ) from None
         features = builder.info.features or {}
         if "image" not in features or "label" not in features:
-            raise ValueError(f"TFDS dataset {name!r} has no features 'image' and 'label'.")
+            raise UserError(f"TFDS dataset {name!r} has no features 'image' and 'label'.")
         self.class_names: list[str] = list(features["label"].names)
         self.names = [f"{split}/{i:07d}" for i in range(len(self._records))]
         self._folder, self._split = Path(os.fspath(builder.data_path)), split
@@ -114,7 +115,7 @@ class TfdsSource:
         return record
 
 
-class ForeignFeature(ValueError):
+class ForeignFeature(UserError):
     """A feature whose class is not one of TFDS."""
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from vitjax.errors import UserError
+
 _ZONE, _HEADING = 3, 9  # fields between the @, counted from what is before the first
 
 
@@ -43,7 +45,7 @@ def places_in_names(names: Sequence[str]) -> NamedPlaces | None:
         return None
     found = [_numbers(fields[1:3]) if said else None for fields, said in zip(parts, written, strict=True)]
     if None in found:
-        raise ValueError(
+        raise UserError(
             f"{names[found.index(None)]!r} has no place in its name, others have; expected "
             "@UTM_EAST@UTM_NORTH@...@.jpg, in metres, for all or for none"
         )

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
+
 with warnings.catch_warnings():
     # OTT imports JAXopt, whose notice that it is no longer maintained is not for our users.
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -41,7 +43,7 @@ def transport(
     """
     numbers = tuple(ranges.known_number(tau) for tau in taus or (1.0, 1.0))
     if None in numbers:
-        raise ValueError("vitjax.ot: solver 'ott' needs tau_a and tau_b as plain numbers; use solver 'fused'")
+        raise UserError("vitjax.ot: solver 'ott' needs tau_a and tau_b as plain numbers; use solver 'fused'")
     return _transport(cost, a, b, epsilon, slack, tolerance, numbers, iterations)
 
 

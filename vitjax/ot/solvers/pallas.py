@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
 from vitjax.ot.solvers import iteration, loop
 from vitjax.ot.solvers.iteration import Problem, Sides
 from vitjax.ot.solvers.loop import Solution
@@ -44,19 +45,19 @@ def solve(
     """
     platform = platform or jax.default_backend()
     if platform == "gpu" and not _ON_GPU:
-        raise ValueError(
+        raise UserError(
             f"vitjax.ot: solver 'pallas' runs on a GPU up to JAX 0.10, not {jax.__version__}: it needs the "
             "Triton backend, which JAX deprecates; use solver 'fused'"
         )
     count, n, m = problem.cost.shape
     rows, cols = _padded(n), _padded(m, _LANES if platform == "tpu" else 16)
     if rows * cols > LARGEST:
-        raise ValueError(
+        raise UserError(
             f"vitjax.ot: {n} x {m} tokens do not fit on chip (at most {LARGEST} pairs of tokens, each side "
             "a power of 2); use solver 'fused'"
         )
     if problem.cost.dtype != jnp.float32:
-        raise ValueError(f"vitjax.ot: solver 'pallas' computes in float32, not {problem.cost.dtype}")
+        raise UserError(f"vitjax.ot: solver 'pallas' computes in float32, not {problem.cost.dtype}")
     padded = _pad(problem, rows, cols)
     leaves, tree = jax.tree.flatten((padded, tolerance))
     wide = [_widen(x) for x in leaves]

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from vitjax import sharding
 from vitjax.config import RerankConfig
+from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.explanation.correspondence import Correspondence, Grid
 from vitjax.retrieval.reranking.rerank_candidates import rerank
@@ -57,12 +58,12 @@ def match_accuracy(
     """
     plan = np.asarray(plan, np.float64)
     if plan.shape != (len(truth.known), truth.grid[0] * truth.grid[1]):
-        raise ValueError(
+        raise UserError(
             f"match_accuracy: the plan is {plan.shape}, the truth speaks of {len(truth.known)} patches and a "
             f"{truth.grid[0]}x{truth.grid[1]} grid; give both for the same patches"
         )
     if not np.isfinite(plan).all() or (plan < 0).any():
-        raise ValueError(
+        raise UserError(
             "match_accuracy: the plan has mass that is negative or not finite; give one that converged"
         )
     rows, visible = plan[truth.known], truth.visible[truth.known]
@@ -186,13 +187,13 @@ def deletion(
     worth = np.asarray(worth, np.float64)
     valid = np.asarray(query.valid, bool)
     if len(query) != 1 or len(candidate) != 1 or worth.ndim != 2 or worth.shape[1] != valid.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"deletion: {len(query)} queries, {len(candidate)} candidates and worth {worth.shape}; give one "
             f"of each and (e, {valid.shape[1]})"
         )
     count = int(valid.sum())
     if count < 2 or not all(0 < share < 1 for share in shares) or draws < 1:
-        raise ValueError(
+        raise UserError(
             f"deletion: {count} valid tokens, shares {tuple(shares)}, {draws} draws; expected two tokens or "
             "more, shares in (0, 1) and a draw"
         )

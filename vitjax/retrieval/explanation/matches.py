@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitjax import sharding
 from vitjax.config import RerankConfig
+from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.reranking.matching import Numbers, Plan, only_matched
@@ -142,7 +143,7 @@ def patch_box(patch: int, grid: tuple[int, int]) -> Box:
     """
     h, w = grid
     if not 0 <= patch < h * w:
-        raise ValueError(f"patch_box: patch {patch} is not on a {h}x{w} grid of {h * w} patches")
+        raise UserError(f"patch_box: patch {patch} is not on a {h}x{w} grid of {h * w} patches")
     row, column = divmod(patch, w)
     return column / w, row / h, (column + 1) / w, (row + 1) / h
 
@@ -203,7 +204,7 @@ def match_pairs(
         ValueError: rows out of range, descriptors that do not fit together, config out of range.
     """
     if top < 1:
-        raise ValueError(f"match_pairs: top is {top}; it must be at least 1")
+        raise UserError(f"match_pairs: top is {top}; it must be at least 1")
     strongest = functools.partial(_match_strongest, top=top)
     done = list(in_blocks(strongest, queries, gallery, query_rows, gallery_rows, config, "match_pairs"))
     found, matched = jax.tree.map(lambda *x: np.concatenate(x), *done)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Real
 
+from vitjax.errors import UserError
 from vitjax.retrieval.explanation.correspondence import Grid, Matrix
 
 
@@ -61,7 +62,7 @@ def part_transfer(
     plan = np.asarray(plan, np.float64)
     sizes = (query_grid[0] * query_grid[1], to[0] * to[1])
     if plan.shape != sizes or not np.isfinite(plan).all() or (plan < 0).any():
-        raise ValueError(
+        raise UserError(
             f"part_transfer: the plan is {plan.shape}, the grids have {sizes} patches; give masses for "
             "these, finite and not negative"
         )

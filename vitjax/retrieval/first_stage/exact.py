@@ -9,6 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax import sharding
+from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 
 QUERY_BLOCK = 256  # queries scored at a time
@@ -52,7 +53,7 @@ def search(
     n, d = base.shape
     points, out = checked(queries, exclude, n, d, k)
     if block < 1:
-        raise ValueError(f"search: block is {block}; it must be at least 1")
+        raise UserError(f"search: block is {block}; it must be at least 1")
     q, wanted, size = len(points), min(k, n), query_block(len(points))
     if mesh is not None:
         base, keep = (_spread(x, n, mesh) for x in (base, keep))
@@ -79,17 +80,17 @@ def checked(
     """Points (q, d) and rows to leave out (q, e) on the host; raises ValueError for impossible searches."""
     points = np.asarray(_rows(queries), np.float32)
     if points.ndim != 2:
-        raise ValueError(f"search: queries have shape {points.shape}; expected (queries, d)")
+        raise UserError(f"search: queries have shape {points.shape}; expected (queries, d)")
     q = len(points)
     if not q or not n:
-        raise ValueError(f"search: {q} queries and {n} gallery rows; there must be at least one of each")
+        raise UserError(f"search: {q} queries and {n} gallery rows; there must be at least one of each")
     if points.shape[1] != d:
-        raise ValueError(f"search: queries have length {points.shape[1]}, gallery rows {d}")
+        raise UserError(f"search: queries have length {points.shape[1]}, gallery rows {d}")
     if not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"search: k is {k}; it must be a whole number of at least 1")
+        raise UserError(f"search: k is {k}; it must be a whole number of at least 1")
     out = np.full((q, 1), -1) if exclude is None else np.asarray(exclude)
     if len(out) != q or not np.issubdtype(out.dtype, np.integer) or out.min(initial=0) < -1:
-        raise ValueError(
+        raise UserError(
             f"search: exclude is {out.dtype} {out.shape} for {q} queries; give rows of the gallery, one or "
             "several for each, -1 = none"
         )
@@ -119,7 +120,7 @@ def _rows(x: Descriptors | Array | np.ndarray) -> Array | np.ndarray:
 def _valid(gallery: Descriptors | Array | np.ndarray, valid: Array | np.ndarray | None) -> Array | np.ndarray:
     n = len(_rows(gallery))
     if valid is not None and np.shape(valid) != (n,):
-        raise ValueError(f"search: valid has shape {np.shape(valid)}; expected ({n},)")
+        raise UserError(f"search: valid has shape {np.shape(valid)}; expected ({n},)")
     if not isinstance(gallery, Descriptors):
         return np.ones(n, bool) if valid is None else valid
     real = gallery.valid.any(axis=1)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax import sharding
+from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.first_stage import exact
 
@@ -69,7 +70,7 @@ def search_stream(
     """
     points, out = exact.checked(queries, exclude, gallery.rows, gallery.length, k)
     if gallery.rows >= 2**31:
-        raise ValueError(f"search: {gallery.rows} rows are more than 32 bits count; search parts of them")
+        raise UserError(f"search: {gallery.rows} rows are more than 32 bits count; search parts of them")
     mesh = mesh or jax.make_mesh((1,), ("data",), devices=jax.local_devices()[:1])
     wanted = min(k, max(_LEAST, exact.power_of_four(gallery.rows)))  # not the rows: the gallery may grow
     most = LIST_BYTES // (8 * wanted + 4 * gallery.length)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from vitjax import sharding
 from vitjax.config import INDEX_DTYPES
+from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors, Sizes
 from vitjax.retrieval.first_stage.streaming import RowReader, search_stream
 from vitjax.retrieval.gallery import arrays, checksums, image_ids, manifest, quantize, writer_lock
@@ -74,7 +75,7 @@ class Gallery:
             ("pooled_dtype", pooled_dtype, POOLED_DTYPES),
         ):
             if value not in known:
-                raise ValueError(f"Gallery.create: {name} is {value!r}; it must be one of {', '.join(known)}")
+                raise UserError(f"Gallery.create: {name} is {value!r}; it must be one of {', '.join(known)}")
         content = Manifest(dtype, pooled_dtype, manifest.check_recipe(recipe or {}))
         _check_free(place)
         release = writer_lock.acquire(place)
@@ -173,7 +174,7 @@ class Gallery:
         found: Descriptors = sharding.fetch(descriptors)
         quantize.check(found)
         if reached is not None and reached < 0:
-            raise ValueError(f"Gallery.add: reached is {reached}; it must be 0 or more")
+            raise UserError(f"Gallery.add: reached is {reached}; it must be 0 or more")
         packed, old, rows = image_ids.pack(ids, len(found)), self._content, len(self) + len(found)
         new = replace(old, rows=rows, reached=rows if reached is None else reached)
         if len(found):
@@ -335,9 +336,9 @@ class Gallery:
         rows = np.asarray(rows)
         rows = rows if rows.size else rows.astype(np.int64)  # an empty list is of no type yet
         if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
-            raise ValueError(f"gallery {self.path}: rows are {rows.dtype} {rows.shape}; give integers (n,)")
+            raise UserError(f"gallery {self.path}: rows are {rows.dtype} {rows.shape}; give integers (n,)")
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise ValueError(
+            raise UserError(
                 f"gallery {self.path}: there are {len(self)} rows; asked for {rows.min()} to {rows.max()}"
             )
         return rows
@@ -345,23 +346,23 @@ class Gallery:
     def _check_fits(self, found: Descriptors, kind: str) -> None:
         ours, theirs = self.sizes[1:], found.sizes[1:]
         if ours != theirs:
-            raise ValueError(
+            raise UserError(
                 f"gallery {self.path}: (pooled length, tokens, token length) are {ours} there and {theirs} "
                 "here; describe with the same model, block and grid, and pad tokens with valid=False"
             )
         if (found.places is not None) != ("places" in self._content.arrays):
-            raise ValueError(
+            raise UserError(
                 f"gallery {self.path}: all its images say on which patches their tokens lie, or none"
             )
         layout, owner = self._content.arrays.get("owner"), found.owner
         if (layout and layout.row) != (None if owner is None else owner.shape[1:]):
-            raise ValueError(
+            raise UserError(
                 f"gallery {self.path}: all its images say which token stands for each patch, or none, and of "
                 "equally many patches"
             )
         if kind != self._content.ids:
             kinds = {"none": "row numbers", "int": "whole numbers", "str": "texts"}
-            raise ValueError(
+            raise UserError(
                 f"gallery {self.path}: its ids are {kinds[self._content.ids]}, those added {kinds[kind]}; "
                 "a gallery has one kind"
             )

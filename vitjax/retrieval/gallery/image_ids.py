@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vitjax.errors import UserError
+
 NUMBERS, ENDS, TEXT = "ids", "id_ends", "id_text"  # names of the arrays
 
 Rows = slice | np.ndarray
@@ -38,13 +40,13 @@ def plain(ids: Any, what: str) -> list[int | str]:
         ValueError: one text instead of several, or an id that is something else.
     """
     if isinstance(ids, str | bytes):
-        raise ValueError(f"{what}: ids is one text, {ids!r}; give a list with a text for each image")
+        raise UserError(f"{what}: ids is one text, {ids!r}; give a list with a text for each image")
     found: list[int | str] = []
     for x in ids.tolist() if hasattr(ids, "tolist") else ids:
         value = os.fspath(x) if isinstance(x, os.PathLike) else x
         value = value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
         if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ValueError(
+            raise UserError(
                 f"{what}: an id is {value!r}, a {type(value).__name__}; give texts only, or integers only"
             )
         found.append(value)
@@ -63,7 +65,7 @@ def pack(ids: Sequence[Any] | np.ndarray | None, count: int) -> PackedIds:
         return PackedIds("none", blank, blank, blank.astype(np.uint8))
     found = plain(ids, "Gallery.add")
     if len(found) != count:
-        raise ValueError(f"Gallery.add: {len(found)} ids for {count} images; give one each")
+        raise UserError(f"Gallery.add: {len(found)} ids for {count} images; give one each")
     texts = [x for x in found if isinstance(x, str)]
     if texts and len(texts) == count:
         # Names of files may hold bytes that are no text; Python keeps them as lone surrogates.
@@ -71,11 +73,11 @@ def pack(ids: Sequence[Any] | np.ndarray | None, count: int) -> PackedIds:
         ends = np.cumsum([len(x) for x in coded], dtype=np.int64)
         return PackedIds("str", blank, ends, np.frombuffer(b"".join(coded), np.uint8))
     if texts:
-        raise ValueError(f"Gallery.add: an id is {texts[0]!r}, a str; give texts only, or integers only")
+        raise UserError(f"Gallery.add: an id is {texts[0]!r}, a str; give texts only, or integers only")
     try:
         numbers = np.array(found, np.int64)
     except OverflowError:
-        raise ValueError("Gallery.add: an id does not fit into 64 bits; give it as a text") from None
+        raise UserError("Gallery.add: an id does not fit into 64 bits; give it as a text") from None
     return PackedIds("int", numbers, blank, blank.astype(np.uint8))
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitjax.errors import UserError
 from vitjax.retrieval.gallery.image_ids import TEXT
 from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Place, plain_errors, write_if
 
@@ -99,7 +100,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dict(recipe), allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"recipe: {error}; give text, finite numbers, lists and dicts only") from None
+        raise UserError(f"recipe: {error}; give text, finite numbers, lists and dicts only") from None
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -200,7 +201,7 @@ def _body(place: Place, file: str, data: bytes) -> dict[str, Any]:
         whole = json.loads(data)
         body, version = whole["gallery"], whole["vitjax_gallery"]
         if data != _text(body, version, whole["sha256"]) or whole["sha256"] != _digest(body):
-            raise ValueError("not as it was written")
+            raise UserError("not as it was written")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise GalleryError(f"gallery {place.name}: {file} is damaged; {REMEDY}") from None
     if version == 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorstore as ts
 
+from vitjax.errors import GalleryError
 from vitjax.system.files import expanded
 
 CACHE_BYTES = 2**26  # of chunks read from any gallery, kept for the next read
@@ -18,10 +19,6 @@ RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "16s"}  # ha
 REMEDY = "put that file back from a copy of the same commit, or delete the gallery and build it again"
 _STORES = {"gs": "gcs", "s3": "s3"}
 _BROKEN = {"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE"}
-
-
-class GalleryError(ValueError):
-    """A gallery that cannot be used as asked; the text says where, what is wrong, and what to do."""
 
 
 @dataclass(frozen=True)

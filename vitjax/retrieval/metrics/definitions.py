@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vitjax.errors import UserError
+
 DEFINITIONS = ("musgrave", "diml")
 ON_SHORT = ("error", "omit")
 _ROWS = 4096  # queries judged at a time
@@ -64,29 +66,29 @@ def retrieval_metrics(
     """
     index, own, labels = np.asarray(index), np.asarray(query_labels), np.asarray(gallery_labels)
     if definition not in DEFINITIONS or on_short not in ON_SHORT:
-        raise ValueError(
+        raise UserError(
             f"retrieval_metrics: definition is {definition!r}, on_short is {on_short!r}; "
             f"they must be one of {DEFINITIONS} and one of {ON_SHORT}"
         )
     _check(index, len(own), len(labels), ks, "retrieval_metrics")
     if not len(labels):
-        raise ValueError("retrieval_metrics: the gallery is empty")
+        raise UserError("retrieval_metrics: the gallery is empty")
     inside = np.asarray(ref_includes_query)
     if inside.dtype != bool or inside.shape not in ((), (len(own),)):
-        raise ValueError(
+        raise UserError(
             f"retrieval_metrics: ref_includes_query is {inside.dtype} of shape {inside.shape}; expected one "
             f"bool, or {len(own)}, one for each query"
         )
     inside = np.broadcast_to(inside, (len(own),))
     if (inside & (index >= 0).all(axis=1)).any() and index.shape[1] >= len(labels):
-        raise ValueError(
+        raise UserError(
             "retrieval_metrics: ref_includes_query is True, but a ranking holds the whole gallery, the query "
             "included; leave it out: search(..., exclude=...)"
         )
     relevant = _class_sizes(own, labels)
     if (inside & (relevant < 1)).any():
         first = int(np.flatnonzero(inside & (relevant < 1))[0])
-        raise ValueError(
+        raise UserError(
             f"retrieval_metrics: ref_includes_query is True, but no gallery image has query {first}'s label"
         )
     if definition == "musgrave":
@@ -96,13 +98,13 @@ def retrieval_metrics(
     longest = int(relevant[counted].max(initial=0))
     fits = whole or longest <= index.shape[1]
     if not fits and on_short == "error":
-        raise ValueError(
+        raise UserError(
             f"retrieval_metrics: the ranking has {index.shape[1]} columns, but a class has {longest} "
             'relevant images: search with a larger k, or pass on_short="omit" to leave out r_precision and '
             "mean_average_precision_at_r"
         )
     if not whole and max(ks, default=1) > index.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"retrieval_metrics: recall at {max(ks)} needs as many columns; the ranking has {index.shape[1]}"
         )
     names = ["precision_at_1", *(f"recall_at_{k}" for k in ks)]
@@ -158,23 +160,23 @@ def _class_sizes(own: np.ndarray, labels: np.ndarray) -> Int[np.ndarray, " q"]:
 
 def _check(index: np.ndarray, queries: int, gallery: int | None, ks: Sequence[int], where: str) -> None:
     if index.ndim != 2 or len(index) != queries or not np.issubdtype(index.dtype, np.integer):
-        raise ValueError(
+        raise UserError(
             f"{where}: the ranking is {index.dtype} of shape {index.shape} for {queries} queries; "
             "expected integers (queries, k)"
         )
     if index.size and (index.min() < -1 or (gallery is not None and index.max() >= gallery)):
-        raise ValueError(
+        raise UserError(
             f"{where}: the ranking holds rows {index.min()} to {index.max()}; "
             f"the gallery has {gallery} rows, and -1 is padding"
         )
     if min(ks, default=1) < 1:
-        raise ValueError(f"{where}: ks holds {min(ks)}; each must be at least 1")
+        raise UserError(f"{where}: ks holds {min(ks)}; each must be at least 1")
     for start in range(0, len(index), _ROWS):
         ordered = np.sort(index[start : start + _ROWS], axis=1)
         twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
         if twice.any():
             query = start + int(twice.argmax())
-            raise ValueError(f"{where}: the ranking of query {query} holds a row of the gallery twice")
+            raise UserError(f"{where}: the ranking of query {query} holds a row of the gallery twice")
 
 
 def relevance_metrics(
@@ -207,7 +209,7 @@ def relevance_metrics(
     index = np.asarray(index)
     _check(index, len(positives), None, ks, "relevance_metrics")
     if max(ks, default=1) > index.shape[1]:
-        raise ValueError(f"relevance_metrics: k is {max(ks)}, but the ranking has {index.shape[1]} columns")
+        raise UserError(f"relevance_metrics: k is {max(ks)}, but the ranking has {index.shape[1]} columns")
     hits = _hits(index, positives)
     sizes = np.array([len(np.unique(np.asarray(each))) for each in positives], np.int64)
     precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1) * hits

@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Sequence
 from typing import Any
 
+from vitjax.errors import UserError
 from vitjax.system.files import RepeatedName, canonical, parse_json, read_text
 
 
@@ -36,16 +37,16 @@ def read_ground_truth(
             where = f"query {query!r}" if isinstance(query, str) else f"query {query}"
             row = asked.named(query, where) if by_name else asked.position(query, where)
             if row in truth:
-                raise ValueError(f"{where} is the same as query {given[row]!r}; give each query once")
+                raise UserError(f"{where} is the same as query {given[row]!r}; give each query once")
             if not isinstance(right, list):
-                raise ValueError(
+                raise UserError(
                     f"query {query}: {right!r} is no list; give a list of gallery images: {held.order}"
                 )
             find = held.named if by_name else held.position
             truth[row] = [find(image, f"query {query}: {image!r}") for image in right]
             given[row] = query
     except ValueError as error:
-        raise ValueError(f"ground truth {path}: {error}") from None
+        raise UserError(f"ground truth {path}: {error}") from None
     return truth
 
 
@@ -53,15 +54,15 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any] | list[Any]:
     try:
         text = read_text(path)
     except ValueError as error:
-        raise ValueError(f"ground truth {error}; give a JSON file") from None
+        raise UserError(f"ground truth {error}; give a JSON file") from None
     try:
         data = parse_json(text)
     except RepeatedName as error:
-        raise ValueError(f"ground truth {path}: {error}") from None
+        raise UserError(f"ground truth {path}: {error}") from None
     except ValueError:
         data = None
     if not isinstance(data, dict | list):
-        raise ValueError(
+        raise UserError(
             f'ground truth {path}: expected JSON like {{"0": [3, 4], "1": [5]}}, or like '
             '{"query.jpg": ["a.jpg", "b.jpg"]}: query -> right images'
         )
@@ -77,7 +78,7 @@ def _check_kinds(entries: Sequence[tuple[int | str, Any]]) -> bool:
         for image in right if isinstance(right, list) else ():
             (names if isinstance(image, str) else positions).append(f"query {query!r}: {image!r}")
     if names and positions:
-        raise ValueError(f"{names[0]} is a name, {positions[0]} is a position; give names alone or positions")
+        raise UserError(f"{names[0]} is a name, {positions[0]} is a position; give names alone or positions")
     return bool(names)
 
 
@@ -97,7 +98,7 @@ class _Side:
         """Row of a position; `where` begins the sentence of an error."""
         text = str(given) if type(given) is int or self.what == "queries" else ""  # True is no position
         if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < self.count):
-            raise ValueError(f"{where} is none of the {self.count} {self.what}; give {self.order}")
+            raise UserError(f"{where} is none of the {self.count} {self.what}; give {self.order}")
         return int(text)
 
     def named(self, given: str, where: str) -> int:
@@ -109,9 +110,9 @@ class _Side:
         rows = [i for i in rows if self.names[i] == name] or rows
         if len(rows) > 1:
             some = " or ".join(repr(self.names[i]) for i in rows[:2])
-            raise ValueError(f"{where} may be {some}; give the relative path")
+            raise UserError(f"{where} may be {some}; give the relative path")
         if not rows:
             near = difflib.get_close_matches(name, self._rows, 1, 0.4)
             nearest = f"; the nearest name is {near[0]!r}" if near else ""
-            raise ValueError(f"{where} is none of the {self.count} {self.what}{nearest}")
+            raise UserError(f"{where} is none of the {self.count} {self.what}{nearest}")
         return rows[0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from vitjax.errors import UserError
 from vitjax.system.files import replacing
 
 # Readers split lines at any white space; % is escaped so that the names can be read back.
@@ -45,12 +46,12 @@ def write_run(
     queries, images = _escaped(query_names, "query"), _escaped(gallery_names, "gallery")
     index, score, tag = np.asarray(index), np.asarray(score), escape(tag)
     if index.ndim != 2 or index.shape != score.shape or len(index) != len(queries):
-        raise ValueError(
+        raise UserError(
             f"write_run: {len(queries)} query names, index {index.shape}, score {score.shape}; "
             "expected (queries, k) for both"
         )
     if index.size and (index.max() >= len(images) or index.min() < -1):
-        raise ValueError(
+        raise UserError(
             f"write_run: rows {index.min()} to {index.max()} in index, but {len(images)} gallery names"
         )
     with replacing(path) as file:
@@ -93,7 +94,7 @@ def _escaped(names: Sequence[str], what: str) -> list[str]:
     escaped = [escape(name) for name in names]
     if "" in escaped or len(set(escaped)) != len(escaped):
         doubled = sorted({name for name in escaped if not name or escaped.count(name) > 1})[:3]
-        raise ValueError(f"{what} names must be unique and not empty, but there is {doubled}")
+        raise UserError(f"{what} names must be unique and not empty, but there is {doubled}")
     return escaped
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from vitjax.config import RerankConfig
 from vitjax.config.field_types import is_number
+from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.explanation.matches import match_pairs
 from vitjax.retrieval.gallery.gallery import Gallery
@@ -53,7 +54,7 @@ class Gate:
         known = (ALWAYS, NEVER, *SIGNALS)
         numbers = is_number(self.threshold) and is_number(self.weight)
         if self.signal not in known or not (numbers and self.weight >= 0):
-            raise ValueError(
+            raise UserError(
                 f"Gate: signal {self.signal!r}, threshold {self.threshold}, weight {self.weight}; expected "
                 f"one of {', '.join(map(repr, known))}, a number, and a number of at least 0"
             )
@@ -68,15 +69,15 @@ class Gate:
         try:
             text = read_text(path)
         except ValueError as error:
-            raise ValueError(f"gate {error}; give the results.json of a run that learned one") from None
+            raise UserError(f"gate {error}; give the results.json of a run that learned one") from None
         try:
             data = parse_json(text)
             data = data.get("gate", data)
             return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
         except RepeatedName as error:
-            raise ValueError(f"gate {path}: {error}") from None
+            raise UserError(f"gate {path}: {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise ValueError(
+            raise UserError(
                 f'gate {path}: expected JSON like {{"signal": "gain", "threshold": 0.02, "weight": 0.25}}'
             ) from None
 
@@ -171,7 +172,7 @@ def calibrate_gate(
         or right.shape != before.shape
         or after.index.shape != before.shape
     ):
-        raise ValueError(
+        raise UserError(
             f"calibrate_gate: ranking {before.shape}, reranked {after.index.shape}, right {right.shape}; "
             "expected one shape (queries, candidates) with at least one of each"
         )

@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Array
 
 from vitjax.config import RerankConfig, validate_rerank
+from vitjax.errors import UserError
 from vitjax.ot import (
     StructuralMatch,
     Transport,
@@ -235,16 +236,16 @@ def check_pair(
 ) -> None:
     """Raises ValueError where two sets of descriptors cannot be compared."""
     if not len(gallery):
-        raise ValueError(f"{where}: the gallery is empty")
+        raise UserError(f"{where}: the gallery is empty")
     ours, theirs = (x.sizes.pooled for x in (queries, gallery))
     tokens, their_tokens = (x.sizes.length for x in (queries, gallery))
     if ours != theirs or tokens != their_tokens:
-        raise ValueError(
+        raise UserError(
             f"{where}: queries have pooled length {ours} and token length {tokens}, the gallery {theirs} and "
             f"{their_tokens}; describe both with the same model and block"
         )
     if marginals in _CROSS and ours != tokens:
-        raise ValueError(
+        raise UserError(
             f"{where}: marginals {marginals!r} compare pooled vectors (length {ours}) with tokens (length "
             f"{tokens}), so the lengths must be equal; use 'uniform' or 'rollout'"
         )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int
 
 from vitjax import sharding
 from vitjax.config import RerankConfig
+from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.reranking import matching
@@ -88,7 +89,7 @@ def in_blocks(
     pairs = np.stack([np.asarray(query_rows), np.asarray(gallery_rows)], axis=1).reshape(-1, 2)
     sizes = np.array([len(queries), len(gallery)])
     if ((pairs < 0) | (pairs >= sizes[None, :])).any():
-        raise ValueError(
+        raise UserError(
             f"{where}: rows must be in 0..{sizes[0] - 1} (queries) and 0..{sizes[1] - 1} (gallery)"
         )
     most = min(matching.pairs_per_block(queries.sizes.tokens, *gallery.sizes[2:]), _PAIRS)

@@ -7,6 +7,7 @@ import numpy as np
 
 from vitjax import sharding
 from vitjax.config import RerankConfig
+from vitjax.errors import UserError
 
 PAIRS = 256  # of images; with 49 tokens each, 12,544 best matches
 QUANTILE = 0.95
@@ -39,7 +40,7 @@ def match_price(
     """
     least = 2 if others is None else 1
     if len(images) < least or (others is not None and not len(others)):
-        raise ValueError(
+        raise UserError(
             f"match_price: {len(images)} images are too few to draw unrelated pairs; "
             "set config.rerank.price, or give two images or more"
         )
@@ -54,7 +55,7 @@ def match_price(
         [(x @ y.T).max(axis=1) for x, y in zip(one, two, strict=True) if len(x) and len(y)] or [[]]
     )
     if not best.size:
-        raise ValueError("match_price: no drawn pair has valid tokens on both sides; set config.rerank.price")
+        raise UserError("match_price: no drawn pair has valid tokens on both sides; set config.rerank.price")
     return float(np.clip(1.0 - np.quantile(best, quantile), 1e-3, 2.0))
 
 

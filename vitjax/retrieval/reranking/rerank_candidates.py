@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 
 from vitjax import sharding
 from vitjax.config import RerankConfig
+from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.gallery.quantize import Stored
@@ -159,12 +160,12 @@ def _by_score(found: Reranked, head: np.ndarray) -> Reranked:
 def _checked(index: Any, queries: int, rows: int) -> np.ndarray:
     index = np.asarray(index)
     if index.ndim != 2 or len(index) != queries or not np.issubdtype(index.dtype, np.integer):
-        raise ValueError(
+        raise UserError(
             f"rerank: index is {index.dtype} of shape {index.shape} for {queries} queries; "
             "expected integers (queries, k)"
         )
     if index.size and (index.min() < -1 or index.max() >= rows):
-        raise ValueError(
+        raise UserError(
             f"rerank: index holds rows {index.min()} to {index.max()}, but the gallery has {rows}; "
             "rows count from 0, and -1 is padding"
         )

@@ -1,4 +1,4 @@
-"""The one error that weights raise for a user, and what readers raise on bytes that make no sense."""
+"""What readers of weights raise on damaged files, turned into one line that names the file."""
 
 import contextlib
 import lzma
@@ -9,10 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-
-class WeightsError(ValueError):
-    """Weights that cannot be fetched, read or fitted; the text says what and what to do."""
-
+from vitjax.errors import WeightsError
 
 # Of zipfile, pickletools, json, struct, protobuf and numpy; OSError stands for the disk and is told apart.
 DAMAGE = (
