@@ -32,7 +32,6 @@ from vitjax.cli import flags
 from vitjax.config import EvalConfig, ReduceConfig
 from vitjax.data.sources.base import FolderSource
 from vitjax.models.from_config import backbone
-from vitjax.models.token_pruning import reducer_of
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, rerank, search
 from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
@@ -157,14 +156,12 @@ def nearest(config: EvalConfig, name: str, count: int) -> ReduceConfig:
 def tokens_left(config: EvalConfig) -> int:
     """Tokens of one image after the config's block, counted without running the model."""
     model = backbone(config, config.model.img_size)
-    reducer, total = reducer_of(model), math.prod(model.grid)
-    assert reducer is not None
+    reducer, total = model.reducer.bound(model.depth), math.prod(model.grid)
     alive = total
     for block in range(config.model.block % model.depth + 1):
         stage = reducer.stage(block)
         if stage is not None:
-            kept = reducer.count(stage, alive=alive, total=total, prefix=model.prefix_count)
-            alive = kept + (reducer.name == "evit" and kept < alive)
+            alive = reducer.tokens_after(stage, alive=alive, total=total, prefix=model.prefix_count)
     return alive
 
 

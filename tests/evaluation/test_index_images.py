@@ -25,6 +25,7 @@ from vitjax.cli import flags
 from vitjax.data import FolderSource, ImageError
 from vitjax.evaluation.index_images import index_pictures
 from vitjax.retrieval import Gallery, GalleryError
+from vitjax.sparsify import make_reducer
 
 CONFIG = configuration.EvalConfig(
     model=configuration.ModelConfig(name="vit_tiny_patch16_224", img_size=48, block=2),
@@ -129,7 +130,7 @@ def test_a_gallery_of_other_pictures_model_or_type_is_refused_and_kept(reranker,
     }
     with pytest.raises(GalleryError, match="weights is "):
         index(vitjax.Reranker(reranker.model, weights, CONFIG), folder, tmp_path / "g")
-    pruned = reranker.model.clone(reduce="topk", keep_ratio=0.5)
+    pruned = reranker.model.clone(reducer=make_reducer("topk", keep_ratio=0.5))
     with pytest.raises(GalleryError, match=r"model\.keep_ratio is 0\.7 there, 0\.5 here; model\.reduce is "):
         index(vitjax.Reranker(pruned, reranker.variables, CONFIG), folder, tmp_path / "g")
     shutil.copy(folder / "class_0" / "0.png", folder / "class_0" / "9.png")

@@ -9,7 +9,7 @@ from tests.models.family import run
 from vitjax import ot
 from vitjax.layers.attention import Attention
 from vitjax.models import build
-from vitjax.sparsify import REDUCERS, restore
+from vitjax.sparsify import REDUCERS, make_reducer, restore
 
 TINY = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 5}
 LOC = {"pruning_loc": (1, 2, 3)}
@@ -41,11 +41,16 @@ def _made(name: str, **fields):
     return model, jax.tree_util.tree_map_with_path(value, shapes)
 
 
+def _with(model, reduce: str, **fields):
+    """The same model with another reducer at the same blocks; "" = none."""
+    return model.clone(reducer=make_reducer(reduce, blocks=(1, 2, 3), **fields) if reduce else None)
+
+
 @functools.cache
 def _evaluated(name: str, reduce: str | None = None):
     """What a model gives for the three images; with another reducer, or "" for the dense one."""
     model, variables = _made(name, **DYNAMIC.get(name, {}))
-    return run(model if reduce is None else model.clone(reduce=reduce), variables, IMAGES)
+    return run(model if reduce is None else _with(model, reduce), variables, IMAGES)
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
@@ -184,7 +189,7 @@ def test_an_image_does_not_depend_on_its_batch(images):
 )
 def test_every_reducer_works_on_weights_of_a_plain_model(name, reduce, images):
     model, variables = _made(name, **({"num_classes": 5} if "lv" in name else {"num_classes": 0}))
-    reduced = model.clone(reduce=reduce, r=5)
+    reduced = _with(model, reduce, r=5)
     out = run(reduced, variables, images, return_attention=True)
     assert out.tokens.shape[1] < 64 and np.isfinite(out.tokens).all()
     owner = np.asarray(out.owner[-1])
@@ -199,7 +204,7 @@ def test_every_reducer_works_on_weights_of_a_plain_model(name, reduce, images):
 @pytest.mark.parametrize("reduce", ["evit", "tome"])
 def test_a_reducer_with_nothing_to_do_is_the_dense_model(reduce, images):
     model, variables = _made("deit_small_patch16_224")
-    same = run(model.clone(reduce=reduce, r=0, keep_ratio=1.0), variables, images)
+    same = run(_with(model, reduce, r=0, keep_ratio=1.0), variables, images)
     dense = _evaluated("deit_small_patch16_224")
     np.testing.assert_allclose(same.tokens, dense.tokens, rtol=1e-5, atol=1e-5)
 
@@ -207,7 +212,7 @@ def test_a_reducer_with_nothing_to_do_is_the_dense_model(reduce, images):
 def test_ranking_by_attention_keeps_what_cls_looks_at(images):
     model, variables = _made("deit_small_patch16_224")
     dense = run(model, variables, images, return_attention=True)
-    out = run(model.clone(reduce="topk", keep_ratio=0.5), variables, images)
+    out = run(_with(model, "topk", keep_ratio=0.5), variables, images)
     looked = np.asarray(dense.attention[1])[:, :, 0, 1:].mean(axis=1)
     best = np.sort(np.argsort(-looked, axis=1, kind="stable")[:, :32], axis=1)
     np.testing.assert_array_equal(out.keep_index[0], best)
@@ -258,7 +263,7 @@ def test_what_cannot_be_done_is_said_in_one_line(images):
         model.apply(variables, images, keep_ratio=1.5)
     plain, variables = _made("deit_small_patch16_224")
     with pytest.raises(ValueError, match="reduces by 'tome'"):
-        plain.clone(reduce="tome").apply(variables, images, decisions=jnp.ones((3, 3, 64)))
+        _with(plain, "tome").apply(variables, images, decisions=jnp.ones((3, 3, 64)))
     with pytest.raises(ValueError, match="leave both None"):
         plain.apply(variables, images, keep_ratio=0.5)
     for fields, words in [
@@ -297,7 +302,9 @@ def undecided(name: str):
 )
 def test_images_that_keep_different_numbers_are_as_with_masks(name, budget, images):
     model, variables = undecided(name)
-    out = run(model.clone(budget=budget), variables, images, keep_ratio=0.8, return_attention=True)
+    out = run(
+        _with(model, "dynamicvit", budget=budget), variables, images, keep_ratio=0.8, return_attention=True
+    )
     counts = out.decisions.sum(-1)
     assert len(np.unique(counts[:, 0])) > 1, "the images differ"
     slack = 1.25 if budget == "batch" else 1
@@ -320,8 +327,8 @@ def test_images_that_keep_different_numbers_are_as_with_masks(name, budget, imag
 
 def test_an_image_keeps_what_its_predictor_wants_as_far_as_there_is_room(images):
     model, variables = undecided("dynamicvit_deit_small_patch16_224")
-    free = run(model.clone(budget="own"), variables, images, keep_ratio=1.0)
-    tight = run(model.clone(budget="own"), variables, images, keep_ratio=(0.3, 0.2, 0.1))
+    free = run(_with(model, "dynamicvit", budget="own"), variables, images, keep_ratio=1.0)
+    tight = run(_with(model, "dynamicvit", budget="own"), variables, images, keep_ratio=(0.3, 0.2, 0.1))
     want = np.asarray(free.scores[0][..., 0] >= free.scores[0][..., 1])
     np.testing.assert_array_equal(free.decisions[:, 0], want)
     assert not free.overflow.any()

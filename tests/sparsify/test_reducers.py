@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from vitjax.sparsify import reducers
-from vitjax.sparsify.reducers import REDUCERS, Alive, ReducedAttention, Reducer, restore
+from vitjax.sparsify.reducers import REDUCERS, StepInput, make_reducer
+from vitjax.sparsify.token_map import ReducedAttention, TokenMap, restore
 
 B, N, D = 2, 12, 5
 merge = jax.jit(functools.partial(reducers.merge, prefix=1), static_argnums=3)
-reduce = jax.jit(reducers.reduce, static_argnums=(0, 1))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="grid")
+def reduce(reducer, stage, tokens, token_map, grid=None, **given):
+    return reducer.step(tokens, token_map, StepInput(stage=stage, grid=grid, **given))
 
 
 @pytest.fixture
@@ -25,11 +30,11 @@ def _settings(seed: int = 1) -> dict:
 
 @pytest.mark.parametrize("name", REDUCERS)
 def test_every_reducer_says_for_each_cell_which_token_stands_for_it(name, tokens):
-    reducer = Reducer(name, (1, 2), 0.6, r=3)
-    out, alive = reduce(reducer, 0, tokens, Alive.all(B, N), **_settings())
+    reducer = make_reducer(name, blocks=(1, 2), keep_ratio=0.6, r=3)
+    out, token_map = reduce(reducer, 0, tokens, TokenMap.all(B, N), **_settings())
     kept = reducer.count(0, alive=N, total=N)
     assert out.shape == (B, kept + (name == "evit"), D)
-    owner, index, size = map(np.asarray, (alive.owner, alive.index, alive.size))
+    owner, index, size = map(np.asarray, (token_map.owner, token_map.index, token_map.size))
     assert (np.diff(index, axis=1) > 0).all(), "raster order"
     for image in range(B):
         for row, place in enumerate(index[image]):
@@ -39,31 +44,31 @@ def test_every_reducer_says_for_each_cell_which_token_stands_for_it(name, tokens
         assert ((owner[image] < 0).sum() == 0) == (name in ("tome", "evit"))
     if name not in ("tome", "evit"):
         np.testing.assert_array_equal(out, np.take_along_axis(np.asarray(tokens), index[:, :, None], axis=1))
-        dense = restore(out, alive.owner, fill=tokens)
+        dense = restore(out, token_map.owner, fill=tokens)
         np.testing.assert_array_equal(dense, tokens)
 
 
 @pytest.mark.parametrize("name", REDUCERS)
 def test_two_steps_keep_the_books_right(name, tokens):
-    reducer = Reducer(name, (1, 2), 0.7, r=3)
-    alive, out = Alive.all(B, N), tokens
+    reducer = make_reducer(name, blocks=(1, 2), keep_ratio=0.7, r=3)
+    token_map, out = TokenMap.all(B, N), tokens
     for stage in range(2):
         given = {k: v[:, : out.shape[1]] for k, v in _settings(stage).items()}
-        out, alive = reduce(reducer, stage, out, alive, **given)
-    assert out.shape[1] == alive.index.shape[1] == alive.size.shape[1]
-    rows = np.asarray(alive.owner)
+        out, token_map = reduce(reducer, stage, out, token_map, **given)
+    assert out.shape[1] == token_map.index.shape[1] == token_map.size.shape[1]
+    rows = np.asarray(token_map.owner)
     assert rows.max() == out.shape[1] - 1 or name == "evit"
-    np.testing.assert_array_equal(alive.size.sum(axis=1), (rows >= 0).sum(axis=1))
+    np.testing.assert_array_equal(token_map.size.sum(axis=1), (rows >= 0).sum(axis=1))
 
 
 @pytest.mark.parametrize(("grid", "kept"), [((14, 14), (98, 49)), ((8, 20), (80, 40)), ((7, 10), (35, 20))])
 def test_evenly_kept_tokens_lie_in_every_row_and_column_of_patches(grid, kept):
     cells = grid[0] * grid[1]
-    reducer = Reducer("uniform", (1, 2), tuple(count / cells for count in kept))
-    out, alive = jax.random.normal(jax.random.key(0), (1, cells, D)), Alive.all(1, cells)
+    reducer = make_reducer("uniform", blocks=(1, 2), keep_ratio=tuple(count / cells for count in kept))
+    out, token_map = jax.random.normal(jax.random.key(0), (1, cells, D)), TokenMap.all(1, cells)
     for stage, size in zip((0, 1), (1, 2), strict=True):
-        out, alive = reducers.reduce(reducer, stage, out, alive, grid=grid)
-        there = np.asarray(alive.owner >= 0).reshape(grid)
+        out, token_map = reduce(reducer, stage, out, token_map, grid=grid)
+        there = np.asarray(token_map.owner >= 0).reshape(grid)
         assert there.sum() == kept[stage]
         for row in range(0, grid[0] - size + 1, size):  # a half: checkerboard; a quarter: one of 2 x 2
             for column in range(0, grid[1] - 1, 2):
@@ -72,22 +77,24 @@ def test_evenly_kept_tokens_lie_in_every_row_and_column_of_patches(grid, kept):
 
 def test_the_fused_token_is_the_sum_of_the_rest_by_attention(tokens):
     scores = _settings()["scores"] / N
-    out, alive = reduce(Reducer("evit", (0,), 0.5), 0, tokens, Alive.all(B, N), scores=scores)
+    out, token_map = reduce(
+        make_reducer("evit", blocks=(0,), keep_ratio=0.5), 0, tokens, TokenMap.all(B, N), scores=scores
+    )
     for image in range(B):
-        rest = np.setdiff1d(np.arange(N), alive.index[image])
+        rest = np.setdiff1d(np.arange(N), token_map.index[image])
         wanted = (scores[image, rest][:, None] * tokens[image, rest]).sum(axis=0)
         np.testing.assert_allclose(out[image, -1], wanted, rtol=1e-5, atol=1e-6)
-        assert (np.asarray(alive.owner)[image, rest] == out.shape[1] - 1).all()
+        assert (np.asarray(token_map.owner)[image, rest] == out.shape[1] - 1).all()
 
 
 def test_merged_tokens_are_means_by_size_and_the_total_is_kept(tokens):
     keys = _settings()["keys"]
-    alive, out = Alive.all(B, N), tokens
+    token_map, out = TokenMap.all(B, N), tokens
     for _ in range(3):
-        out, alive = merge(out, alive, keys[:, : out.shape[1]], 2)
-    total = (out * alive.size[..., None]).sum(axis=1)
+        out, token_map = merge(out, token_map, keys[:, : out.shape[1]], 2)
+    total = (out * token_map.size[..., None]).sum(axis=1)
     np.testing.assert_allclose(total, tokens.sum(axis=1), rtol=1e-5, atol=1e-5)
-    owner = np.asarray(alive.owner)
+    owner = np.asarray(token_map.owner)
     for row in range(out.shape[1]):
         np.testing.assert_allclose(out[0, row], tokens[0, owner[0] == row].mean(axis=0), rtol=1e-5, atol=1e-6)
 
@@ -111,10 +118,10 @@ def test_of_even_places_of_the_whole_sequence_the_most_alike_leave(prefix, count
     rng = np.random.default_rng(prefix)
     tokens, keys = (rng.normal(size=(3, prefix + count, 5)) for _ in range(2))
     sizes = rng.integers(1, 4, (3, prefix + count)).astype(float)
-    alive = Alive.all(3, count).replace(size=jnp.asarray(sizes[:, prefix:], jnp.float32))
+    token_map = TokenMap.all(3, count).replace(size=jnp.asarray(sizes[:, prefix:], jnp.float32))
     found, after = reducers.merge(
         jnp.asarray(tokens[:, prefix:], jnp.float32),
-        alive,
+        token_map,
         jnp.asarray(keys[:, prefix:], jnp.float32),
         3,
         prefix=prefix,
@@ -127,27 +134,28 @@ def test_of_even_places_of_the_whole_sequence_the_most_alike_leave(prefix, count
 
 def test_the_most_alike_pair_merges_first():
     keys = jnp.eye(6)[None].at[0, 3].set(jnp.eye(6)[0] + 0.1)  # token 3 (odd) is nearly token 0 (even)
-    out, alive = merge(jnp.arange(6.0)[None, :, None], Alive.all(1, 6), keys, 1)
-    np.testing.assert_array_equal(alive.index, [[0, 1, 2, 4, 5]])
-    np.testing.assert_array_equal(alive.owner, [[0, 1, 2, 0, 3, 4]])
+    out, token_map = merge(jnp.arange(6.0)[None, :, None], TokenMap.all(1, 6), keys, 1)
+    np.testing.assert_array_equal(token_map.index, [[0, 1, 2, 4, 5]])
+    np.testing.assert_array_equal(token_map.owner, [[0, 1, 2, 0, 3, 4]])
     np.testing.assert_allclose(out[0, :, 0], [1.5, 1, 2, 4, 5])
 
 
 def test_published_token_traces_are_met():
-    def trace(reducer: Reducer, steps: int, extra: int) -> list[int]:
+    def trace(reducer, steps: int, extra: int) -> list[int]:
         counts = [196]
+        reducer = reducer.bound(12)
         for stage in range(steps):
             counts.append(reducer.count(stage, alive=counts[-1], total=196, prefix=1) + extra)
         return [c + 1 for c in counts]
 
-    assert trace(Reducer("topk", (3, 6, 9), 0.7), 3, 0) == [197, 139, 98, 69]
-    assert trace(Reducer("evit", (3, 6, 9), 0.7), 3, 1) == [197, 140, 100, 72]
-    assert trace(Reducer("tome", (), r=13), 12, 0)[-1] == 41
-    assert trace(Reducer("dynamicvit", (3, 6, 9), 0.7), 3, 0) == [197, 138, 97, 68]
+    assert trace(make_reducer("topk", blocks=(3, 6, 9), keep_ratio=0.7), 3, 0) == [197, 139, 98, 69]
+    assert trace(make_reducer("evit", blocks=(3, 6, 9), keep_ratio=0.7), 3, 1) == [197, 140, 100, 72]
+    assert trace(make_reducer("tome", blocks=(), r=13), 12, 0)[-1] == 41
+    assert trace(make_reducer("dynamicvit", blocks=(3, 6, 9), keep_ratio=0.7), 3, 0) == [197, 138, 97, 68]
 
 
 def test_tome_merges_at_most_half():
-    assert Reducer("tome", (), r=100).count(0, alive=11, total=11) == 6
+    assert make_reducer("tome", blocks=(), r=100).count(0, alive=11, total=11) == 6
 
 
 def test_attention_of_fewer_tokens_lies_on_the_whole_grid_again():
@@ -165,20 +173,24 @@ def test_attention_of_fewer_tokens_lies_on_the_whole_grid_again():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"name": "best"}, "'topk'"),
         ({"blocks": (5, 3)}, "ascending"),
         ({"blocks": (12,)}, "0 to 11"),
         ({"keep_ratio": 1.5}, "keep_ratio is 1.5"),
-        ({"r": -1}, "r is -1"),
+        ({"name": "tome", "blocks": None, "r": -1}, "r is -1"),
         ({"round_to": 0}, "round_to is 0"),
     ],
 )
 def test_fields_that_do_not_go_together_are_named(fields, words):
-    (wrong,) = Reducer(**{"name": "topk", "blocks": (3, 6, 9)} | fields).mistakes(12)
+    (wrong,) = make_reducer(**{"name": "topk", "blocks": (3, 6, 9)} | fields).mistakes(12)
     assert words in wrong
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="'topk'"):
+        make_reducer("best")
 
 
 def test_missing_scores_or_keys_are_asked_for(tokens):
     for name in ("topk", "dynamicvit", "tome"):
         with pytest.raises(ValueError, match="give `"):
-            reduce(Reducer(name, (0,), 0.5), 0, tokens, Alive.all(B, N))
+            reduce(make_reducer(name, blocks=(0,), keep_ratio=0.5), 0, tokens, TokenMap.all(B, N))

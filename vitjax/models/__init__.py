@@ -17,6 +17,7 @@ from vitjax.models.outputs import BackboneOutput
 from vitjax.models.resnet import RESNET, ResNet
 from vitjax.models.swin import SWIN, SwinTransformer
 from vitjax.models.vit import VIT, VisionTransformer
+from vitjax.sparsify.reducers import make_reducer
 
 __all__ = ["BackboneOutput", "VisionTransformer", "build", "list_models", "pretrained_source"]
 
@@ -30,6 +31,8 @@ _FAMILIES: tuple[tuple[type[nn.Module], dict[str, tuple[dict[str, Any], str]], C
     (LVViT, LVVIT, lvvit.mistakes),
     (ResNet, RESNET, resnet.mistakes),
 )
+# Fields of a reducer in flat form, which `build` takes; "pruning_loc" is DynamicViT's name of its blocks.
+_REDUCTION = ("reduce", "pruning_loc", "keep_ratio", "r", "round_to", "budget")
 _MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], str, Callable[[Any], list[str]]]] = {
     name: (module, fields, weights, mistakes)
     for module, table, mistakes in _FAMILIES
@@ -43,7 +46,9 @@ def build(name: str, **overrides: Any) -> nn.Module:
     Args:
         name: see `list_models`.
         overrides: fields of the module in timm's names (`img_size`, `num_classes`, `depth`, ...); lists
-            serve as tuples, `img_size` is a side or (height, width) in pixels.
+            serve as tuples, `img_size` is a side or (height, width) in pixels. `reduce` is a name of
+            `vitjax.sparsify.REDUCERS`, with `keep_ratio`, `r`, `pruning_loc`, `round_to` and `budget` as far
+            as they concern it, or a `Reducer` of your own.
 
     Returns:
         A linen module: `module.init(key, images)`, `module.apply(variables, images)`.
@@ -63,6 +68,8 @@ def build(name: str, **overrides: Any) -> nn.Module:
         )
     module, fields, _, mistakes = _MODELS[name]
     known = [f.name for f in dataclasses.fields(cast(Any, module)) if f.name not in ("parent", "name")]
+    if "reducer" in known:
+        known += _REDUCTION
     unknown = sorted(set(overrides) - set(known))
     if "pretrained" in unknown:
         raise UserError(
@@ -87,7 +94,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
         raise UserError(
             f"model {name!r}: dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'."
         ) from error
-    model = module(**fields)
+    model = module(**_with_reducer(fields) if "reducer" in known else fields)
     wrong = mistakes(model)
     if fields["dtype"] not in ("float32", "bfloat16"):
         wrong.append(f"dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'")
@@ -99,6 +106,18 @@ def build(name: str, **overrides: Any) -> nn.Module:
     if wrong:
         raise UserError(f"model {name!r}: {'; '.join(wrong)}.")
     return model
+
+
+def _with_reducer(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields in which `reduce` and what belongs to it have become the object that reduces tokens."""
+    flat = {name: fields[name] for name in _REDUCTION if name in fields}
+    rest = {name: value for name, value in fields.items() if name not in flat}
+    reduce = flat.pop("reduce", "")
+    if "pruning_loc" in flat:
+        flat["blocks"] = flat.pop("pruning_loc")
+    if isinstance(reduce, str):
+        return rest if not reduce else rest | {"reducer": make_reducer(reduce, **flat)}
+    return rest | {"reducer": reduce}
 
 
 def list_models(

@@ -38,7 +38,7 @@ def refuse_facet(model: Any, facet: str) -> None:
     """Raises where a model is asked for a facet that does not exist, or that its stack cannot hand out."""
     if facet not in FACETS:
         raise UserError(f"facet is {facet!r}; it must be one of {', '.join(map(repr, FACETS))}.")
-    if facet != "token" and (model.reduce or model.scan_layers):
+    if facet != "token" and (model.reducer is not None or model.scan_layers):
         raise UserError(
             f"facet {facet!r} needs a model with all its tokens and separate blocks: build it without reduce "
             "and scan_layers, or use 'token'."

@@ -5,6 +5,7 @@ from typing import Any
 from vitjax import models
 from vitjax.config import EvalConfig
 from vitjax.errors import UserError
+from vitjax.models.swin import SwinTransformer
 
 
 def backbone(
@@ -31,11 +32,11 @@ def backbone(
     name = reduce.name or reducer_name(model)
     if not name:
         return model
-    if name == "dynamicswin" and not reduce.name:
+    if not reduce.name and isinstance(model, SwinTransformer):
         return models.build(
             wanted.name, **fields, keep_ratio=float(reduce.keep_ratio if amount is None else amount)
         )
-    if not hasattr(model, "reduce"):
+    if not hasattr(model, "reducer"):
         raise UserError(f"config.reduce.name is {name!r}, which model {wanted.name!r} has no way to do.")
     if name == "tome":
         fields["r"] = int(reduce.r if amount is None else amount)
@@ -47,8 +48,8 @@ def backbone(
 
 def reducer_name(model: Any) -> str:
     """How a model reduces its tokens: a name of `vitjax.sparsify.reducers`, "dynamicswin", or "" if not."""
-    if hasattr(model, "reduce"):
-        return model.reduce
+    if getattr(model, "reducer", None) is not None:
+        return model.reducer.name
     return "dynamicswin" if getattr(model, "pruning_loc", ()) else ""
 
 
@@ -57,4 +58,4 @@ def dense(model: Any) -> Any:
     name = reducer_name(model)
     if not name:
         return model
-    return model.clone(pruning_loc=()) if name == "dynamicswin" else model.clone(reduce="")
+    return model.clone(pruning_loc=()) if name == "dynamicswin" else model.clone(reducer=None)

@@ -19,6 +19,7 @@ from vitjax.models.call_checks import last_block, patch_grid
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.token_pruning import reducer_mistakes, run_reduced
 from vitjax.models.vit import Block
+from vitjax.sparsify.reducers import Reducer
 
 _conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # torch's default
 
@@ -86,7 +87,7 @@ class LVViT(nn.Module):
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
         scan_layers: one block is compiled and scanned; see `run_blocks`.
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
-        reduce, pruning_loc, keep_ratio, r, round_to, budget: see `VisionTransformer`.
+        reducer: how tokens become fewer on the way; see `VisionTransformer`.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -105,12 +106,7 @@ class LVViT(nn.Module):
     remat: bool = False
     scan_layers: bool = False
     attention: str = "xla"
-    reduce: str = ""
-    pruning_loc: tuple[int, ...] | None = None
-    keep_ratio: float | int | tuple[float, ...] = 0.7
-    r: int = 13
-    round_to: int = 1
-    budget: str = "fixed"
+    reducer: Reducer | None = None
 
     @property
     def grid(self) -> tuple[int, int]:

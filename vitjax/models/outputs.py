@@ -24,7 +24,7 @@ class BackboneOutput(flax.struct.PyTreeNode):
         sizes: how many patches each token stands for, 0 for one that only pads; None in a model that reduces
             none.
         worth: of each token to the step that kept it: its probability of being kept, or CLS's attention, see
-            `vitjax.sparsify.reducers.Alive`; None where no step ranks tokens.
+            `vitjax.sparsify.TokenMap`; None where no step ranks tokens.
         overflow: tokens that an image wanted to keep and had no room for, over all stages; None where every
             image keeps the same number.
         grid: rows and columns of patches of the image; static under jit.

@@ -1,6 +1,7 @@
-"""Blocks that go on with fewer tokens: masked where that is learned, gathered where it is to be fast."""
+"""Blocks with token reduction: masking where the reduction is trained, gathering at inference."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,8 @@ from vitjax.models.block_stack import fields_of, run_blocks
 from vitjax.models.call_checks import refuse_pruning
 from vitjax.sparsify.decisions import cumulative, sample, take
 from vitjax.sparsify.predictor import Predictor
-from vitjax.sparsify.reducers import Alive, ReducedAttention, Reducer, reduce, restore, wanted
+from vitjax.sparsify.reducers import DynamicViT, Reducer, StepInput
+from vitjax.sparsify.token_map import ReducedAttention, TokenMap, restore
 
 
 class Reduced(NamedTuple):
@@ -31,29 +33,32 @@ class Reduced(NamedTuple):
     keep: Float[Array, "b m"] | None = None
 
 
-def reducer_of(model: Any, keep_ratio: Any = None) -> Reducer | None:
-    """How a model reduces its tokens, from its fields; None where it does not."""
-    if not model.reduce:
-        return None
-    blocks = model.pruning_loc
-    if blocks is None:
-        blocks = sorted({model.depth * quarter // 4 for quarter in (1, 2, 3)})
-    ratio = model.keep_ratio if keep_ratio is None else keep_ratio
-    ratio = tuple(ratio) if isinstance(ratio, list) else ratio
-    return Reducer(model.reduce, tuple(blocks), ratio, model.r, model.round_to, model.budget)
-
-
 def reducer_mistakes(model: Any) -> list[str]:
     """Returns which fields of a model do not go together with its reducer."""
-    reducer = reducer_of(model)
+    reducer = model.reducer
     if reducer is None:
         return []
     wrong = reducer.mistakes(model.depth)
     if model.scan_layers:
         wrong.append("scan_layers needs blocks of equal shape, and reduce makes them differ")
     if reducer.needs_attention and not getattr(model, "class_token", True):
-        wrong.append(f"reduce {model.reduce!r} ranks tokens by the attention of CLS, which the model lacks")
+        wrong.append(f"reduce {reducer.name!r} ranks tokens by the attention of CLS, which the model lacks")
     return wrong
+
+
+def _chosen(reducer: Reducer, depth: int, keep_ratio: Any) -> Reducer:
+    """The model's reducer for one call."""
+    if keep_ratio is not None:
+        if not hasattr(reducer, "keep_ratio"):
+            raise UserError(
+                f"keep_ratio is {keep_ratio}; reducer {reducer.name!r} keeps no share of the tokens."
+            )
+        ratio: Any = tuple(keep_ratio) if isinstance(keep_ratio, list) else keep_ratio
+        reducer = replace(reducer, keep_ratio=ratio)  # pyright: ignore[reportCallIssue]
+    reducer = reducer.bound(depth)
+    if wrong := reducer.mistakes(depth):
+        raise UserError("; ".join(wrong) + ".")
+    return reducer
 
 
 def run_reduced(
@@ -71,36 +76,34 @@ def run_reduced(
     """Runs blocks 0 to `last` inside the compact method of `model`, with fewer tokens as it goes if so built.
 
     Args:
-        model: its fields say how tokens are reduced, if at all (`reducer_of`, else `run_blocks`), and `remat`
-            and `dtype` count; its predictors are `score_predictor_<stage>`.
+        model: its `reducer` says how tokens are reduced, if at all (else `run_blocks`); `remat` and `dtype`
+            count too; its predictors are `score_predictor_<stage>`.
         block: `vit.Block`.
         fields: of every block.
         tokens: prefix first, then all patches.
         last: index from 0.
         grid: (h, w) of the patches; tokens before them, the prefix, always stay.
-        train: "dynamicvit" samples decisions, from the rng "gumbel", and masks. All others drop tokens for
-            real, as it does without `train`.
+        train: a trained reducer samples decisions, from the rng "gumbel", and masks. All others drop tokens
+            for real, as it does without `train`.
         keep_ratio: instead of the model's own.
         decisions: given ones, before they are made cumulative; they mask whatever `train` says.
 
     Raises:
         ValueError: a ratio or decisions that this cannot be done with.
     """
-    reducer = reducer_of(model, keep_ratio)
-    if reducer is None:
+    owner: Any = model
+    if owner.reducer is None:
         refuse_pruning(keep_ratio, decisions)
         return Reduced(*run_blocks(model, block, fields, tokens, last=last), {})
-    wrong = reducer.mistakes(max(reducer.blocks, default=0) + 1)
-    if decisions is not None and reducer.name != "dynamicvit":
-        wrong.append(f"decisions are for models with a predictor; this one reduces by {reducer.name!r}")
-    if wrong:
-        raise UserError("; ".join(wrong) + ".")
+    reducer = _chosen(owner.reducer, owner.depth, keep_ratio)
+    if decisions is not None and not reducer.trained:
+        raise UserError(f"decisions are for models with a predictor; this one reduces by {reducer.name!r}.")
     kind: Any = nn.remat(block) if getattr(model, "remat", False) else block
 
     def layer(i: int, **more: Any) -> Callable:
         return kind(**fields_of(model, fields, i), **more, name=f"blocks_{i}")
 
-    if reducer.name == "dynamicvit" and (train or decisions is not None):
+    if reducer.trained and (train or decisions is not None):
         return _masked(model, layer, tokens, reducer, last, grid, decisions)
     return _gathered(model, layer, tokens, reducer, last, grid)
 
@@ -115,7 +118,7 @@ def _masked(
     decisions: Float[Array, "b stages cells"] | None,
 ) -> Reduced:
     """All tokens go through all blocks; those dropped are not seen by the others."""
-    cells, stages = grid[0] * grid[1], len(reducer.blocks)
+    cells, stages = grid[0] * grid[1], reducer.steps
     prefix = tokens.shape[1] - cells
     if decisions is not None and decisions.shape != (len(tokens), stages, cells):
         raise UserError(
@@ -124,8 +127,8 @@ def _masked(
         )
     kept, raw, scores, maps = None, [], [], []
     for i in range(last + 1):
-        if i in reducer.blocks:
-            stage = reducer.blocks.index(i)
+        stage = reducer.stage(i)
+        if stage is not None:
             scores.append(_predictor(model, stage)(tokens[:, prefix:], kept))
             raw.append(decide(model, scores[-1], None if decisions is None else decisions[:, stage]))
             kept = raw[-1] if kept is None else kept * raw[-1]
@@ -149,74 +152,72 @@ def _gathered(
     """Tokens that leave are gone and cost nothing; where images keep different numbers, padding is masked."""
     cells = grid[0] * grid[1]
     prefix = tokens.shape[1] - cells
-    alive, valid, overflow = Alive.all(len(tokens), cells), None, []
+    token_map, valid, overflow = TokenMap.all(len(tokens), cells), None, []
     scores, index, owner, maps = [], [], [], []
     for i in range(last + 1):
         stage = reducer.stage(i)
         if stage is not None and not reducer.inside:
             front, patches = tokens[:, :prefix], tokens[:, prefix:]
             count = patches.shape[1]
-            if reducer.name == "dynamicvit":
+            if reducer.trained:
                 scores.append(_predictor(model, stage)(patches, valid))
-            given = scores[-1] if scores else None
-            if reducer.budget == "fixed":
-                worth = None if given is None else given[..., 0]
-                patches, alive = reduce(
-                    reducer, stage, patches, alive, prefix=prefix, grid=grid, scores=worth
-                )
-            else:
-                patches, alive, valid, extra = _own_number(
-                    reducer, stage, patches, alive, valid, given, prefix
+            given = StepInput(scores[-1][..., 0] if scores else None, None, stage, prefix, grid)
+            if isinstance(reducer, DynamicViT) and reducer.budget != "fixed":
+                patches, token_map, valid, extra = _own_number(
+                    reducer, patches, token_map, valid, scores[-1], given
                 )
                 overflow.append(extra)
+            else:
+                patches, token_map = reducer.step(patches, token_map, given)
             if patches.shape[1] < count:
                 tokens = jnp.concatenate([front, patches], axis=1)
-        asked, keep = alive, None
+        before, keep = token_map, None
         if valid is not None:
             keep = jnp.concatenate([jnp.ones((len(tokens), prefix), valid.dtype), valid], axis=1)
         if stage is not None and reducer.inside:
-            tokens, (weights, alive) = layer(i, reducer=reducer, stage=stage, prefix=prefix)(
-                tokens, None, alive
+            tokens, (weights, token_map) = layer(i, reducer=reducer, stage=stage, prefix=prefix)(
+                tokens, None, token_map
             )
         else:
-            sized = alive if reducer.name == "tome" else None
+            sized = token_map if reducer.merges else None
             tokens, weights = layer(i)(tokens, keep, sized)
         if weights is not None and (weights.shape[-1] < cells + prefix or valid is not None):
-            weights = ReducedAttention(weights, asked.owner, prefix)
+            weights = ReducedAttention(weights, before.owner, prefix)
         maps.append(weights)
         if stage is not None:
-            index.append(alive.index if valid is None else jnp.where(valid > 0, alive.index, cells))
-            owner.append(alive.owner)
+            places = token_map.index
+            index.append(places if valid is None else jnp.where(valid > 0, places, cells))
+            owner.append(token_map.owner)
     parts = {
-        "scores": tuple(scores), "keep_index": tuple(index), "owner": tuple(owner), "sizes": alive.size,
-        "overflow": sum(overflow) if overflow else None, "worth": alive.worth if reducer.ranks else None,
+        "scores": tuple(scores), "keep_index": tuple(index), "owner": tuple(owner), "sizes": token_map.size,
+        "overflow": sum(overflow) if overflow else None,
+        "worth": token_map.score if reducer.scores_tokens else None,
     }  # fmt: skip
-    if owner and reducer.name not in ("tome", "evit"):
+    if owner and not reducer.keeps_all_patches:
         parts["decisions"] = jnp.stack([(o >= 0).astype(jnp.float32) for o in owner], axis=1)
     return Reduced(tokens, tuple(maps), parts, valid)
 
 
 def _own_number(
-    reducer: Reducer,
-    stage: int,
+    reducer: DynamicViT,
     patches: Float[Array, "b n d"],
-    alive: Alive,
+    token_map: TokenMap,
     valid: Float[Array, "b n"] | None,
-    scores: Any,
-    prefix: int,
-) -> tuple[Float[Array, "b m d"], Alive, Float[Array, "b m"], Array]:
+    scores: Float[Array, "b n 2"],
+    given: StepInput,
+) -> tuple[Float[Array, "b m d"], TokenMap, Float[Array, "b m"], Array]:
     """One step in which every image keeps a number of its own, in the room that all have.
 
     Returns:
         tokens, what they stand for, 1 where one is no padding, and how many had no room.
     """
     there = jnp.ones(patches.shape[:2], jnp.float32) if valid is None else valid
-    wish = wanted(reducer, stage, scores, there, total=alive.owner.shape[1])
-    on_grid = restore(wish[..., None], alive.owner)
-    worth = jnp.where(wish > 0, scores[..., 0], -jnp.inf)
-    patches, alive = reduce(reducer, stage, patches, alive, prefix=prefix, scores=worth)
-    kept = take(on_grid, alive.index)[..., 0]
-    return patches, alive.without(kept), kept, (wish.sum(axis=1) - kept.sum(axis=1)).astype(jnp.int32)
+    wish = reducer.wanted(given.stage, scores, there, total=token_map.owner.shape[1])
+    on_grid = restore(wish[..., None], token_map.owner)
+    given = given.replace(scores=jnp.where(wish > 0, scores[..., 0], -jnp.inf))  # pyright: ignore[reportAttributeAccessIssue]
+    patches, token_map = reducer.step(patches, token_map, given)
+    kept = take(on_grid, token_map.index)[..., 0]
+    return patches, token_map.without(kept), kept, (wish.sum(axis=1) - kept.sum(axis=1)).astype(jnp.int32)
 
 
 def decide(

@@ -19,7 +19,8 @@ from vitjax.models.call_checks import last_block, patch_grid, refuse_facet
 from vitjax.models.outputs import BackboneOutput
 from vitjax.models.token_pruning import reducer_mistakes, run_reduced
 from vitjax.sparsify.predictor import masked_mean
-from vitjax.sparsify.reducers import Alive, Reducer, reduce
+from vitjax.sparsify.reducers import Reducer, StepInput
+from vitjax.sparsify.token_map import TokenMap
 
 
 class Block(nn.Module):
@@ -45,14 +46,14 @@ class Block(nn.Module):
         self,
         tokens: Float[Array, "b n d"],
         keep: Float[Array, "b n"] | None = None,
-        alive: Alive | None = None,
+        token_map: TokenMap | None = None,
     ) -> tuple[Float[Array, "b m d"], Any]:
         """Returns the updated tokens and, if asked for, the attention after softmax.
 
         Args:
             tokens: prefix first.
             keep: see `Attention`.
-            alive: what the patch tokens stand for; they get attention by their size. With a `reducer`, the
+            token_map: what the patch tokens stand for; they get attention by their size. With a `reducer`, the
                 second result is (attention, what they stand for now), and sizes count for merged tokens only.
                 With a `facet`, it is (attention, that facet of all tokens, heads side by side).
         """
@@ -60,15 +61,15 @@ class Block(nn.Module):
         normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
         looks = self.reducer is not None and self.reducer.needs_attention
         sizes = None
-        if alive is not None and not looks:
-            front = jnp.ones((len(tokens), tokens.shape[1] - alive.size.shape[1]), jnp.float32)
-            sizes = jnp.concatenate([front, alive.size], axis=1)
+        if token_map is not None and (self.reducer is None or self.reducer.merges):
+            front = jnp.ones((len(tokens), tokens.shape[1] - token_map.size.shape[1]), jnp.float32)
+            sizes = jnp.concatenate([front, token_map.size], axis=1)
         update, weights, facets = attn(normal, keep, sizes, return_attention=self.return_attention or looks)
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls1")(update)
         tokens = tokens + self._scaled(update)
-        if self.reducer is not None and alive is not None:
-            tokens, alive = self._reduce(self.reducer, tokens, alive, weights, facets.key)
+        if self.reducer is not None and token_map is not None:
+            tokens, token_map = self._reduce(self.reducer, tokens, token_map, weights, facets.key)
             weights = weights if self.return_attention else None
         mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
         update = mlp(LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype))
@@ -77,19 +78,15 @@ class Block(nn.Module):
         tokens = tokens + self._scaled(update)
         if self.facet != "token":
             return tokens, (weights, getattr(facets, self.facet).reshape(normal.shape))
-        return tokens, weights if self.reducer is None else (weights, alive)
+        return tokens, weights if self.reducer is None else (weights, token_map)
 
     def _reduce(
-        self, reducer: Reducer, tokens: Array, alive: Alive, weights: Array | None, keys: Array
-    ) -> tuple[Array, Alive]:
-        patches, by_cls = tokens[:, self.prefix :], None
-        if weights is not None:
-            by_cls = weights[:, :, 0, self.prefix :].mean(axis=1)
-        patches, alive = reduce(
-            reducer, self.stage, patches, alive,
-            prefix=self.prefix, scores=by_cls, keys=keys[:, self.prefix :].mean(axis=2),
-        )  # fmt: skip
-        return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1), alive
+        self, reducer: Reducer, tokens: Array, token_map: TokenMap, weights: Array | None, keys: Array
+    ) -> tuple[Array, TokenMap]:
+        by_cls = None if weights is None else weights[:, :, 0, self.prefix :].mean(axis=1)
+        given = StepInput(by_cls, keys[:, self.prefix :].mean(axis=2), self.stage, self.prefix)
+        patches, token_map = reducer.step(tokens[:, self.prefix :], token_map, given)
+        return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1), token_map
 
     def _scaled(self, update: Array) -> Array:
         update = drop_branch(self, update, self.drop_path)
@@ -131,15 +128,9 @@ class VisionTransformer(nn.Module):
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
         drop_path_rate: probability that an image goes without a branch of the last block, where a call has
             the rng "dropout"; that of the others rises evenly from 0.
-        reduce: how tokens become fewer on the way, a name of `vitjax.sparsify.REDUCERS`; "" = not at all.
-            "dynamicvit" has a predictor of its own before each stage; the others work with any weights.
-        pruning_loc: blocks, from 0, where it happens; None = after each quarter of them. See `Reducer`.
-        keep_ratio: share of the tokens that stays; see `Reducer`. A call may choose another.
-        r: tokens that "tome" merges away in each block.
-        round_to: numbers of tokens, prefix included, become multiples of this: 8 fits a TPU's tiles.
-        budget: of "dynamicvit", whose the number of kept tokens is. "fixed": the same for every image; "own":
-            every image keeps those its predictor wants, at most that number; "batch": the batch shares out
-            as many as all would keep. See `vitjax.sparsify.reducers.wanted`.
+        reducer: how tokens become fewer on the way, an object of `vitjax.sparsify.reducers` or of your own; None =
+            not at all. `build` makes one from its name: `reduce="topk", keep_ratio=0.7, pruning_loc=(3, 6, 9)`.
+            A trained one has a predictor before each step; the others work with any weights.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -165,12 +156,7 @@ class VisionTransformer(nn.Module):
     scan_layers: bool = False
     attention: str = "xla"
     drop_path_rate: float | int = 0.0
-    reduce: str = ""
-    pruning_loc: tuple[int, ...] | None = None
-    keep_ratio: float | int | tuple[float, ...] = 0.7
-    r: int = 13
-    round_to: int = 1
-    budget: str = "fixed"
+    reducer: Reducer | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -212,14 +198,14 @@ class VisionTransformer(nn.Module):
 
         Args:
             images: normalised pixels; height and width divisible by `patch_size`.
-            train: "dynamicvit" samples which tokens to drop, from the rng "gumbel", and masks them instead of
+            train: a trained reducer samples which tokens to drop, from the rng "gumbel", and masks them instead of
                 dropping them. All else is computed the same either way.
             return_attention: also returns the attention of every block that ran.
             block: stop after this block, from 0, negative from the end; its tokens get the final norm. None =
                 all blocks. Logits are None where blocks are left out.
-            keep_ratio: as the field, instead of it; static under jit. For models with `reduce`.
+            keep_ratio: as the field, instead of it; static under jit. For models with a `reducer`.
             decisions: 1 = keep, instead of sampled ones, per stage on the full grid, before stages are made
-                cumulative; they mask in evaluation too. For "dynamicvit".
+                cumulative; they mask in evaluation too. For trained reducers.
             facet: "query", "key" or "value": the patch tokens of the result are what the last block that runs
                 makes of its input for its attention, heads side by side and without a norm; all else stays.
                 For models that reduce no tokens.

@@ -6,7 +6,8 @@ from vitjax.sparsify.bucketed import Bucket, bucketed
 from vitjax.sparsify.decisions import keep_count, stage_ratios
 from vitjax.sparsify.flops import Count, count
 from vitjax.sparsify.predictor import Predictor
-from vitjax.sparsify.reducers import REDUCERS, ReducedAttention, Reducer, restore
+from vitjax.sparsify.reducers import REDUCERS, Reducer, StepInput, make_reducer
+from vitjax.sparsify.token_map import ReducedAttention, TokenMap, restore
 
 __all__ = [
     "REDUCERS",
@@ -15,10 +16,13 @@ __all__ = [
     "Predictor",
     "ReducedAttention",
     "Reducer",
+    "StepInput",
+    "TokenMap",
     "bucketed",
     "count",
     "keep_count",
     "losses",
+    "make_reducer",
     "masked_softmax",
     "restore",
     "stage_ratios",

@@ -1,22 +1,20 @@
-"""Ways to go on with fewer tokens, one interface: which tokens leave, and what becomes of them.
+"""Token reduction methods behind one interface: which tokens leave, and what becomes of them.
 
-Source, by name:
+Each method is a small frozen class; `REDUCERS` names those that a config can name. An object of any class with the
+interface of `Reducer` can be handed to `vitjax.build(name, reduce=...)`: nothing has to be registered.
 
-- "dynamicvit": the best by a learned predictor. Rao et al. 2021 (arXiv:2106.02034).
-- "topk": the best by the attention that CLS pays them. Liang et al. 2022, EViT (arXiv:2202.07800), Sec. 3.2,
-  without the fused token.
-- "evit": the same, and one token more: the sum of the rest, each times its attention (Eq. 3).
-- "tome": no token leaves, the r most alike pairs become one. Bolya et al. 2023, ToMe (arXiv:2210.09461).
-- "random", "uniform": as many as "dynamicvit" keeps, by lot or evenly on the grid: what choosing is worth.
-
-All but "dynamicvit" work with the weights of any plain ViT as they are. Different from the papers' code:
+All but `DynamicViT` work with the weights of any plain ViT as they are. Different from the papers' code:
 tokens stay in raster order after every step, and the prefix (CLS and what stands beside it) neither leaves
 nor merges.
 """
 
+import abc
+import dataclasses
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -26,96 +24,77 @@ from jaxtyping import Array, Float, Int
 
 from vitjax.errors import UserError
 from vitjax.sparsify.decisions import as_keep, keep_count, stage_ratios, take, top_k_index
+from vitjax.sparsify.token_map import TokenMap, rows_after_keeping
 
-REDUCERS = ("dynamicvit", "topk", "evit", "tome", "random", "uniform")
 BUDGETS = ("fixed", "own", "batch")
 SLACK = 1.25  # of budget "batch": room that each image has, in units of what it would have alone
 
 
-class Alive(flax.struct.PyTreeNode):
-    """Which patches the tokens of a moment stand for.
+class StepInput(flax.struct.PyTreeNode):
+    """What a reduction step may use beside the tokens.
 
     Attributes:
-        index: position in the full grid of each token; the number of cells for one that has no place of its
-            own (EViT's fused token).
-        owner: row of the token that stands for each cell of the grid; -1 where its token was dropped.
-        size: how many cells each token stands for.
-        worth: of each token to the step that kept it last: the probability of being kept, or CLS's attention;
-            for EViT's fused token that of all it stands for; 1 before the first step.
+        scores: log-probabilities of being kept, for a method with a predictor; the attention of CLS to each patch
+            token, mean over heads, for one that needs attention; None for all others.
+        keys: the block's keys, mean over heads; only inside a block.
+        stage: which step this is, from 0; static, like the next two.
+        prefix: number of tokens beside the patches.
+        grid: (h, w) of the patches before the first step; None: one row.
     """
 
-    index: Int[Array, "b n"]
-    owner: Int[Array, "b cells"]
-    size: Float[Array, "b n"]
-    worth: Float[Array, "b n"]
-
-    @classmethod
-    def all(cls, batch: int, cells: int) -> "Alive":
-        """Every token stands for its own cell."""
-        places = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32)[None], (batch, cells))
-        ones = jnp.ones((batch, cells), jnp.float32)
-        return cls(places, places, ones, ones)
-
-    def moved(self, row: Int[Array, "b n"], index: Int[Array, "b m"], worth: Float[Array, "b m"]) -> "Alive":
-        """After a step: the new row of every old one, -1 where dropped; positions and worth of the new."""
-        gone = jnp.take_along_axis(row, jnp.maximum(self.owner, 0), axis=1)
-        size = jnp.zeros(index.shape, jnp.float32)
-        size = size.at[jnp.arange(len(row))[:, None], row].add(
-            self.size, mode="drop", wrap_negative_indices=False
-        )
-        return Alive(index, jnp.where(self.owner < 0, -1, gone), size, worth)
-
-    def without(self, valid: Float[Array, "b n"]) -> "Alive":
-        """The same rows, of which those that are not valid stand for nothing."""
-        there = restore(valid[..., None], self.owner)[..., 0] > 0
-        return Alive(self.index, jnp.where(there, self.owner, -1), self.size * valid, self.worth * valid)
+    scores: Float[Array, "b n"] | None = None
+    keys: Float[Array, "b n w"] | None = None
+    stage: int = flax.struct.field(pytree_node=False, default=0)
+    prefix: int = flax.struct.field(pytree_node=False, default=0)
+    grid: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
 
 
 @dataclass(frozen=True)
-class Reducer:
+class Reducer(abc.ABC):
     """When a model reduces its tokens, how, and to how many; plain numbers, so static under jit.
 
+    A method of your own derives from this class, names itself, and defines `count` and `select` or `step`.
+
     Attributes:
-        name: one of `REDUCERS`.
-        blocks: where: before these blocks ("dynamicvit", "random", "uniform"), or inside them, between
-            attention and MLP ("topk", "evit"); "tome" does it inside every block.
-        keep_ratio: kept share of the first tokens: rho, then rho^2, and so on, or one number per stage; for
-            "topk" and "evit", of the tokens before each stage: one number, or one per stage.
-        r: tokens that "tome" merges away in every block, at most half of those that are left.
-        round_to: see `keep_count`; not for "tome".
-        budget: whose the number of kept tokens is, for "dynamicvit"; see `wanted`.
+        blocks: before which blocks, from 0, it happens, or inside which ones; None = after each quarter of them.
+        round_to: numbers of tokens, prefix included, become multiples of this; see `keep_count`.
     """
 
-    name: str
-    blocks: tuple[int, ...]
-    keep_ratio: float | int | tuple[float, ...] = 0.7
-    r: int = 13
+    blocks: tuple[int, ...] | None = None
     round_to: int = 1
-    budget: str = "fixed"
 
-    @property
-    def inside(self) -> bool:
-        """Whether the step lies between attention and MLP."""
-        return self.name in ("topk", "evit", "tome")
+    name: ClassVar[str]
+    inside: ClassVar[bool] = False  # between attention and MLP of its blocks, instead of before them
+    in_every_block: ClassVar[bool] = False
+    needs_attention: ClassVar[bool] = False  # the attention of CLS in the block
+    trained: ClassVar[bool] = False  # a predictor before each step, trained with masks
+    scores_tokens: ClassVar[bool] = False  # its scores can be weights of the tokens
+    merges: ClassVar[bool] = False  # tokens stand for several patches, and attention counts them by size
+    keeps_all_patches: ClassVar[bool] = False  # no patch is without a token that stands for it
 
-    @property
-    def needs_attention(self) -> bool:
-        """Whether the step looks at the block's attention."""
-        return self.name in ("topk", "evit")
-
-    @property
-    def ranks(self) -> bool:
-        """Whether the step says what each token is worth."""
-        return self.name in ("dynamicvit", "topk", "evit")
+    def bound(self, depth: int) -> "Reducer":
+        """The same with its blocks chosen, for a model of so many blocks."""
+        if self.blocks is not None:
+            return self
+        blocks = (
+            range(depth) if self.in_every_block else sorted({depth * quarter // 4 for quarter in (1, 2, 3)})
+        )
+        return dataclasses.replace(self, blocks=tuple(blocks))
 
     def stage(self, block: int) -> int | None:
         """Which step happens at a block, from 0; None = none."""
-        if self.name == "tome":
+        if self.in_every_block:
             return block
-        return self.blocks.index(block) if block in self.blocks else None
+        return self.blocks.index(block) if self.blocks and block in self.blocks else None
 
+    @property
+    def steps(self) -> int:
+        """Number of steps of a bound reducer."""
+        return len(self.blocks or ())
+
+    @abc.abstractmethod
     def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
-        """Tokens after a step, without the fused one.
+        """Tokens that stay themselves after a step.
 
         Args:
             stage: from 0.
@@ -123,118 +102,274 @@ class Reducer:
             total: patch tokens before the first.
             prefix: tokens that always stay.
         """
-        if self.name == "tome":
-            return alive - min(self.r, alive // 2)
-        if self.needs_attention:
-            rate = self.keep_ratio[stage] if isinstance(self.keep_ratio, Sequence) else self.keep_ratio
-            count = math.ceil(rate * alive)
-            return keep_count(count, 1.0, alive=alive, prefix=prefix, round_to=self.round_to)
-        ratio = stage_ratios(self.keep_ratio, len(self.blocks))[stage]
-        if self.budget == "batch":
-            ratio *= SLACK
-        return keep_count(total, ratio, alive=alive, prefix=prefix, round_to=self.round_to)
+
+    def select(self, token_map: TokenMap, given: StepInput, kept: int) -> Int[Array, "b k"]:
+        """Ascending rows of the tokens that stay; by default those of the highest scores."""
+        if given.scores is None:
+            raise UserError(f"reducer {self.name!r} ranks tokens: give `scores`.")
+        return top_k_index(given.scores, kept).astype(jnp.int32)
+
+    def step(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """One step: fewer tokens, in raster order, and what they stand for; by default those of `select`."""
+        count = tokens.shape[1]
+        kept = self.count(given.stage, alive=count, total=token_map.owner.shape[1], prefix=given.prefix)
+        token_map = self.scored(token_map, given)
+        if kept >= count:
+            return tokens, token_map
+        index = self.select(token_map, given, kept)
+        row = rows_after_keeping(index, count)
+        return take(tokens, index), token_map.moved(
+            row, take(token_map.index, index), take(token_map.score, index)
+        )
+
+    def scored(self, token_map: TokenMap, given: StepInput) -> TokenMap:
+        """The same tokens with the scores of this step, where it gives them any."""
+        if not self.scores_tokens or given.scores is None:
+            return token_map
+        scores = jnp.exp(given.scores) if self.trained else given.scores
+        return token_map.replace(score=scores.astype(jnp.float32))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def tokens_after(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
+        """Tokens after a step, those that it makes included."""
+        return self.count(stage, alive=alive, total=total, prefix=prefix)
 
     def mistakes(self, depth: int) -> list[str]:
         """Returns which fields do not go together, for a model of so many blocks."""
-        if self.name not in REDUCERS:
-            return [f"reduce {self.name!r} is unknown; one of {', '.join(map(repr, REDUCERS))}"]
-        wrong = []
-        if list(self.blocks) != sorted(set(self.blocks)) or not all(0 <= i < depth for i in self.blocks):
-            wrong.append(f"pruning_loc {self.blocks} must be ascending blocks from 0 to {depth - 1}")
-        if self.r < 0:
-            wrong.append(f"r is {self.r}; it must be 0 or more")
-        if self.budget not in BUDGETS:
-            wrong.append(f"budget {self.budget!r} is unknown; one of {', '.join(map(repr, BUDGETS))}")
-        elif self.budget != "fixed" and self.name != "dynamicvit":
-            wrong.append(f"budget {self.budget!r} needs a predictor, which reduce {self.name!r} has not")
+        blocks, wrong = self.bound(depth).blocks or (), []
+        if list(blocks) != sorted(set(blocks)) or not all(0 <= i < depth for i in blocks):
+            wrong.append(f"pruning_loc {blocks} must be ascending blocks from 0 to {depth - 1}")
         if self.round_to < 1:
             wrong.append(f"round_to is {self.round_to}; it must be 1 or more")
+        return wrong
+
+
+@dataclass(frozen=True)
+class KeepRatio(Reducer):
+    """What methods share that keep a share of the first tokens.
+
+    Attributes:
+        keep_ratio: kept share of the first tokens: rho, then rho^2, and so on, or one number per step.
+    """
+
+    keep_ratio: float | int | tuple[float, ...] = 0.7
+
+    def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
+        """See `Reducer.count`."""
+        ratio = stage_ratios(self.keep_ratio, self.steps)[stage]
+        return keep_count(total, ratio, alive=alive, prefix=prefix, round_to=self.round_to)
+
+    def mistakes(self, depth: int) -> list[str]:
+        """See `Reducer.mistakes`."""
+        wrong = super().mistakes(depth)
         try:
-            stage_ratios(self.keep_ratio, len(self.blocks))
-        except ValueError as error:
+            stage_ratios(self.keep_ratio, self.bound(depth).steps)
+        except UserError as error:
             wrong.append(str(error).removesuffix("."))
         return wrong
 
 
-def reduce(
-    reducer: Reducer,
-    stage: int,
-    tokens: Float[Array, "b n d"],
-    alive: Alive,
-    *,
-    prefix: int = 0,
-    grid: tuple[int, int] | None = None,
-    scores: Float[Array, "b n"] | None = None,
-    keys: Float[Array, "b n w"] | None = None,
-) -> tuple[Float[Array, "b m d"], Alive]:
-    """One step: fewer tokens, in raster order, and what they stand for.
+@dataclass(frozen=True)
+class DynamicViT(KeepRatio):
+    """The best by a learned predictor; Rao et al. 2021, DynamicViT (arXiv:2106.02034).
 
-    Args:
-        reducer: how, and to how many.
-        stage: from 0.
-        tokens: patch tokens.
-        alive: what they stand for.
-        prefix: number of tokens beside them.
-        grid: (h, w) of the patches before the first step, on which "uniform" spreads what it keeps; None: one
-            row.
-        scores: which are worth keeping: log-probabilities of the predictor ("dynamicvit") or CLS's attention
-            ("topk", "evit").
-        keys: the block's keys, mean over heads; "tome" calls tokens alike whose keys are.
+    Attributes:
+        budget: whose the number of kept tokens is. "fixed": the same for every image; "own": every image keeps
+            those its predictor wants, at most that number; "batch": the batch shares out as many as all would
+            keep. See `wanted`.
     """
-    count, cells = tokens.shape[1], alive.owner.shape[1]
-    kept = reducer.count(stage, alive=count, total=cells, prefix=prefix)
-    if reducer.ranks and scores is not None:
-        worth = jnp.exp(scores) if reducer.name == "dynamicvit" else scores
-        alive = alive.replace(worth=worth.astype(jnp.float32))  # pyright: ignore[reportAttributeAccessIssue]
-    if kept >= count:
-        return tokens, alive
-    if reducer.name == "tome":
-        if keys is None:
+
+    budget: str = "fixed"
+
+    name = "dynamicvit"
+    trained = True
+    scores_tokens = True
+
+    def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
+        """See `Reducer.count`; with budget "batch" the room that an image has."""
+        ratio = stage_ratios(self.keep_ratio, self.steps)[stage] * (SLACK if self.budget == "batch" else 1)
+        return keep_count(total, ratio, alive=alive, prefix=prefix, round_to=self.round_to)
+
+    def wanted(
+        self, stage: int, scores: Float[Array, "b n 2"], valid: Float[Array, "b n"], *, total: int
+    ) -> Float[Array, "b n"]:
+        """Which tokens a step wants to keep, where that differs from image to image: 1 = keep.
+
+        Budget "own": those whose probability of being kept is at least one half, as in training without its
+        noise. Budget "batch": the best of the whole batch, as many as all its images keep together with
+        "fixed"; an image's result then depends on its batch. In both the shape stays that of `count`, and an
+        image that wants more keeps its best.
+
+        Args:
+            stage: from 0.
+            scores: log-probabilities of keeping (index 0) and dropping.
+            valid: 1 where a token is still there.
+            total: patch tokens before the first step.
+        """
+        keep, drop = scores[..., 0], scores[..., 1]
+        if self.budget == "own":
+            return valid * (keep >= drop)
+        share = stage_ratios(self.keep_ratio, self.steps)[stage]
+        flat = jnp.where(valid > 0, keep, -jnp.inf).reshape(1, -1)
+        most = min(int(len(keep) * int(total * share)), flat.shape[1])
+        return valid * as_keep(top_k_index(flat, most), flat.shape[1]).reshape(valid.shape)
+
+    def mistakes(self, depth: int) -> list[str]:
+        """See `Reducer.mistakes`."""
+        wrong = super().mistakes(depth)
+        if self.budget not in BUDGETS:
+            wrong.append(f"budget {self.budget!r} is unknown; one of {', '.join(map(repr, BUDGETS))}")
+        return wrong
+
+
+@dataclass(frozen=True)
+class ByAttention(KeepRatio):
+    """What methods share that rank tokens by the attention that CLS pays them.
+
+    Source: Liang et al. 2022, EViT (arXiv:2202.07800), Sec. 3.2. `keep_ratio` is the kept share of the tokens
+    before each step: one number, or one per step.
+    """
+
+    inside = True
+    needs_attention = True
+    scores_tokens = True
+
+    def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
+        """See `Reducer.count`."""
+        rate = self.keep_ratio[stage] if isinstance(self.keep_ratio, Sequence) else self.keep_ratio
+        return keep_count(math.ceil(rate * alive), 1.0, alive=alive, prefix=prefix, round_to=self.round_to)
+
+
+@dataclass(frozen=True)
+class TopK(ByAttention):
+    """The best by the attention that CLS pays them: EViT without its fused token."""
+
+    name = "topk"
+
+
+@dataclass(frozen=True)
+class EViT(ByAttention):
+    """The best, and one token more: the sum of the rest, each times its attention (EViT, Eq. 3)."""
+
+    name = "evit"
+    keeps_all_patches = True
+
+    def step(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `Reducer.step`."""
+        (batch, count), cells = tokens.shape[:2], token_map.owner.shape[1]
+        kept = self.count(given.stage, alive=count, total=cells, prefix=given.prefix)
+        token_map = self.scored(token_map, given)
+        if kept >= count:
+            return tokens, token_map
+        index = self.select(token_map, given, kept)
+        row = rows_after_keeping(index, count)
+        # The weight is the attention itself, not its share among the rest, as in the paper.
+        rest = jnp.where(row < 0, given.scores, 0.0)
+        fused = jnp.einsum("bn,bnd->bd", rest, tokens.astype(jnp.float32))[:, None].astype(tokens.dtype)
+        nowhere = jnp.full((batch, 1), cells, jnp.int32)
+        score = jnp.concatenate([take(token_map.score, index), rest.sum(axis=1, keepdims=True)], axis=1)
+        after = jnp.concatenate([take(token_map.index, index), nowhere], axis=1)
+        tokens = jnp.concatenate([take(tokens, index), fused], axis=1)
+        return tokens, token_map.moved(jnp.where(row < 0, kept, row), after, score)
+
+    def tokens_after(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
+        """See `Reducer.tokens_after`: the fused token is one more."""
+        kept = self.count(stage, alive=alive, total=total, prefix=prefix)
+        return kept + (kept < alive)
+
+
+@dataclass(frozen=True)
+class ToMe(Reducer):
+    """No token leaves, the r most alike pairs become one; Bolya et al. 2023, ToMe (arXiv:2210.09461).
+
+    Attributes:
+        r: tokens merged away in every block, at most half of those that are left.
+    """
+
+    r: int = 13
+
+    name = "tome"
+    inside = True
+    in_every_block = True
+    merges = True
+    keeps_all_patches = True
+
+    def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
+        """See `Reducer.count`."""
+        return alive - min(self.r, alive // 2)
+
+    def step(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `Reducer.step`."""
+        count = tokens.shape[1]
+        kept = self.count(given.stage, alive=count, total=token_map.owner.shape[1])
+        if kept >= count:
+            return tokens, token_map
+        if given.keys is None:
             raise UserError("reducer 'tome' compares keys: give `keys`.")
-        return merge(tokens, alive, keys, count - kept, prefix=prefix)
-    index = _chosen(reducer.name, stage, scores, tokens.shape[0], count, kept, grid or (1, cells))
-    row = _rows_after_keeping(index, count)
-    if reducer.name != "evit" or scores is None:
-        return take(tokens, index), alive.moved(row, take(alive.index, index), take(alive.worth, index))
-    # The weight is the attention itself, not its share among the rest, as in the paper.
-    rest = jnp.where(row < 0, scores, 0.0)
-    fused = jnp.einsum("bn,bnd->bd", rest, tokens.astype(jnp.float32))[:, None].astype(tokens.dtype)
-    place = jnp.full((len(tokens), 1), cells, jnp.int32)
-    index_after = jnp.concatenate([take(alive.index, index), place], axis=1)
-    tokens = jnp.concatenate([take(tokens, index), fused], axis=1)
-    worth = jnp.concatenate([take(alive.worth, index), rest.sum(axis=1, keepdims=True)], axis=1)
-    return tokens, alive.moved(jnp.where(row < 0, kept, row), index_after, worth)
+        return merge(tokens, token_map, given.keys, count - kept, prefix=given.prefix)
+
+    def mistakes(self, depth: int) -> list[str]:
+        """See `Reducer.mistakes`."""
+        wrong = super().mistakes(depth)
+        return [*wrong, f"r is {self.r}; it must be 0 or more"] if self.r < 0 else wrong
 
 
-def wanted(
-    reducer: Reducer, stage: int, scores: Float[Array, "b n 2"], valid: Float[Array, "b n"], *, total: int
-) -> Float[Array, "b n"]:
-    """Which tokens a step wants to keep, where that differs from image to image: 1 = keep.
+@dataclass(frozen=True)
+class RandomTokens(KeepRatio):
+    """As many as `DynamicViT` keeps, at random: the same of every image, so that no image depends on another."""
 
-    Budget "own": those whose probability of being kept is at least one half, as in training without its
-    noise. Budget "batch": the best of the whole batch, as many as all its images keep together with
-    "fixed"; an image's result then depends on its batch. In both the shape stays that of `Reducer.count`,
-    and an image that wants more keeps its best.
+    name = "random"
 
-    Args:
-        reducer: with one of these budgets.
-        stage: from 0.
-        scores: log-probabilities of keeping (index 0) and dropping.
-        valid: 1 where a token is still there.
-        total: patch tokens before the first step.
+    def select(self, token_map: TokenMap, given: StepInput, kept: int) -> Int[Array, "b k"]:
+        """See `Reducer.select`."""
+        batch, count = token_map.index.shape
+        fixed = np.sort(np.random.default_rng((0, given.stage)).permutation(count)[:kept])
+        return jnp.broadcast_to(jnp.asarray(fixed, jnp.int32)[None], (batch, kept))
+
+
+@dataclass(frozen=True)
+class UniformTokens(KeepRatio):
+    """As many as `DynamicViT` keeps, evenly spaced on the grid, whatever the image shows."""
+
+    name = "uniform"
+
+    def select(self, token_map: TokenMap, given: StepInput, kept: int) -> Int[Array, "b k"]:
+        """See `Reducer.select`."""
+        batch, count = token_map.index.shape
+        order = spread_order(given.grid or (1, token_map.owner.shape[1]))  # those left are its first ones
+        fixed = np.searchsorted(np.sort(order[:count]), np.sort(order[:kept]))
+        return jnp.broadcast_to(jnp.asarray(fixed, jnp.int32)[None], (batch, kept))
+
+
+REDUCERS: dict[str, type[Reducer]] = {
+    reducer.name: reducer for reducer in (DynamicViT, TopK, EViT, ToMe, RandomTokens, UniformTokens)
+}
+
+
+def make_reducer(name: str, **fields: Any) -> Reducer:
+    """Returns the method of that name with the fields that it has; the others do not concern it.
+
+    Raises:
+        UserError: an unknown name.
     """
-    keep, drop = scores[..., 0], scores[..., 1]
-    if reducer.budget == "own":
-        return valid * (keep >= drop)
-    share = stage_ratios(reducer.keep_ratio, len(reducer.blocks))[stage]
-    flat = jnp.where(valid > 0, keep, -jnp.inf).reshape(1, -1)
-    best = as_keep(top_k_index(flat, min(int(len(keep) * int(total * share)), flat.shape[1])), flat.shape[1])
-    return valid * best.reshape(valid.shape)
+    if name not in REDUCERS:
+        near = difflib.get_close_matches(name, REDUCERS, n=1)
+        hint = f"did you mean {near[0]!r}? Known" if near else "known"
+        raise UserError(f"reduce {name!r} is unknown; {hint}: {', '.join(map(repr, REDUCERS))}")
+    own = {field.name for field in dataclasses.fields(REDUCERS[name])}
+    if "budget" not in own and fields.get("budget", "fixed") != "fixed":
+        raise UserError(f"budget {fields['budget']!r} needs a predictor, which reduce {name!r} has not.")
+    return REDUCERS[name](**{key: value for key, value in fields.items() if key in own})
 
 
 def merge(
-    tokens: Float[Array, "b n d"], alive: Alive, keys: Float[Array, "b n w"], r: int, *, prefix: int
-) -> tuple[Float[Array, "b m d"], Alive]:
+    tokens: Float[Array, "b n d"], token_map: TokenMap, keys: Float[Array, "b n w"], r: int, *, prefix: int
+) -> tuple[Float[Array, "b m d"], TokenMap]:
     """The r most alike pairs of tokens, one each of even and of odd place, become their mean by size.
 
     Source: Bolya et al. 2023, ToMe (arXiv:2210.09461), Sec. 3, bipartite soft matching. Tokens of even place
@@ -253,67 +388,14 @@ def merge(
     leaving, joined = 2 * which + even, 2 * jnp.take_along_axis(partner, which, axis=1) + odd
     gone = as_keep(leaving, count) > 0
     stay = jnp.argsort(gone, axis=1, stable=True)[:, : count - r].astype(jnp.int32)
-    row = _rows_after_keeping(stay, count)
+    row = rows_after_keeping(stay, count)
     each = jnp.arange(batch)[:, None]
     target = jnp.take_along_axis(row, joined, axis=1)
     row = row.at[each, leaving].set(target)
-    weighed = tokens.astype(jnp.float32) * alive.size[..., None]
+    weighed = tokens.astype(jnp.float32) * token_map.size[..., None]
     total = take(weighed, stay).at[each, target].add(take(weighed, leaving))
-    after = alive.moved(row, take(alive.index, stay), take(alive.worth, stay))
+    after = token_map.moved(row, take(token_map.index, stay), take(token_map.score, stay))
     return (total / after.size[..., None]).astype(tokens.dtype), after
-
-
-def restore(
-    tokens: Float[Array, "b n d"],
-    owner: Int[Array, "b cells"],
-    *,
-    fill: float | int | Float[Array, "b cells d"] = 0.0,
-) -> Float[Array, "b cells d"]:
-    """Tokens back on the full grid: a merged one on each of its cells, `fill` where one was dropped.
-
-    >>> restore(jnp.array([[[1.0], [2.0]]]), jnp.array([[1, -1, 0, 1]]), fill=9)[0, :, 0].tolist()
-    [2.0, 9.0, 1.0, 2.0]
-    """
-    full = take(tokens, jnp.maximum(owner, 0))
-    return jnp.where((owner < 0)[..., None], jnp.asarray(fill, full.dtype), full)
-
-
-class ReducedAttention(flax.struct.PyTreeNode):
-    """Attention of a block whose tokens are not those of the full grid; `np.asarray` gives `weights`.
-
-    Attributes:
-        weights: after softmax, rows are queries, prefix first.
-        owner: as in `Alive`, at that block.
-        prefix: number of tokens before the patches; static under jit.
-    """
-
-    weights: Float[Array, "b heads n n"]
-    owner: Int[Array, "b cells"]
-    prefix: int = flax.struct.field(pytree_node=False)
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """Returns `weights` on the host."""
-        return np.array(self.weights, dtype=dtype, copy=copy)
-
-    def on_grid(self) -> Float[Array, "b heads m m"]:
-        """Attention between the prefix and all cells of the grid; rows sum to 1.
-
-        The cells of a merged token look alike and share out what it gets. The cell of a dropped token looks
-        at itself alone, so that rollout passes it by.
-        """
-        batch, _, count, _ = self.weights.shape
-        front = jnp.broadcast_to(jnp.arange(self.prefix)[None], (batch, self.prefix))
-        owner = jnp.where(self.owner < 0, -1, self.owner + self.prefix)
-        owner = jnp.concatenate([front.astype(owner.dtype), owner], axis=1)
-        there, row = owner >= 0, jnp.maximum(owner, 0)
-        shared = jnp.zeros((batch, count), jnp.float32).at[jnp.arange(batch)[:, None], row].add(there)
-        full = jnp.take_along_axis(self.weights, row[:, None, :, None], axis=2)
-        full = jnp.take_along_axis(
-            full / jnp.maximum(shared, 1.0)[:, None, None, :], row[:, None, None, :], axis=3
-        )
-        full = jnp.where((there[:, :, None] & there[:, None, :])[:, None], full, 0.0)
-        alone = jnp.eye(owner.shape[1], dtype=bool)[None] & ~there[:, :, None]
-        return jnp.where(alone[:, None], 1.0, full)
 
 
 def spread_order(grid: tuple[int, int]) -> np.ndarray:
@@ -332,26 +414,3 @@ def spread_order(grid: tuple[int, int]) -> np.ndarray:
             [[0, 2], [3, 1]], np.ones_like(matrix)
         )
     return np.argsort(matrix[: grid[0], : grid[1]], axis=None, kind="stable")
-
-
-def _chosen(
-    name: str, stage: int, scores: Array | None, batch: int, count: int, kept: int, grid: tuple[int, int]
-) -> Int[Array, "b k"]:
-    """Ascending rows that stay."""
-    if name in ("random", "uniform"):
-        # The same for every image, and known while tracing: what an image keeps depends on no other.
-        if name == "random":
-            fixed = np.sort(np.random.default_rng((0, stage)).permutation(count)[:kept])
-        else:
-            order = spread_order(grid)  # the tokens that are left are the first ones of it
-            fixed = np.searchsorted(np.sort(order[:count]), np.sort(order[:kept]))
-        return jnp.broadcast_to(jnp.asarray(fixed, jnp.int32)[None], (batch, kept))
-    if scores is None:
-        raise UserError(f"reducer {name!r} ranks tokens: give `scores`.")
-    return top_k_index(scores, kept).astype(jnp.int32)
-
-
-def _rows_after_keeping(index: Int[Array, "b k"], count: int) -> Int[Array, "b n"]:
-    """New row of every old one; -1 where it leaves."""
-    stays = as_keep(index, count) > 0
-    return jnp.where(stays, jnp.cumsum(stays, axis=1, dtype=jnp.int32) - 1, -1)

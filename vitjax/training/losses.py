@@ -39,7 +39,8 @@ Loss = Callable[[dict, Any, Rows, Array], tuple[Array, tuple[dict, dict[str, Arr
 
 def is_dynamic(model: Any) -> bool:
     """Tells whether a model learns which tokens to drop."""
-    return getattr(model, "reduce", "") == "dynamicvit" or bool(_swin_stages(model))
+    reducer = getattr(model, "reducer", None)
+    return bool(_swin_stages(model)) or (reducer is not None and reducer.trained)
 
 
 def make_loss(model: Any, config: SparsifyConfig) -> Loss:
@@ -205,7 +206,9 @@ def _tokens_by(model: Any, output: Any) -> str:
 
 
 def _ratios(model: Any, stages: int) -> tuple[float, ...]:
-    return (swin_ratios if _swin_stages(model) else stage_ratios)(model.keep_ratio, stages)
+    if _swin_stages(model):
+        return swin_ratios(model.keep_ratio, stages)
+    return stage_ratios(model.reducer.keep_ratio, stages)
 
 
 def _swin_stages(model: Any) -> tuple[int, ...]:
