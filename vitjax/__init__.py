@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vitjax.data.transforms import Preprocess as Preprocess
     from vitjax.data.transforms import preprocess as preprocess
     from vitjax.models import build as build
-    from vitjax.models import list_models as list_models
+    from vitjax.pretrained import list_models as list_models
     from vitjax.reranker import Reranker as Reranker
     from vitjax.reranker import similarity as similarity
     from vitjax.weights import load_weights as load_weights
@@ -33,7 +33,7 @@ _HOME = {
     "Preprocess": "vitjax.data.transforms",
     "preprocess": "vitjax.data.transforms",
     "build": "vitjax.models",
-    "list_models": "vitjax.models",
+    "list_models": "vitjax.pretrained",
     "Reranker": "vitjax.reranker",
     "similarity": "vitjax.reranker",
     "load_weights": "vitjax.weights",

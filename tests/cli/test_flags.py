@@ -135,7 +135,7 @@ LARGE = "glibc.malloc.hugetlb=1"
 def started(folder: pathlib.Path, mode: str, word: str, **env: str) -> subprocess.Popen:
     (folder / "switch").write_text(mode)
     (folder / "program.py").write_text(STARTED)
-    root = pathlib.Path(flags.__file__).parent.parent
+    root = ROOT
     mine = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     command = [sys.executable, "-B", folder / "program.py", folder / "switch", word]
     return subprocess.Popen(

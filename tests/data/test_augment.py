@@ -7,7 +7,8 @@ from PIL import Image
 from vitjax.config.train_config import AugmentConfig
 from vitjax.data import augment
 from vitjax.data.augment import _KINDS, Augment, crop_box, erase, jitter, rand_augment
-from vitjax.data.transforms import HALF, Preprocess
+from vitjax.data.transforms import Preprocess
+from vitjax.pretrained import HALF
 
 RECIPE = Preprocess(24, 1.0, "bicubic", *HALF)
 ALL = AugmentConfig(crop=0.3, flip=True, rand_augment=2, erase=0.5, shift=2)

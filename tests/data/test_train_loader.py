@@ -9,7 +9,8 @@ from vitjax.config.train_config import AugmentConfig
 from vitjax.data.augment import Augment
 from vitjax.data.images import ImageError
 from vitjax.data.train_loader import Feed, StoppedFeed, TooManyBadImages
-from vitjax.data.transforms import HALF, Preprocess
+from vitjax.data.transforms import Preprocess
+from vitjax.pretrained import HALF
 
 
 class Pictures:

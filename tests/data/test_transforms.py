@@ -8,7 +8,8 @@ from PIL import Image, ImageOps
 import vitjax
 from tests.data.corpus import photo
 from vitjax.data import ImageError, Preprocess, preprocess, read_image
-from vitjax.data.transforms import HALF, IMAGENET, model_input
+from vitjax.data.transforms import model_input
+from vitjax.pretrained import HALF, IMAGENET
 
 CROP = Preprocess(224, 0.9, "bicubic", *IMAGENET)
 

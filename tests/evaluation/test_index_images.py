@@ -168,7 +168,7 @@ def others(reranker) -> dict[str, tuple[vitjax.Reranker, str]]:
 
     params = variables["params"]
     weights = {"params": {**params, "cls_token": params["cls_token"] + 1}}
-    pruned = model.clone(reduce="topk", keep_ratio=0.5)
+    pruned = model.clone(reducer=make_reducer("topk", keep_ratio=0.5))
     return {
         "block": (changed("model", block=1), r"model\.block is 2 there, 1"),
         "grid": (changed("model", grid=2), r"model\.grid is 0 there, 2"),

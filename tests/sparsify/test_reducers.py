@@ -181,7 +181,7 @@ def test_attention_of_fewer_tokens_lies_on_the_whole_grid_again():
     ],
 )
 def test_fields_that_do_not_go_together_are_named(fields, words):
-    (wrong,) = make_reducer(**{"name": "topk", "blocks": (3, 6, 9)} | fields).mistakes(12)
+    (wrong,) = make_reducer(**{"name": "topk", "blocks": (3, 6, 9)} | fields).field_errors(12)
     assert words in wrong
 
 

@@ -12,7 +12,8 @@ from vitjax.data.images import ImageError
 from vitjax.data.sources.base import RowsSource
 from vitjax.data.sources.geo import Places
 from vitjax.data.train_loader import Feed
-from vitjax.data.transforms import HALF, Preprocess
+from vitjax.data.transforms import Preprocess
+from vitjax.pretrained import HALF
 from vitjax.training.mining import FAR, NEAR, Mining
 
 

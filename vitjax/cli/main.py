@@ -87,7 +87,7 @@ def _program_parser(commands: argparse._SubParsersAction, name: str, text: str) 
 
 
 def _models(options: argparse.Namespace) -> int:
-    from vitjax.models import list_models, pretrained_source
+    from vitjax.pretrained import list_models, pretrained_source
 
     names = list_models(options.glob, pretrained=options.pretrained)
     if not names:
@@ -95,8 +95,7 @@ def _models(options: argparse.Namespace) -> int:
         return 1
     published = set(list_models(pretrained=True))
     width = max(map(len, names))
-    lines = [f"{name:<{width}}  {pretrained_source(name) if name in published else '-'}" for name in names]
-    print("\n".join(lines))
+    print("\n".join(f"{n:<{width}}  {pretrained_source(n) if n in published else '-'}" for n in names))
     return 0
 
 

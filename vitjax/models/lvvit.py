@@ -17,7 +17,7 @@ from vitjax.layers.batch_norm import BatchNorm
 from vitjax.layers.pos_embed import resize_positions
 from vitjax.models.call_checks import last_block, patch_grid
 from vitjax.models.outputs import BackboneOutput
-from vitjax.models.token_pruning import reducer_mistakes, run_reduced
+from vitjax.models.token_pruning import reducer_errors, run_reduced
 from vitjax.models.vit import Block
 from vitjax.sparsify.reducers import Reducer
 
@@ -132,6 +132,23 @@ class LVViT(nn.Module):
         """Patch rows of a position table resampled to this model's grid; used when weights are loaded."""
         return resize_positions(table, source, self.grid, antialias=antialias, offset=offset, corners=corners)
 
+    @nn.nowrap
+    def field_errors(self) -> list[str]:
+        """Returns which fields do not go together, which would otherwise surface deep inside the self."""
+        height, width = (self.img_size,) * 2 if isinstance(self.img_size, int) else self.img_size
+        wrong = []
+        if self.patch_size < 2 or self.patch_size % 2:
+            wrong.append(f"patch_size {self.patch_size} is not even")
+        elif min(height, width) < self.patch_size or height % self.patch_size or width % self.patch_size:
+            wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {self.patch_size}")
+        if self.embed_dim % self.num_heads:
+            wrong.append(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.depth < 1:
+            wrong.append(f"depth is {self.depth}, below 1")
+        if self.skip_lam <= 0:
+            wrong.append(f"skip_lam is {self.skip_lam}; it must be above 0")
+        return wrong + reducer_errors(self)
+
     @nn.compact
     def __call__(
         self,
@@ -214,30 +231,3 @@ def _largest(scores: Array, keep: Array | None) -> Array:
     kept = (keep > 0.5)[..., None]
     largest = jnp.where(kept, scores, -jnp.inf).max(axis=1)
     return jnp.where(kept.any(axis=1), largest, 0.0)
-
-
-def mistakes(model: LVViT) -> list[str]:
-    """Returns which fields do not go together, which would otherwise surface deep inside the model."""
-    height, width = (model.img_size,) * 2 if isinstance(model.img_size, int) else model.img_size
-    wrong = []
-    if model.patch_size < 2 or model.patch_size % 2:
-        wrong.append(f"patch_size {model.patch_size} is not even")
-    elif min(height, width) < model.patch_size or height % model.patch_size or width % model.patch_size:
-        wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {model.patch_size}")
-    if model.embed_dim % model.num_heads:
-        wrong.append(f"embed_dim {model.embed_dim} is not a multiple of num_heads {model.num_heads}")
-    if model.depth < 1:
-        wrong.append(f"depth is {model.depth}, below 1")
-    if model.skip_lam <= 0:
-        wrong.append(f"skip_lam is {model.skip_lam}; it must be above 0")
-    return wrong + reducer_mistakes(model)
-
-
-# name: (fields that differ from the module's defaults, tag of timm's weights on the hub: timm has none)
-LVVIT = {
-    "lvvit_t": ({"embed_dim": 240, "depth": 12, "num_heads": 4, "skip_lam": 1.0}, ""),
-    "lvvit_s": ({}, ""),
-    "lvvit_m": ({"embed_dim": 512, "depth": 20, "num_heads": 8}, ""),
-    "dynamicvit_lvvit_s": ({"reduce": "dynamicvit"}, ""),
-    "dynamicvit_lvvit_m": ({"embed_dim": 512, "depth": 20, "num_heads": 8, "reduce": "dynamicvit"}, ""),
-}

@@ -85,6 +85,19 @@ class ResNet(nn.Module):
         height, width = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
         return -(-height // _STRIDE), -(-width // _STRIDE)
 
+    @nn.nowrap
+    def field_errors(self) -> list[str]:
+        """Returns which fields do not go together, which would otherwise surface deep inside the self."""
+        wrong = []
+        if min(self.grid) < 1:
+            wrong.append(f"img_size is {self.img_size}, below 1")
+        if not self.layers or min(self.layers) < 1 or len(self.layers) != len(self.channels):
+            wrong.append(
+                f"layers {self.layers} and channels {self.channels}: give one of each per stage, layers at "
+                "least 1"
+            )
+        return wrong
+
     @nn.compact
     def __call__(
         self,
@@ -155,20 +168,3 @@ def _conv(width: int, size: int, stride: int, dtype: str, name: str) -> nn.Conv:
         width, (size, size), (stride, stride), padding=size // 2, use_bias=False, dtype=dtype,
         kernel_init=_conv_init, name=name,
     )  # fmt: skip
-
-
-def mistakes(model: ResNet) -> list[str]:
-    """Returns which fields do not go together, which would otherwise surface deep inside the model."""
-    wrong = []
-    if min(model.grid) < 1:
-        wrong.append(f"img_size is {model.img_size}, below 1")
-    if not model.layers or min(model.layers) < 1 or len(model.layers) != len(model.channels):
-        wrong.append(
-            f"layers {model.layers} and channels {model.channels}: give one of each per stage, layers at "
-            "least 1"
-        )
-    return wrong
-
-
-# name: (fields that differ from the module's defaults, tag of timm's weights on the hub)
-RESNET = {"resnet50": ({}, "a1_in1k")}

@@ -141,6 +141,44 @@ class SwinTransformer(nn.Module):
             for grid, size in zip(self.grids, _sizes(self.window_size, len(self.depths)), strict=True)
         ]
 
+    @nn.nowrap
+    def field_errors(self) -> list[str]:
+        """Returns which fields do not go together, which would otherwise surface deep inside the self."""
+        height, width = (self.img_size,) * 2 if isinstance(self.img_size, int) else self.img_size
+        stages, wrong = len(self.depths), []
+        if min(height, width) < self.patch_size or height % self.patch_size or width % self.patch_size:
+            wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {self.patch_size}")
+        if not 0 <= self.drop_path_rate < 1:
+            wrong.append(f"drop_path_rate {self.drop_path_rate} is not in [0, 1)")
+        if min(self.depths, default=0) < 1:
+            wrong.append(f"depths {self.depths} must be one number of blocks, 1 or more, per stage")
+        if len(self.num_heads) != stages:
+            wrong.append(f"num_heads {self.num_heads} and depths {self.depths} differ in length")
+        for i, heads in enumerate(self.num_heads):
+            if self.embed_dim * 2**i % heads:
+                wrong.append(
+                    f"stage {i} is {self.embed_dim * 2**i} wide, not a multiple of num_heads {heads}"
+                )
+        sizes = _sizes(self.window_size, stages)
+        if len(sizes) != stages:
+            wrong.append(f"window_size {self.window_size} and depths {self.depths} differ in length")
+        if min(map(min, sizes), default=1) < 1:
+            wrong.append(f"window_size {self.window_size} is below 1")
+        if self.pruning_loc:
+            blocks = self.depths[SPARSE_STAGE] if stages > SPARSE_STAGE else 0
+            loc = list(self.pruning_loc)
+            if loc != sorted(set(loc)) or not all(0 <= i < blocks for i in loc):
+                wrong.append(
+                    f"pruning_loc {self.pruning_loc} must be ascending blocks of a third stage of {blocks}"
+                )
+            try:
+                swin_ratios(self.keep_ratio, len(self.pruning_loc))
+            except ValueError as error:
+                wrong.append(str(error).removesuffix("."))
+        if self.compat not in (None, "released"):
+            wrong.append(f"compat {self.compat!r} is neither None nor 'released'")
+        return wrong
+
     @nn.compact
     def __call__(
         self,
@@ -236,55 +274,3 @@ def _sizes(window_size: int | tuple[Any, ...], stages: int) -> list[tuple[int, i
     if isinstance(window_size, int) or (len(window_size) == 2 and isinstance(window_size[0], int)):
         window_size = (window_size,) * stages
     return [(size, size) if isinstance(size, int) else size for size in window_size]
-
-
-def mistakes(model: SwinTransformer) -> list[str]:
-    """Returns which fields do not go together, which would otherwise surface deep inside the model."""
-    height, width = (model.img_size,) * 2 if isinstance(model.img_size, int) else model.img_size
-    stages, wrong = len(model.depths), []
-    if min(height, width) < model.patch_size or height % model.patch_size or width % model.patch_size:
-        wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {model.patch_size}")
-    if not 0 <= model.drop_path_rate < 1:
-        wrong.append(f"drop_path_rate {model.drop_path_rate} is not in [0, 1)")
-    if min(model.depths, default=0) < 1:
-        wrong.append(f"depths {model.depths} must be one number of blocks, 1 or more, per stage")
-    if len(model.num_heads) != stages:
-        wrong.append(f"num_heads {model.num_heads} and depths {model.depths} differ in length")
-    for i, heads in enumerate(model.num_heads):
-        if model.embed_dim * 2**i % heads:
-            wrong.append(f"stage {i} is {model.embed_dim * 2**i} wide, not a multiple of num_heads {heads}")
-    sizes = _sizes(model.window_size, stages)
-    if len(sizes) != stages:
-        wrong.append(f"window_size {model.window_size} and depths {model.depths} differ in length")
-    if min(map(min, sizes), default=1) < 1:
-        wrong.append(f"window_size {model.window_size} is below 1")
-    if model.pruning_loc:
-        blocks = model.depths[SPARSE_STAGE] if stages > SPARSE_STAGE else 0
-        loc = list(model.pruning_loc)
-        if loc != sorted(set(loc)) or not all(0 <= i < blocks for i in loc):
-            wrong.append(
-                f"pruning_loc {model.pruning_loc} must be ascending blocks of a third stage of {blocks}"
-            )
-        try:
-            swin_ratios(model.keep_ratio, len(model.pruning_loc))
-        except ValueError as error:
-            wrong.append(str(error).removesuffix("."))
-    if model.compat not in (None, "released"):
-        wrong.append(f"compat {model.compat!r} is neither None nor 'released'")
-    return wrong
-
-
-_TINY = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
-_SMALL = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
-_BASE = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
-
-# name: (fields that differ from the module's defaults, tag of timm's weights on the hub)
-SWIN = {
-    "swin_tiny_patch4_window7_224": (_TINY, "ms_in1k"),
-    "swin_small_patch4_window7_224": (_SMALL, "ms_in22k_ft_in1k"),
-    "swin_base_patch4_window7_224": (_BASE, "ms_in22k_ft_in1k"),
-    "dynamicswin_tiny_patch4_window7_224": (_TINY | {"pruning_loc": (1, 2, 3)}, ""),
-    "dynamicswin_small_patch4_window7_224": (_SMALL | {"pruning_loc": (2, 4, 6)}, ""),
-    "dynamicswin_base_patch4_window7_224": (_BASE | {"pruning_loc": (2, 4, 6)}, ""),
-    "swin_base_patch4_window12_384": (_BASE | {"window_size": 12, "img_size": 384}, "ms_in22k_ft_in1k"),
-}

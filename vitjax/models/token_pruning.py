@@ -33,12 +33,12 @@ class Reduced(NamedTuple):
     keep: Float[Array, "b m"] | None = None
 
 
-def reducer_mistakes(model: Any) -> list[str]:
+def reducer_errors(model: Any) -> list[str]:
     """Returns which fields of a model do not go together with its reducer."""
     reducer = model.reducer
     if reducer is None:
         return []
-    wrong = reducer.mistakes(model.depth)
+    wrong = reducer.field_errors(model.depth)
     if model.scan_layers:
         wrong.append("scan_layers needs blocks of equal shape, and reduce makes them differ")
     if reducer.needs_attention and not getattr(model, "class_token", True):
@@ -56,7 +56,7 @@ def _chosen(reducer: Reducer, depth: int, keep_ratio: Any) -> Reducer:
         ratio: Any = tuple(keep_ratio) if isinstance(keep_ratio, list) else keep_ratio
         reducer = replace(reducer, keep_ratio=ratio)  # pyright: ignore[reportCallIssue]
     reducer = reducer.bound(depth)
-    if wrong := reducer.mistakes(depth):
+    if wrong := reducer.field_errors(depth):
         raise UserError("; ".join(wrong) + ".")
     return reducer
 

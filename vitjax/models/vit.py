@@ -17,7 +17,7 @@ from vitjax.layers.basic import LayerNorm, LayerScale, Mlp, PatchEmbed, drop_bra
 from vitjax.layers.pos_embed import resize_positions
 from vitjax.models.call_checks import last_block, patch_grid, refuse_facet
 from vitjax.models.outputs import BackboneOutput
-from vitjax.models.token_pruning import reducer_mistakes, run_reduced
+from vitjax.models.token_pruning import reducer_errors, run_reduced
 from vitjax.sparsify.predictor import masked_mean
 from vitjax.sparsify.reducers import Reducer, StepInput
 from vitjax.sparsify.token_map import TokenMap
@@ -182,6 +182,29 @@ class VisionTransformer(nn.Module):
         """Patch rows of a position table resampled to this model's grid; used when weights are loaded."""
         return resize_positions(table, source, self.grid, antialias=antialias, offset=offset, corners=corners)
 
+    @nn.nowrap
+    def field_errors(self) -> list[str]:
+        """Returns which fields do not go together, which would otherwise surface deep inside the self."""
+        height, width = (self.img_size,) * 2 if isinstance(self.img_size, int) else self.img_size
+        wrong = []
+        if min(height, width) < self.patch_size or height % self.patch_size or width % self.patch_size:
+            wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {self.patch_size}")
+        if self.embed_dim % self.num_heads:
+            wrong.append(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.global_pool not in ("token", "avg"):
+            wrong.append(f"global_pool {self.global_pool!r} is neither 'token' nor 'avg'")
+        if self.global_pool == "token" and not self.class_token:
+            wrong.append("global_pool 'token' needs class_token; use global_pool='avg'")
+        if self.distilled and (not self.class_token or self.reg_tokens or self.global_pool != "token"):
+            wrong.append("distilled needs class_token, global_pool 'token' and no reg_tokens")
+        if self.depth < 1:
+            wrong.append(f"depth is {self.depth}, below 1")
+        if not 0 <= self.drop_path_rate < 1 or (self.drop_path_rate and self.scan_layers):
+            wrong.append(
+                f"drop_path_rate {self.drop_path_rate} is not in [0, 1), or above 0 with scan_layers"
+            )
+        return wrong + reducer_errors(self)
+
     @nn.compact
     def __call__(
         self,
@@ -297,72 +320,3 @@ class VisionTransformer(nn.Module):
             return {"cls": head(pooled)}
         head_dist = nn.Dense(self.num_classes, kernel_init=linear_init, name="head_dist")
         return {"cls": head(prefix[:, 0]), "dist": head_dist(prefix[:, 1])}
-
-
-def mistakes(model: VisionTransformer) -> list[str]:
-    """Returns which fields do not go together, which would otherwise surface deep inside the model."""
-    height, width = (model.img_size,) * 2 if isinstance(model.img_size, int) else model.img_size
-    wrong = []
-    if min(height, width) < model.patch_size or height % model.patch_size or width % model.patch_size:
-        wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {model.patch_size}")
-    if model.embed_dim % model.num_heads:
-        wrong.append(f"embed_dim {model.embed_dim} is not a multiple of num_heads {model.num_heads}")
-    if model.global_pool not in ("token", "avg"):
-        wrong.append(f"global_pool {model.global_pool!r} is neither 'token' nor 'avg'")
-    if model.global_pool == "token" and not model.class_token:
-        wrong.append("global_pool 'token' needs class_token; use global_pool='avg'")
-    if model.distilled and (not model.class_token or model.reg_tokens or model.global_pool != "token"):
-        wrong.append("distilled needs class_token, global_pool 'token' and no reg_tokens")
-    if model.depth < 1:
-        wrong.append(f"depth is {model.depth}, below 1")
-    if not 0 <= model.drop_path_rate < 1 or (model.drop_path_rate and model.scan_layers):
-        wrong.append(f"drop_path_rate {model.drop_path_rate} is not in [0, 1), or above 0 with scan_layers")
-    return wrong + reducer_mistakes(model)
-
-
-_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
-_SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
-_MEDIUM = {"embed_dim": 512, "depth": 12, "num_heads": 8}
-_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
-_LARGE = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
-_DEIT3 = {"init_values": 1e-6, "no_embed_class": True}
-_DINOV2 = {"patch_size": 14, "img_size": 518, "num_classes": 0, "init_values": 1e-5}
-_DYNAMIC = {"reduce": "dynamicvit"}
-_REGISTERS = {"reg_tokens": 4, "no_embed_class": True}
-
-# name: (fields that differ from the module's defaults, tag of timm's weights on the hub)
-VIT = {
-    "vit_tiny_patch16_224": (_TINY, "augreg_in21k_ft_in1k"),
-    "vit_tiny_patch16_384": (_TINY | {"img_size": 384}, "augreg_in21k_ft_in1k"),
-    "vit_small_patch16_224": (_SMALL, "augreg_in21k_ft_in1k"),
-    "vit_small_patch16_384": (_SMALL | {"img_size": 384}, "augreg_in21k_ft_in1k"),
-    "vit_base_patch16_224": (_BASE, "augreg2_in21k_ft_in1k"),
-    "vit_base_patch16_384": (_BASE | {"img_size": 384}, "augreg_in21k_ft_in1k"),
-    "vit_large_patch16_224": (_LARGE, "augreg_in21k_ft_in1k"),
-    "vit_large_patch16_384": (_LARGE | {"img_size": 384}, "augreg_in21k_ft_in1k"),
-    "deit_tiny_patch16_224": (_TINY, "fb_in1k"),
-    "deit_small_patch16_224": (_SMALL, "fb_in1k"),
-    "deit_base_patch16_224": (_BASE, "fb_in1k"),
-    "deit_base_patch16_384": (_BASE | {"img_size": 384}, "fb_in1k"),
-    "deit_tiny_distilled_patch16_224": (_TINY | {"distilled": True}, "fb_in1k"),
-    "deit_small_distilled_patch16_224": (_SMALL | {"distilled": True}, "fb_in1k"),
-    "deit_base_distilled_patch16_224": (_BASE | {"distilled": True}, "fb_in1k"),
-    "deit_base_distilled_patch16_384": (_BASE | {"distilled": True, "img_size": 384}, "fb_in1k"),
-    "deit3_small_patch16_224": (_SMALL | _DEIT3, "fb_in22k_ft_in1k"),
-    "deit3_small_patch16_384": (_SMALL | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
-    "deit3_medium_patch16_224": (_MEDIUM | _DEIT3, "fb_in22k_ft_in1k"),
-    "deit3_base_patch16_224": (_BASE | _DEIT3, "fb_in22k_ft_in1k"),
-    "deit3_base_patch16_384": (_BASE | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
-    "deit3_large_patch16_224": (_LARGE | _DEIT3, "fb_in22k_ft_in1k"),
-    "deit3_large_patch16_384": (_LARGE | _DEIT3 | {"img_size": 384}, "fb_in22k_ft_in1k"),
-    "dynamicvit_deit_tiny_patch16_224": (_TINY | _DYNAMIC, ""),
-    "dynamicvit_deit_256_patch16_224": ({"embed_dim": 256, "depth": 12, "num_heads": 4} | _DYNAMIC, ""),
-    "dynamicvit_deit_small_patch16_224": (_SMALL | _DYNAMIC, ""),
-    "dynamicvit_deit_base_patch16_224": (_BASE | _DYNAMIC, ""),
-    "vit_small_patch14_dinov2": (_SMALL | _DINOV2, "lvd142m"),
-    "vit_base_patch14_dinov2": (_BASE | _DINOV2, "lvd142m"),
-    "vit_large_patch14_dinov2": (_LARGE | _DINOV2, "lvd142m"),
-    "vit_small_patch14_reg4_dinov2": (_SMALL | _DINOV2 | _REGISTERS, "lvd142m"),
-    "vit_base_patch14_reg4_dinov2": (_BASE | _DINOV2 | _REGISTERS, "lvd142m"),
-    "vit_large_patch14_reg4_dinov2": (_LARGE | _DINOV2 | _REGISTERS, "lvd142m"),
-}

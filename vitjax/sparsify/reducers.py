@@ -135,7 +135,7 @@ class Reducer(abc.ABC):
         """Tokens after a step, those that it makes included."""
         return self.count(stage, alive=alive, total=total, prefix=prefix)
 
-    def mistakes(self, depth: int) -> list[str]:
+    def field_errors(self, depth: int) -> list[str]:
         """Returns which fields do not go together, for a model of so many blocks."""
         blocks, wrong = self.bound(depth).blocks or (), []
         if list(blocks) != sorted(set(blocks)) or not all(0 <= i < depth for i in blocks):
@@ -160,9 +160,9 @@ class KeepRatio(Reducer):
         ratio = stage_ratios(self.keep_ratio, self.steps)[stage]
         return keep_count(total, ratio, alive=alive, prefix=prefix, round_to=self.round_to)
 
-    def mistakes(self, depth: int) -> list[str]:
-        """See `Reducer.mistakes`."""
-        wrong = super().mistakes(depth)
+    def field_errors(self, depth: int) -> list[str]:
+        """See `Reducer.field_errors`."""
+        wrong = super().field_errors(depth)
         try:
             stage_ratios(self.keep_ratio, self.bound(depth).steps)
         except UserError as error:
@@ -215,9 +215,9 @@ class DynamicViT(KeepRatio):
         most = min(int(len(keep) * int(total * share)), flat.shape[1])
         return valid * as_keep(top_k_index(flat, most), flat.shape[1]).reshape(valid.shape)
 
-    def mistakes(self, depth: int) -> list[str]:
-        """See `Reducer.mistakes`."""
-        wrong = super().mistakes(depth)
+    def field_errors(self, depth: int) -> list[str]:
+        """See `Reducer.field_errors`."""
+        wrong = super().field_errors(depth)
         if self.budget not in BUDGETS:
             wrong.append(f"budget {self.budget!r} is unknown; one of {', '.join(map(repr, BUDGETS))}")
         return wrong
@@ -267,7 +267,7 @@ class EViT(ByAttention):
         index = self.select(token_map, given, kept)
         row = rows_after_keeping(index, count)
         # The weight is the attention itself, not its share among the rest, as in the paper.
-        rest = jnp.where(row < 0, given.scores, 0.0)
+        rest = jnp.where(row < 0, jnp.asarray(given.scores), 0.0)
         fused = jnp.einsum("bn,bnd->bd", rest, tokens.astype(jnp.float32))[:, None].astype(tokens.dtype)
         nowhere = jnp.full((batch, 1), cells, jnp.int32)
         score = jnp.concatenate([take(token_map.score, index), rest.sum(axis=1, keepdims=True)], axis=1)
@@ -313,9 +313,9 @@ class ToMe(Reducer):
             raise UserError("reducer 'tome' compares keys: give `keys`.")
         return merge(tokens, token_map, given.keys, count - kept, prefix=given.prefix)
 
-    def mistakes(self, depth: int) -> list[str]:
-        """See `Reducer.mistakes`."""
-        wrong = super().mistakes(depth)
+    def field_errors(self, depth: int) -> list[str]:
+        """See `Reducer.field_errors`."""
+        wrong = super().field_errors(depth)
         return [*wrong, f"r is {self.r}; it must be 0 or more"] if self.r < 0 else wrong
 
 
