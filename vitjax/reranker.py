@@ -513,7 +513,10 @@ def _built_with(model: Any) -> dict[str, Any]:
     """The numbers and names that a model was built with: the same weights fit models of different ones."""
     names = [field.name for field in fields(model) if field.name != "parent"]
     values = {name: getattr(model, name) for name in names}
-    return {name: x for name, x in values.items() if isinstance(x, bool | int | float | str | tuple)}
+    found = {name: x for name, x in values.items() if isinstance(x, bool | int | float | str | tuple)}
+    if (reducer := values.get("reducer")) is not None:
+        found["reducer"] = {"name": reducer.name, **asdict(reducer)}
+    return found
 
 
 def _could_be(model: nn.Module, name: str) -> bool:

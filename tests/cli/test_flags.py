@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests import ROOT
 from vitjax.cli import flags
 from vitjax.config import EvalConfig, validate
 from vitjax.config.train_config import TrainConfig
@@ -182,7 +183,7 @@ def test_a_benchmark_ends_with_one_line_where_the_user_can_mend_it(monkeypatch, 
 
 @pytest.mark.parametrize("name", ["eval.py", "train.py"])
 def test_the_keyboard_ends_a_program_that_still_imports_with_exit_130_and_no_traceback(tmp_path, name):
-    root = pathlib.Path(flags.__file__).parent.parent
+    root = ROOT
     # In place of an import that takes a second or so, one that takes longer and does not mind interrupts.
     (tmp_path / "jax.py").write_text(SLOW)
     with subprocess.Popen(

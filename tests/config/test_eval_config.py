@@ -12,7 +12,7 @@ from vitjax.config import EvalConfig, demo_config, validate
 from vitjax.config import train_config as training
 
 NAMES = sorted(
-    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in {"__init__", "parts"}
+    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in {"__init__", "common"}
 )
 
 
@@ -28,13 +28,13 @@ def test_each_config_builds_and_is_valid(name: str):
         training.validate(module.get_config("smoke"))
 
 
-@pytest.mark.parametrize("name", [*NAMES, "parts"])
+@pytest.mark.parametrize("name", [*NAMES, "common"])
 def test_no_config_takes_from_another(name: str):
     nodes = list(ast.walk(ast.parse((ROOT / "configs" / f"{name}.py").read_text())))
     taken = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     taken |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     assert {module for module in taken if f"{module}.".startswith("configs.")} <= {"configs.common"}
-    assert name != "parts" or "configs.common" not in taken
+    assert name != "common" or "configs.common" not in taken
 
 
 ALIASES = {"choices": "augment"}  # a section as a field of another class

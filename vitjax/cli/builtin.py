@@ -11,10 +11,14 @@ import vitjax
 _PACKAGE = pathlib.Path(vitjax.__file__).parent
 
 
+def is_installed() -> bool:
+    """Returns whether the programs lie inside the package, as in a wheel."""
+    return (_PACKAGE / "_programs").is_dir()
+
+
 def folder() -> pathlib.Path:
     """Returns the folder that holds eval.py, train.py and configs/."""
-    inside = _PACKAGE / "_programs"
-    return inside if inside.is_dir() else _PACKAGE.parent
+    return _PACKAGE / "_programs" if is_installed() else _PACKAGE.parent
 
 
 def config_names() -> list[str]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vitjax import doctor
+from vitjax.cli import builtin
 from vitjax.cli.command_line import fields, help_text, parse
 from vitjax.errors import UsageError, UserError
 from vitjax.system.files import expanded
@@ -134,7 +135,9 @@ def _say_interrupted(name: str) -> int:
 
 
 def _complain(name: str, text: str) -> None:
-    print(f"{pathlib.Path(name).name}: {clean(' '.join(text.split()))}", file=sys.stderr)
+    if builtin.folder() in pathlib.Path(name).parents and builtin.is_installed():
+        name = pathlib.Path(name).name  # run as `vitjax eval`: where the wheel keeps it is of no interest
+    print(f"{name}: {clean(' '.join(text.split()))}", file=sys.stderr)
 
 
 def open_workdir(workdir: str, *, writes: bool = True) -> pathlib.Path:

@@ -15,7 +15,7 @@ import runpy
 import sys
 from collections.abc import Callable
 
-from vitjax import __version__
+import vitjax
 from vitjax.cli import builtin
 
 DEMO = ("--config", "demo", "--workdir", "runs/demo")
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         "vitjax", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    top.add_argument("--version", action="version", version=f"vitjax {__version__}")
+    top.add_argument("--version", action="version", version=f"vitjax {vitjax.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _program_parser(commands, "demo", "rerank the bundled photos with real weights (fetched once, 90 MB)")
     _program_parser(commands, "eval", "search and rerank images, or classify them, and report")

@@ -99,9 +99,8 @@ class RerankConfig:
     mass: Mass = 1.0  # share of each image matched, in (0, 1]; or per pair: auto (try epsilon 0.02) or mutual
     price: float = 0.0  # mass auto, mutual: cost above which no match is made; 0 = found without labels
     tau: float = 1.0  # transport, in [0, 1]: how firmly patch weights are kept; 1 = exactly, mass decides
-    # uniform, rollout, keep (scores of tokens that stayed), or others of MARGINALS. Not the default of the
-    # released code, which weighs by cross_correlation: uniform fits tokens and pooled vectors of any model.
-    marginals: str = "uniform"
+    # Uniform fits tokens and pooled vectors of any model; the released code of the paper uses cross_correlation.
+    marginals: str = "uniform"  # uniform, rollout, keep (scores of tokens that stayed), or one of MARGINALS
     weight: float = 1.0  # score = structural + weight * pooled cosine
     iterations: int = 100  # of Sinkhorn, at most
     tolerance: float = 0.0  # a pair is done at this L1 marginal error; 0 = run all iterations
