@@ -6,7 +6,7 @@ import importlib.machinery
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from typing import Any
 
 MOVED = {
     "activations": "layers.activations",
@@ -98,7 +98,7 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports the module that replaced an old one under the old name too."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+        self, fullname: str, path: Any = None, target: Any = None
     ) -> importlib.machinery.ModuleSpec | None:
         """Returns a spec for an old name of vitjax, None for every other module."""
         new = MOVED.get(fullname.removeprefix("vitjax.")) if fullname.startswith("vitjax.") else None
