@@ -1,8 +1,8 @@
-r"""Search a gallery of pictures, rerank the best by matching patches, measure both orders, and show why.
+r"""Search a gallery of images, rerank the best by matching patches, measure both orders, and show why.
 
 python eval.py --config configs/demo.py --workdir runs/demo
 
-Or classify pictures, dense and with fewer tokens: configs/classify_*.py.
+Or classify images, dense and with fewer tokens: configs/classify_*.py.
 """
 
 import os
@@ -39,7 +39,7 @@ from vitjax.data.sources.msls import PlaceSource
 from vitjax.data.sources.tfds import TfdsSource
 from vitjax.evaluation import classify
 from vitjax.evaluation.described_images import Side
-from vitjax.evaluation.index_images import index_pictures
+from vitjax.evaluation.index_images import index_images
 from vitjax.evaluation.protocols import named_place_truth, open_protocol, place_truth, protocol_truth
 from vitjax.evaluation.report_builder import draw
 from vitjax.evaluation.result_tables import print_results, show_answers, show_classes, show_table
@@ -171,7 +171,7 @@ def write(
 
 
 def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
-    """Measures what a recipe asks for on pictures without labels, and returns the config with its price."""
+    """Measures what a recipe asks for on images without labels, and returns the config with its price."""
     if config.model.center != "none":
         say(f"measuring the centre of the tokens ({config.model.center})")
         reranker.center  # noqa: B018  (measured on first use; here it counts as loading)
@@ -184,7 +184,7 @@ def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
 
 
 def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
-    """Gallery and query pictures; the same object where the gallery is searched in itself."""
+    """Gallery and query images; the same object where the gallery is searched in itself."""
     data = config.data
     if data.source == "scenes":
         return SceneSource("gallery"), SceneSource("query")
@@ -194,18 +194,18 @@ def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
         dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
         return dataset, dataset
     if not data.gallery:
-        raise UserError("say where the pictures are: --config.data.gallery=DIR")
+        raise UserError("say where the images are: --config.data.gallery=DIR")
     gallery = FolderSource(data.gallery)
     same = not data.query or pathlib.Path(data.query).resolve() == pathlib.Path(data.gallery).resolve()
     return gallery, gallery if same else FolderSource(data.query)
 
 
 def describe(reranker: Reranker, source: ImageSource, config: EvalConfig, what: str) -> Side:
-    """Runs the model over one side's pictures, with a progress bar."""
+    """Runs the model over one side's images, with a progress bar."""
 
     def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
         images = len(source)
-        return bar(batches, count, f"{what} ({count_of(images, 'picture', 'pictures')})", total=images)
+        return bar(batches, count, f"{what} ({count_of(images, 'image', 'images')})", total=images)
 
     descriptors, rows, skipped = reranker.describe(
         source, batch_size=config.batch_size, on_bad_image=config.data.on_bad_image, progress=progress
@@ -218,22 +218,22 @@ def index(reranker: Reranker, source: ImageSource, config: EvalConfig) -> Side:
     """The gallery's descriptors from `config.index.path`; those that are not there yet are made first."""
     path = config.index.path
     kept = len(Gallery.open(path)) if Gallery.exists(path) else 0
-    pictures = count_of(len(source), "picture", "pictures")
+    images = count_of(len(source), "image", "images")
 
     def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-        return bar(batches, count, f"gallery ({pictures}, {kept} described before)", total=len(source) - kept)
+        return bar(batches, count, f"gallery ({images}, {kept} described before)", total=len(source) - kept)
 
-    gallery, rows, skipped = index_pictures(
+    gallery, rows, skipped = index_images(
         reranker, source, path, dtype=config.index.dtype, batch_size=config.batch_size,
         on_bad_image=config.data.on_bad_image, progress=progress,
     )  # fmt: skip
-    say(f"{path} holds {len(gallery)} described pictures, {kept} of them from before")
+    say(f"{path} holds {len(gallery)} described images, {kept} of them from before")
     say_skipped(skipped)
     return Side(source, gallery, rows, skipped, len(gallery) - kept)
 
 
 def say_skipped(skipped: Sequence[Skipped]) -> None:
-    """Names the first pictures that were left out."""
+    """Names the first images that were left out."""
     for item in skipped[:5]:
         warn(f"skipped {item.reason}")
     if len(skipped) > 5:
@@ -262,7 +262,7 @@ def find(queries: Side, gallery: Side, depth: int, truth: Truth, mesh: Mesh) -> 
 
 
 def find_truth(config: EvalConfig, queries: Side, gallery: Side) -> Truth:
-    """Right answers from the ground-truth file, else from classes, else none."""
+    """Relevant images from the ground-truth file, else from classes, else none."""
     own = own_rows(queries, gallery)
     if config.data.ground_truth:
         listed = read_ground_truth(config.data.ground_truth, queries.source.names, gallery.source.names)
@@ -350,7 +350,7 @@ def find_gate(
     mesh: Mesh,
     clock: run_files.Stopwatch,
 ) -> tuple[Side, Truth, Gate | None, Calibration | None]:
-    """When to rerank: as given, or learned from some of the queries by lot; the others it never looks at.
+    """When to rerank: as given, or learned from some of the queries at random; the others it never looks at.
 
     Returns:
         Those other queries, or all; what is known of them; the gate, None where all are reranked; and what it
@@ -360,7 +360,7 @@ def find_gate(
     if not rule.held_out:
         return queries, truth, Gate.read(rule.gate) if rule.gate else None, None
     if truth.positives is None:
-        raise UserError("config.rerank.held_out learns from right answers, and there are none known")
+        raise UserError("config.rerank.held_out learns from relevant images, and there are none known")
     held = round(rule.held_out * count)
     if not 0 < held < count:
         raise UserError(f"config.rerank.held_out is {rule.held_out}: {held} of {count} queries")

@@ -1,4 +1,4 @@
-r"""Train a model: to classify pictures, to do without most of their patches, or to find those alike.
+r"""Train a model: to classify images, to do without most of their patches, or to find those alike.
 
 python train.py --config configs/smoke.py --workdir runs/smoke
 
@@ -82,9 +82,9 @@ class Run:
 
     Attributes:
         feed: what every step learns from.
-        evaluation: what is measured on held-out pictures.
+        evaluation: what is measured on held-out images.
         teacher: variables of the teacher, empty where there is none.
-        recipe: how pictures become its input.
+        recipe: how images become its input.
         steps: of the whole run.
         eval_every: steps between evaluations.
         update: train step.
@@ -195,7 +195,7 @@ def loop(
             return state, notes | (look(config, metrics, run, saves, out) if metrics else {})
         profile(config, out, step - start, run.steps - start)
         with pace.waiting():
-            if (read := next(rows, None)) is None:  # told to stop while the pictures do not come
+            if (read := next(rows, None)) is None:  # told to stop while the images do not come
                 stop.busy = True
                 return state, notes | (look(config, metrics, run, saves, out) if metrics else {})
             batch = sharding.shard_batch(read, run.mesh)
@@ -324,7 +324,7 @@ def resume(saves: Checkpoints, state: State) -> tuple[State, dict[str, Any]]:
         return state, {}
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
     state, notes = saves.load(step, like)
-    say(f"going on from step {step}")
+    say(f"resuming from step {step}")
     return state, notes
 
 
@@ -353,7 +353,7 @@ def look(
     """What is noted of a step, its loss None where it was left out.
 
     Raises:
-        UserError: more steps than allowed were not finite; with the last of them, its pictures, and the last
+        UserError: more steps than allowed were not finite; with the last of them, its images, and the last
             good checkpoint: one after which a step was finite.
     """
     figures = jax.device_get(metrics)
@@ -372,7 +372,7 @@ def look(
     good = last_good(saves, before=bad - config.max_skipped)
     raise UserError(
         f"the loss or its gradient was not finite at step {bad} (learning rate {float(run.rate(bad)):.2e}; "
-        f"pictures {', '.join(names[:4])}, ...: all are in {out / 'not_finite.json'}); last good checkpoint: "
+        f"images {', '.join(names[:4])}, ...: all are in {out / 'not_finite.json'}); last good checkpoint: "
         f"{good}; lower config.optim.lr, set config.optim.clip, or allow some such steps with "
         "config.max_skipped"
     )

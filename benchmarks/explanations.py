@@ -1,21 +1,22 @@
-r"""Are explanations true? Matches held against pictures whose correspondences are known.
+r"""Are explanations true? Matches held against images whose correspondences are known.
 
     python -m benchmarks.explanations --flat DIR [--stereo LEFT RIGHT DISPARITY.npz] [--cub DIR --pairs 500]
         [--config configs/places.py --grid 8 --csv FILE]
 
-DIR holds pictures of one flat thing, and homographies.json: "HAtoB" takes pixels of imgA to imgB; each
-pair is asked both ways. DISPARITY is an array of the left picture's shape, pixels, not finite where unknown;
+DIR holds images of one flat thing, and homographies.json: "HAtoB" takes pixels of imgA to imgB; each
+pair is asked both ways. DISPARITY is an array of the left image's shape, pixels, not finite where unknown;
 scikit-image ships such a pair, as data/motorcycle_{left,right}.png and data/motorcycle_disp.npz. --cub takes
 the unpacked CUB-200-2011 and asks whether parts of birds go to the same parts: see `benchmarks.parts`.
 
 Rows: the config's own way of matching, balanced transport, best matches both ways (Chamfer), each patch's
-nearest neighbour, mutual nearest neighbours, and what needs no picture: the uniform plan and the same cell;
+nearest neighbour, mutual nearest neighbours, and what needs no image: the uniform plan and the same cell;
 then the grid's ceiling, every visible patch on its true cell. All match the same tokens, weighed alike.
 
-Columns, means over the pairs: see `vitjax.retrieval.explanation.faithfulness.MatchAccuracy` (the AUROC is weighed by how
-many patches are visible times how many are not); then how much deeper the *config's* score falls without the
-patches that the row ranks first than without random ones (`deletion`), and how far the parts of the row's own
-score are from it in sum. A pair that has no number in a column is left out of its mean.
+Columns, means over the pairs: see `vitjax.retrieval.explanation.faithfulness.MatchAccuracy` (the AUROC is
+weighed by how many patches are visible times how many are not); then how much deeper the *config's* score
+falls without the patches that the row ranks first than without random ones (`deletion`), and how far the
+parts of the row's own score are from it in sum. A pair that has no number in a column is left out of its
+mean.
 """
 
 import argparse
@@ -55,7 +56,7 @@ from vitjax.retrieval.explanation.faithfulness import (
 
 
 class Pair(NamedTuple):
-    """Two pictures and the truth about them."""
+    """Two images and the truth about them."""
 
     name: str
     query: Image.Image
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--flat", type=pathlib.Path, help="folder of pictures with homographies.json")
+    parser.add_argument("--flat", type=pathlib.Path, help="folder of images with homographies.json")
     parser.add_argument("--stereo", type=pathlib.Path, nargs=3, metavar=("LEFT", "RIGHT", "DISPARITY"))
     parser.add_argument("--cub", type=pathlib.Path, help="folder CUB_200_2011, or the one it lies in")
     parser.add_argument("--pairs", type=int, default=500, help="of --cub, drawn at random (default: 500)")
@@ -128,23 +129,23 @@ def _pairs(args: argparse.Namespace, reranker: Reranker) -> Iterator[Pair]:
         if not isinstance(disparity, np.ndarray):  # an .npz, of which the first array counts
             disparity = disparity[disparity.files[0]]
         if disparity.shape != query.size[::-1]:
-            raise SystemExit(f"--stereo: disparity {disparity.shape}, left picture {query.size[::-1]}")
+            raise SystemExit(f"--stereo: disparity {disparity.shape}, left image {query.size[::-1]}")
         truth = disparity_correspondence(disparity, **_geometry(query, candidate, reranker))
         yield Pair(f"stereo {args.stereo[0].stem}", query, candidate, truth)
 
 
 def flat_pairs(folder: pathlib.Path, reranker: Reranker) -> Iterator[Pair]:
-    """Pairs of pictures of one flat thing, each both ways, and where their patches truly are.
+    """Pairs of images of one flat thing, each both ways, and where their patches truly are.
 
     Args:
-        folder: pictures, and homographies.json: "HAtoB" takes pixels of imgA to imgB.
+        folder: images, and homographies.json: "HAtoB" takes pixels of imgA to imgB.
         reranker: its grid and preprocessing count.
     """
     files = {pathlib.Path(file).stem: folder / file for file in list_images(folder)}
     for name, matrix in json.loads((folder / "homographies.json").read_text()).items():
         found = re.fullmatch(r"H(\w+?)to(\w+)", name)
         if not found or not {f"img{x}" for x in found.groups()} <= set(files):
-            raise SystemExit(f"{folder}: {name!r} is not 'HAtoB' with pictures imgA and imgB there")
+            raise SystemExit(f"{folder}: {name!r} is not 'HAtoB' with images imgA and imgB there")
         both = [read_image(files[f"img{x}"]) for x in found.groups()]
         for (query, candidate), move, pair in (
             (both, np.array(matrix), "{}-{}"),
@@ -155,7 +156,7 @@ def flat_pairs(folder: pathlib.Path, reranker: Reranker) -> Iterator[Pair]:
 
 
 def _geometry(query: Image.Image, candidate: Image.Image, reranker: Reranker) -> dict:
-    # The homographies' convention for pixel centres is not known; half a pixel is a thousandth of a picture.
+    # The homographies' convention for pixel centres is not known; half a pixel is a thousandth of a image.
     return {
         "query_grid": reranker.token_grid,
         "query_placement": reranker.preprocess.placement(*query.size),
@@ -172,9 +173,7 @@ class Explained(NamedTuple):
 
 
 def _judge(pair: Pair, reranker: Reranker) -> list[Row]:
-    query, candidate = (
-        reranker.describe([picture], batch_size=1)[0] for picture in (pair.query, pair.candidate)
-    )
+    query, candidate = (reranker.describe([image], batch_size=1)[0] for image in (pair.query, pair.candidate))
     explained = explanations(query, candidate, reranker)
     ceiling = true_plan(pair.truth)
     similarity = explained["uniform plan"].contribution * ceiling.size  # of every patch pair

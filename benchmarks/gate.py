@@ -4,7 +4,8 @@ r"""What a gate is worth: base order, always reranked, and gated, on queries it 
 
 Sets and forward pass are those of `benchmarks.positions`. Each row is one set with the tokens and the pooled
 vector after one block, counted from 0, no centre taken out: from where reranking helps all queries to where
-it harms some. A gate is learned on a share of the queries by lot and judged on the rest; means over splits.
+it harms some. A gate is learned on a share of the queries at random and judged on the rest; means over
+splits.
 """
 
 import argparse

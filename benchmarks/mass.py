@@ -1,9 +1,9 @@
-"""How well each rule finds the share of two pictures that match: composites whose overlap is known.
+"""How well each rule finds the share of two images that match: composites whose overlap is known.
 
     python benchmarks/mass.py --photos DIR [--count 64 --csv mass.csv]
 
 A query is a photo. Its composites are other photos, each with a strip of the query pasted at another place:
-a quarter, half, three quarters or all of the picture wide, rolled over its upper edge, a little darker and
+a quarter, half, three quarters or all of the image wide, rolled over its upper edge, a little darker and
 compressed again. So the share of the query that a composite holds is known, and nothing lies where it lay.
 
 The table: mean |found - true share| and the rank correlation of the two over a query and its own composites,
@@ -27,8 +27,8 @@ from scipy.stats import rankdata
 from vitjax.cli import flags
 from vitjax.config import RerankConfig, demo_config
 from vitjax.data.sources.base import FolderSource
-from vitjax.data.sources.synthetic import KINDS, MadeSource
-from vitjax.reranker import MADE_PICTURES, Reranker
+from vitjax.data.sources.synthetic import KINDS, SyntheticSource
+from vitjax.reranker import SYNTHETIC_IMAGES, Reranker
 from vitjax.retrieval import Descriptors, match_price, rerank
 
 SHARES = 0.25, 0.5, 0.75, 1.0
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = demo_config()
     config.model.center = args.center
     reranker = Reranker.from_config(config)
-    queries, composites = _describe(reranker, _pictures(args, reranker))
+    queries, composites = _describe(reranker, _images(args, reranker))
     rows = [_judge(*rule, queries, composites) for rule in _rules(args, reranker)]
     table = Table(title=f"{len(queries)} photos, {len(rows)} rules, center {args.center}")
     for name in Row._fields:
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _pictures(args: argparse.Namespace, reranker: Reranker) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _images(args: argparse.Namespace, reranker: Reranker) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Queries, and their composites: those of the first share in the order of the queries, then the next."""
     source, draw = FolderSource(args.photos), np.random.default_rng(args.seed)
     if len(source) < 2 * args.count:
@@ -105,14 +105,14 @@ def _composite(
 
 
 def _describe(
-    reranker: Reranker, pictures: tuple[list[np.ndarray], list[np.ndarray]]
+    reranker: Reranker, images: tuple[list[np.ndarray], list[np.ndarray]]
 ) -> tuple[Descriptors, Descriptors]:
-    queries, composites = (reranker.describe(part)[0] for part in pictures)
+    queries, composites = (reranker.describe(part)[0] for part in images)
     return queries, composites
 
 
 def _rules(args: argparse.Namespace, reranker: Reranker) -> list[tuple[str, RerankConfig]]:
-    made = [reranker.describe(MadeSource(kind, MADE_PICTURES))[0] for kind in KINDS]
+    made = [reranker.describe(SyntheticSource(kind, SYNTHETIC_IMAGES))[0] for kind in KINDS]
     price, rules = match_price(*made), []
     for epsilon in args.epsilons:
         common = {"epsilon": epsilon, "tolerance": 1e-3, "top_k": len(SHARES) * args.count}

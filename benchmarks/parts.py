@@ -1,8 +1,8 @@
 """Do parts of one bird go to the same parts of another? `python -m benchmarks.explanations --cub DIR`.
 
-Pairs of pictures of one class of CUB-200-2011's searched half, drawn at random. Rows are those of the other
+Pairs of images of one class of CUB-200-2011's searched half, drawn at random. Rows are those of the other
 tables, matching the same tokens; the ceiling is every part in the cell that it truly lies in. Columns: PCK,
-the share of parts visible in both pictures that land within alpha times the longer side of the candidate's
+the share of parts visible in both images that land within alpha times the longer side of the candidate's
 box (`vitjax.retrieval.explanation.part_transfer`).
 """
 
@@ -66,7 +66,7 @@ def measure(folder: pathlib.Path, reranker: Reranker, *, pairs: int) -> tuple[di
 
 
 def draw(listing: Listing, pairs: int) -> np.ndarray:
-    """(pairs, 2) pictures of one class each, of the searched half; the same ones every time."""
+    """(pairs, 2) images of one class each, of the searched half; the same ones every time."""
     rng = np.random.default_rng(0)
     rows = np.flatnonzero(listing.test)
     queries = rng.permutation(rows)
@@ -76,5 +76,5 @@ def draw(listing: Listing, pairs: int) -> np.ndarray:
         if len(others):
             drawn.append((query, rng.choice(others)))
     if not drawn:
-        raise SystemExit(f"{listing.root}: no class has two pictures, so there is no pair to ask")
+        raise SystemExit(f"{listing.root}: no class has two images, so there is no pair to ask")
     return np.array(drawn)

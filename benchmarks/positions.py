@@ -4,7 +4,7 @@ r"""How much place a token carries, what takes it out, and what else helps.
 
 --places holds query/, ref/ and ground_truth.json (recall@1). --classes is a folder of classes, of which those
 at even places are searched in themselves (precision@1, every other photo), while photos of those at odd
-places serve as unrelated photos. --flat holds pictures of one flat thing and homographies.json, as for
+places serve as unrelated photos. --flat holds images of one flat thing and homographies.json, as for
 `benchmarks.explanations` (share of visible patches sent to their true cell). Tokens of all blocks, and
 queries, keys and values, come from one forward pass per photo and are kept in --cache, so that every row
 after that is a matter of seconds. All else is as --config says.
@@ -31,9 +31,9 @@ from vitjax.cli import flags
 from vitjax.config import EvalConfig
 from vitjax.data.eval_loader import batches
 from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fingerprint
-from vitjax.data.sources.synthetic import MadeSource
+from vitjax.data.sources.synthetic import SyntheticSource
 from vitjax.ot import attention_rollout
-from vitjax.reranker import MADE_PICTURES, Reranker
+from vitjax.reranker import SYNTHETIC_IMAGES, Reranker
 from vitjax.retrieval import Descriptors, match_accuracy, match_pairs, rerank, search, token_center
 from vitjax.retrieval.descriptors import pool_grid, pool_weights, smooth_grid
 from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config.model.block %= reranker.model.depth
     look = Look(reranker, args.cache)
     photos = look(FolderSource(args.classes), _share(FolderSource(args.classes), 1, max(COUNTS)))
-    made = look(MadeSource("leaves", MADE_PICTURES))
+    made = look(SyntheticSource("leaves", SYNTHETIC_IMAGES))
     grey = look(ListSource([np.full((224, 224, 3), 128, np.uint8)]))
     judges = dict(_judges(args, reranker, look))
     print(_title("centre", judges), *_centres(config, photos, made, grey, judges), sep="\n", end="\n\n")
@@ -94,13 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
     parser.add_argument("--places", type=pathlib.Path, required=True, help="query/, ref/, ground_truth.json")
     parser.add_argument("--classes", type=pathlib.Path, required=True, help="sub-folders are classes")
-    parser.add_argument("--flat", type=pathlib.Path, required=True, help="pictures and homographies.json")
+    parser.add_argument("--flat", type=pathlib.Path, required=True, help="images and homographies.json")
     parser.add_argument("--cache", type=pathlib.Path, required=True, help="folder for what the model gives")
     return parser
 
 
 def _share(source: FolderSource, odd: int, most: int) -> np.ndarray:
-    """Every other photo of the classes at odd or at even places, at most so many, by lot."""
+    """Every other photo of the classes at odd or at even places, at most so many, at random."""
     assert source.labels is not None
     rows = np.flatnonzero(np.asarray(source.labels) % 2 == odd)[:: 1 if odd else 2]
     return np.sort(np.random.default_rng(0).permutation(rows)[:most])
@@ -175,7 +175,7 @@ def _judges(args: argparse.Namespace, reranker: Reranker, look: Look) -> Iterato
 
 
 def place_set(folder: pathlib.Path, look: Look) -> tuple[Seen, Seen, Truth]:
-    """Queries, gallery and right answers of a folder with query/, ref/ and ground_truth.json."""
+    """Queries, gallery and relevant images of a folder with query/, ref/ and ground_truth.json."""
     sides = [FolderSource(folder / side) for side in ("query", "ref")]
     listed = read_ground_truth(folder / "ground_truth.json", *map(len, sides))
     right = [np.array(listed.get(i, []), int) for i in range(len(sides[0]))]
@@ -243,8 +243,8 @@ def _centres(
 
     yield line("none", [None])
     yield line("256 photos, one mean for all places", [token_center(tokens, "mean")])
-    yield line("one grey picture, no photo", [center(grey.tokens[view], photos=False)])
-    yield line(f"{MADE_PICTURES} made pictures, no photo", [center(made.tokens[view], photos=False)])
+    yield line("one grey image, no photo", [center(grey.tokens[view], photos=False)])
+    yield line(f"{SYNTHETIC_IMAGES} synthetic images, no photo", [center(made.tokens[view], photos=False)])
     for count in COUNTS:
         draws = [np.random.default_rng(i).permutation(len(tokens))[:count] for i in range(DRAWS)]
         draws = draws[: 1 if count == len(tokens) else DRAWS]
@@ -279,7 +279,7 @@ def _cosines(tokens: np.ndarray) -> tuple[float, float]:
 
 
 def _options(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterator[str]:
-    """Options of the descriptor, with the centre of made pictures and without one."""
+    """Options of the descriptor, with the centre of synthetic images and without one."""
     base = config.model.block
     views = list(made.tokens)
     rows: list[tuple[str, View, int | None]] = [("the config's", View(base), None)]

@@ -1,4 +1,4 @@
-r"""Recall, index and speed against tokens per image, for every way to have fewer: one table, one picture.
+r"""Recall, index and speed against tokens per image, for every way to have fewer: one table, one image.
 
     python -m benchmarks.tokens --gallery DIR --query DIR --ground-truth FILE [--config configs/places.py]
         [--tokens 49 64 98 137 196 --reducers grid tome topk evit random uniform --csv FILE --plot FILE.png]
@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
-    parser.add_argument("--gallery", type=pathlib.Path, help="folder of pictures")
-    parser.add_argument("--query", type=pathlib.Path, help="folder of pictures")
+    parser.add_argument("--gallery", type=pathlib.Path, help="folder of images")
+    parser.add_argument("--query", type=pathlib.Path, help="folder of images")
     parser.add_argument("--ground-truth", type=pathlib.Path, help="JSON, as for eval.py")
     parser.add_argument("--tokens", type=int, nargs="*", default=[49, 64, 98, 137, 196])
     parser.add_argument("--reducers", nargs="*", default=list(WAYS), choices=WAYS)
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "--read", type=pathlib.Path, nargs="*", help="tables of earlier runs, to print or draw"
     )
     parser.add_argument("--csv", type=pathlib.Path, help="write the table here as well")
-    parser.add_argument("--plot", type=pathlib.Path, help="picture of the table; needs matplotlib")
+    parser.add_argument("--plot", type=pathlib.Path, help="image of the table; needs matplotlib")
     return parser
 
 

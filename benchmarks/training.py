@@ -4,7 +4,7 @@ r"""What a step of training costs: dense, and sparsified with masks and a teache
 
 DIR holds Fashion-MNIST's published files. The model is that of configs/fashion_mnist_vit.py, 49 tokens and
 9 blocks of 64; the sparsified one that of configs/fashion_mnist_dynamicvit.py. Weights are random, which is
-no other work. Pictures are read and changed by two threads while steps run. Where torch is installed, the
+no other work. Images are read and changed by two threads while steps run. Where torch is installed, the
 same dense model, of torch's own layers, takes a step of AdamW on pixels that are there already. Rows take
 turns, a few steps each, so that other work on the machine hits them alike; the figures are medians over
 turns. Compilation is apart.
@@ -38,7 +38,7 @@ Turn = Callable[[], tuple[float, float]]  # -> seconds of its steps, and of thes
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--data", required=True, help="folder of Fashion-MNIST's files")
-    parser.add_argument("--batch", type=int, default=128, help="pictures of a step")
+    parser.add_argument("--batch", type=int, default=128, help="images of a step")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for each row")
     args = parser.parse_args(argv)
     torch, reason = import_torch()

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=21, help="rounds; the median counts")
     parser.add_argument("--seed", type=int, default=0, help="of the synthetic tokens")
     parser.add_argument("--devices", type=int, default=os.cpu_count() or 1, help="CPU devices")
-    parser.add_argument("--photos", type=pathlib.Path, help="a folder, for tokens of real pictures")
+    parser.add_argument("--photos", type=pathlib.Path, help="a folder, for tokens of real images")
     parser.add_argument(
         "--center",
         choices=("none", "mean", "position"),
@@ -127,7 +127,7 @@ def _photo_tokens(args: argparse.Namespace) -> np.ndarray:
     side = math.isqrt(args.tokens)
     if side**2 != args.tokens or len(photos) <= args.pairs:
         raise SystemExit(
-            f"--photos takes a square number of --tokens and at least {args.pairs + 1} pictures, "
+            f"--photos takes a square number of --tokens and at least {args.pairs + 1} images, "
             f"found {len(photos)}; lower --pairs"
         )
     config = vitjax.demo_config()

@@ -1,4 +1,4 @@
-r"""Cars196, zero-shot: 8,131 pictures of cars of classes 99 to 196, each searched for among the others.
+r"""Cars196, zero-shot: 8,131 images of cars of classes 99 to 196, each searched for among the others.
 
 python eval.py --config configs/cars196.py:swin --workdir runs/cars196_swin --config.data.images=DIR
 

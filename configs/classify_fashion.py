@@ -1,4 +1,4 @@
-r"""What configs/fashion_mnist_dynamicvit.py trained, on Fashion-MNIST's 10,000 test pictures.
+r"""What configs/fashion_mnist_dynamicvit.py trained, on Fashion-MNIST's 10,000 test images.
 
 python train.py --config configs/fashion_mnist_vit.py --workdir runs/fashion_mnist_vit --config.data.dir=DIR
 python train.py --config configs/fashion_mnist_dynamicvit.py --workdir runs/fashion_mnist_dynamicvit \

@@ -6,7 +6,7 @@ python train.py --config configs/dynamicswin_base.py --workdir runs/dynamicswin_
     --config.data.train=DIR --config.data.test=DIR
 python train.py --config configs/dynamicswin_base.py:smoke --workdir runs/smoke
 
-Hardware: the authors used 8 GPUs, 128 pictures each, gradients of four batches added up.
+Hardware: the authors used 8 GPUs, 128 images each, gradients of four batches added up.
 Not trained by us yet: the figure is theirs, and how long the 37,440 steps take is not measured here.
 Stochastic depth is 0.5, as there.
 """

@@ -6,7 +6,7 @@ python train.py --config configs/dynamicvit_lvvit_m.py --workdir runs/dynamicvit
     --config.data.train=DIR --config.data.test=DIR
 python train.py --config configs/dynamicvit_lvvit_m.py:smoke --workdir runs/smoke
 
-Hardware: the authors used 8 GPUs, 128 pictures each; a batch that does not fit goes through in parts with
+Hardware: the authors used 8 GPUs, 128 images each; a batch that does not fit goes through in parts with
 --config.optim.accumulate. Not trained by us yet: the figure is theirs, and how long the 37,530 steps take
 is not measured here.
 

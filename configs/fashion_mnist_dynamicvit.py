@@ -5,7 +5,7 @@ python train.py --config configs/fashion_mnist_dynamicvit.py --workdir runs/fash
     --config.data.dir=DIR
 python train.py --config configs/fashion_mnist_dynamicvit.py:smoke --workdir runs/smoke
 
-About 95 minutes on one CPU core; 86.7 % of the test pictures right, the teacher 86.1 %.
+About 95 minutes on one CPU core; 86.7 % of the test images right, the teacher 86.1 %.
 It starts from what the first command leaves, runs/fashion_mnist_vit/last.safetensors; elsewhere with
 --config.model.weights=FILE. Data as there.
 """

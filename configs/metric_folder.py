@@ -1,4 +1,4 @@
-r"""Learn to find pictures of a class from a folder of classes; classes that were not learned are searched.
+r"""Learn to find images of a class from a folder of classes; classes that were not learned are searched.
 
 python train.py --config configs/metric_folder.py --workdir runs/metric --config.data.train=DIR
 python train.py --config configs/metric_folder.py:smoke --workdir runs/smoke
@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> TrainConfig:
             name="vit_small_patch14_dinov2", weights=demo_config().weights, img_size=112, depth=8
         ),
         metric=MetricConfig(loss="margin", per_class=4, embed_dim=0),
-        data=TrainDataConfig(train="pictures"),
+        data=TrainDataConfig(train="images"),
         augment=AugmentConfig(crop=0.5, flip=True),
         optim=OptimConfig(lr=3e-5, warmup_epochs=0.5, weight_decay=4e-4, frozen=FROZEN),
         checkpoint=CheckpointConfig(every=50),

@@ -2,7 +2,7 @@ r"""DeiT-S row of "Beyond the CLS Token" (BMVC 2022): CLS as global feature, sof
 
 python eval.py --config configs/paper_deit.py --workdir runs/paper_deit --config.data.gallery=DIR
 
-Every picture of DIR is searched for among the others; its sub-folders are the classes. The paper reports
+Every image of DIR is searched for among the others; its sub-folders are the classes. The paper reports
 P@1, pooled then reranked: CUB200 70.39, 70.12; Cars196 76.27, 72.74; SOP 78.13, 77.65: DeiT's tokens do
 not gain.
 

@@ -2,7 +2,7 @@ r"""ResNet-50 as in DIML (ICCV 2021): mean of the map as global feature, 4 x 4 p
 
 python eval.py --config configs/paper_resnet.py --workdir runs/paper_resnet --config.data.gallery=DIR
 
-Every picture of DIR is searched for among the others; its sub-folders are the classes. Recall@1 that DIML
+Every image of DIR is searched for among the others; its sub-folders are the classes. Recall@1 that DIML
 reports with its own training: CUB200 68.15 (multi-similarity loss), Cars196 87.01 (proxy anchor), SOP
 79.26 (margin).
 

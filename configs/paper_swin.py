@@ -2,7 +2,7 @@ r"""Swin-T row of "Beyond the CLS Token" (BMVC 2022): mean of tokens as global f
 
 python eval.py --config configs/paper_swin.py --workdir runs/paper_swin --config.data.gallery=DIR
 
-Every picture of DIR is searched for among the others; its sub-folders are the classes. The paper reports
+Every image of DIR is searched for among the others; its sub-folders are the classes. The paper reports
 P@1, pooled then reranked: CUB200 74.47, 74.98; Cars196 83.32, 85.07; SOP 79.42, 80.02 (that last one with
 partial transport: `--config.rerank.mass=0.9`).
 

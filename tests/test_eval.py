@@ -14,7 +14,7 @@ from PIL import Image
 
 import eval as program_under_test
 from tests import ROOT
-from tests.pictures import picture, write_folder
+from tests.photos import image, write_folder
 from vitjax.cli.session import only_run
 from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, RerankConfig
 from vitjax.errors import UserError
@@ -48,7 +48,7 @@ def run(config: str, workdir: pathlib.Path, *arguments: str, **env: str) -> tupl
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return write_folder(tmp_path_factory.mktemp("pictures") / "shop", kinds=4, variants=4)
+    return write_folder(tmp_path_factory.mktemp("images") / "shop", kinds=4, variants=4)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_the_page_knows_which_patches_were_dropped_or_merged(folder, tmp_path, r
         assert bool(patches["dropped"]) == dropped
 
 
-def test_a_searched_folder_leaves_a_page_pictures_and_trec_files(searched):
+def test_a_searched_folder_leaves_a_page_images_and_trec_files(searched):
     workdir, _ = searched
     page = (workdir / "report.html").read_text()
     assert "class_2/1.png" in page
@@ -221,8 +221,8 @@ def test_places_are_judged_by_the_ground_truth_file(folder, tmp_path):
     queries = tmp_path / "queries"
     queries.mkdir()
     for kind in range(3):
-        Image.fromarray(picture(kind, 1)).save(queries / f"{kind}.png")
-    (queries / "2b.jpg").write_bytes(b"not a picture")
+        Image.fromarray(image(kind, 1)).save(queries / f"{kind}.png")
+    (queries / "2b.jpg").write_bytes(b"not a image")
     truth = {"0": [0, 1, 2, 3], "1": [4, 5], "2": [8, 9], "3": [15]}
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     code, out, err = run(
@@ -257,12 +257,12 @@ def test_the_demo_runs_with_another_model_and_says_that_its_weights_are_random(t
 
 
 @pytest.mark.slow
-def test_one_unlabelled_picture_finds_its_like_and_not_itself(folder, tmp_path):
+def test_one_unlabelled_image_finds_its_like_and_not_itself(folder, tmp_path):
     flat = tmp_path / "flat"
     flat.mkdir()
     for kind in range(3):
         for variant in range(2):
-            Image.fromarray(picture(kind, variant)).save(flat / f"{kind}_{variant}.png")
+            Image.fromarray(image(kind, variant)).save(flat / f"{kind}_{variant}.png")
     code, out, err = run(
         "folder", tmp_path / "out", f"--config.data.query={flat / '1_0.png'}", f"--config.data.gallery={flat}"
     )
@@ -274,38 +274,38 @@ def test_one_unlabelled_picture_finds_its_like_and_not_itself(folder, tmp_path):
     assert order[0] == "1_1.png"
     assert "1_0.png" not in order
     asked, best = err.splitlines()[-7:-5]
-    assert asked == "1_0.png: rank, score, picture" and best.endswith("1_1.png")
+    assert asked == "1_0.png: rank, score, image" and best.endswith("1_1.png")
 
 
-def test_a_gallery_of_one_picture_searched_in_itself_gives_a_page_without_candidates(tmp_path):
+def test_a_gallery_of_one_image_searched_in_itself_gives_a_page_without_candidates(tmp_path):
     (tmp_path / "one").mkdir()
-    Image.fromarray(picture(0, 0)).save(tmp_path / "one" / "only.png")
+    Image.fromarray(image(0, 0)).save(tmp_path / "one" / "only.png")
     code, _, err = run("folder", tmp_path / "out", f"--config.data.gallery={tmp_path / 'one'}")
     assert code == 0, err
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["queries"], results["gallery"], results["explanations"]["pairs"]) == (1, 1, 0)
     page = page_data(tmp_path / "out")
-    assert page["queries"][0]["candidates"] == [] and page["subtitle"].startswith("1 query in 1 picture;")
+    assert page["queries"][0]["candidates"] == [] and page["subtitle"].startswith("1 query in 1 image;")
     assert not (tmp_path / "out" / "figures").exists()
 
 
 def test_labels_that_nothing_shares_are_said_and_measured_as_nothing(folder, tmp_path):
     (tmp_path / "asked" / "zebra").mkdir(parents=True)
     for i, place in enumerate(("zebra/1.png", "loose.png")):
-        Image.fromarray(picture(i, 0)).save(tmp_path / "asked" / place)
+        Image.fromarray(image(i, 0)).save(tmp_path / "asked" / place)
     code, out, err = run(
         "folder", tmp_path / "out", f"--config.data.gallery={folder}", "--config.figures.count=0",
         f"--config.data.query={tmp_path / 'asked'}", "--config.figures.report=1",
     )  # fmt: skip
     assert code == 0, err
     results = json.loads(out.splitlines()[-1])
-    line = "none of the 2 queries has a right answer in the gallery: classes ., zebra against class_0"
+    line = "none of the 2 queries has a relevant image in the gallery: classes ., zebra against class_0"
     assert line in err and results["notes"][0].startswith(line) and "nan" not in err
-    assert "1 of 2 pictures lie beside the sub-folders" in err
+    assert "1 of 2 images lie beside the sub-folders" in err
     assert set(results["metrics"]["pooled"].values()) == {None, 2, 0}
     page = page_data(tmp_path / "out")
     assert page["notes"] == results["notes"]
-    assert page["subtitle"].startswith("2 queries in 16 pictures (this page shows the first 1 of 2);")
+    assert page["subtitle"].startswith("2 queries in 16 images (this page shows the first 1 of 2);")
     assert results["explanations"]["deletion"]["gain_standard_error"] is None
     assert "standard error" not in page["explained"] and "of 1 first hit falls" in page["explained"]
 
@@ -323,7 +323,7 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
     return {
         "no gallery named": [],
         "gallery does not exist": ["--config.data.gallery=nowhere"],
-        "no pictures": [f"--config.data.gallery={tmp_path / 'empty'}"],
+        "no images": [f"--config.data.gallery={tmp_path / 'empty'}"],
         "truth is not a list": [gallery, f"--config.data.ground_truth={tmp_path / 'text.json'}"],
         "truth beyond the gallery": [gallery, f"--config.data.ground_truth={tmp_path / 'beyond.json'}"],
         "no such truth": [gallery, "--config.data.ground_truth=nowhere.json"],
@@ -343,7 +343,7 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
     [
         ("no gallery named", "--config.data.gallery"),
         ("gallery does not exist", "nowhere"),
-        ("no pictures", "empty"),
+        ("no images", "empty"),
         pytest.param("truth is not a list", "text.json", marks=pytest.mark.slow),
         pytest.param("truth beyond the gallery", "99", marks=pytest.mark.slow),
         pytest.param("no such truth", "nowhere.json", marks=pytest.mark.slow),
@@ -374,10 +374,10 @@ def test_a_mistake_is_one_plain_line_and_exit_1(tmp_path, folder, kind, words, c
     assert printed.out == ""
 
 
-def test_a_strict_run_stops_at_the_first_bad_picture(tmp_path):
+def test_a_strict_run_stops_at_the_first_bad_image(tmp_path):
     bad = tmp_path / "bad"
     bad.mkdir()
-    Image.fromarray(picture(0, 0)).save(bad / "good.png")
+    Image.fromarray(image(0, 0)).save(bad / "good.png")
     (bad / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     code, out, err = run(
         "folder", tmp_path / "out", f"--config.data.gallery={bad}", "--config.data.on_bad_image=error"
@@ -448,7 +448,7 @@ def test_names_of_files_steer_no_terminal_and_the_home_folder_is_no_folder_of_it
     home, here = tmp_path / "home", tmp_path / "here"
     for kind in ("b" + HOSTILE, "other"):
         (home / "shop" / kind).mkdir(parents=True)
-        Image.fromarray(picture(0, 0)).save(home / "shop" / kind / f"{HOSTILE}.png")
+        Image.fromarray(image(0, 0)).save(home / "shop" / kind / f"{HOSTILE}.png")
         (home / "shop" / kind / f"bad{HOSTILE}.png").write_bytes(b"no image")
     here.mkdir()
     (here / "config.py").write_text(CONFIG)

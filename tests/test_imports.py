@@ -12,7 +12,8 @@ from tests import ROOT
 
 PACKAGE = ROOT / "vitjax"
 
-# Each part imports only errors.py and the parts named here; the order is that of docs/architecture.md, leaves first.
+# Each part imports only errors.py and the parts named here; the order is that of docs/architecture.md,
+# leaves first.
 ALLOWED = {
     "_moved": set(),
     "errors": set(),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.test_protocols import call, first_hits
-from tests.pictures import picture
+from tests.photos import image
 from vitjax.config import EvalConfig
 from vitjax.config.train_config import OptimConfig, StudentConfig, TrainConfig, TrainDataConfig
 from vitjax.evaluation import classify
@@ -20,7 +20,7 @@ FAST = ["--config.rerank.method=pooled", "--config.figures.report=0"]
 def put(folder: pathlib.Path, *names: str, kind: int = 0) -> pathlib.Path:
     for variant, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(kind, variant)).save(folder / name)
+        Image.fromarray(image(kind, variant)).save(folder / name)
     return folder
 
 
@@ -37,7 +37,7 @@ def lines(photos: pathlib.Path) -> list[str]:
     return [
         f"{photos}: left out as only JPEG, PNG and WebP are read, convert them: 2 .bmp, 1 .gif",
         f"{photos}: 1 sub-folder without a JPEG, PNG or WebP image, no class: owl (2 .bmp)",
-        f"{photos}: 1 of 9 pictures lie beside the sub-folders of classes: ",
+        f"{photos}: 1 of 9 images lie beside the sub-folders of classes: ",
     ]
 
 
@@ -104,7 +104,7 @@ def test_figures_are_those_of_the_trec_files_where_some_queries_are_gallery_file
     assert code == 0, err
     assert results["queries_found_in_gallery_and_left_out"] == 3
     assert (results["queries"], results["queries_counted"]) == (5, 4)
-    assert "5 queries in 6 pictures, 4 of them counted" in err
+    assert "5 queries in 6 images, 4 of them counted" in err
     assert "1 of classes that the gallery lacks (blue)" in results["notes"][0]
     right: dict[str, set[str]] = {}
     for line in (tmp_path / "out" / "qrels.trec").read_text().splitlines():

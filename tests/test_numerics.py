@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 import vitjax
-from tests.pictures import picture
+from tests.photos import image
 from tests.retrieval.cases import filled_gallery, random_descriptors
 from vitjax import ot, sparsify
 from vitjax.config import METHODS, RerankConfig
 from vitjax.ot import marginals
 from vitjax.retrieval import match_pairs, pair_plans, rerank, search
-from vitjax.sparsify import losses, reducers
+from vitjax.sparsify import losses
 from vitjax.sparsify.decisions import sample
 from vitjax.training import metric_losses
 
@@ -99,14 +99,17 @@ def _of_sparsify(dtype):
     yield "distillation", losses.distill_kl, (scores, scores[::-1])
     yield "ratio", losses.ratio_loss, (keep[:, None], jnp.asarray([0.5], dtype))
     yield "token loss", losses.token_mse, (tokens, tokens[::-1], keep)
-    alive = reducers.Alive.all(2, 9)
-    for name in reducers.REDUCERS:
-        reducer = reducers.Reducer(name, (0,), keep_ratio=0.5, r=3)
-        call = lambda t, s, r=reducer: reducers.reduce(r, 0, t, alive, prefix=1, scores=s, keys=t)  # noqa: E731
+    token_map = sparsify.TokenMap.all(2, 9)
+    for name in sparsify.REDUCERS:
+        reducer = sparsify.make_reducer(name, blocks=(0,), keep_ratio=0.5, r=3)
+
+        def call(t, s, r=reducer):
+            return r.step(t, token_map, sparsify.StepInput(s, t, prefix=1))
+
         yield name, call, (tokens, jnp.log(third))
     labels = jnp.asarray([0, 0])
     yield "triplet", lambda x: metric_losses.triplet_loss(x, labels, margin=0.2), (tokens[:, 0],)
-    yield "restore", lambda t: sparsify.restore(t, alive.owner), (tokens,)
+    yield "restore", lambda t: sparsify.restore(t, token_map.owner), (tokens,)
 
 
 def _cases(dtype):
@@ -175,4 +178,4 @@ def test_search_describe_and_plans_run_without_a_nan_inside_of_a_program(images,
         recipe = vitjax.preprocess("vit_tiny_patch16_224").replace(image_size=32)
         config = RerankConfig(marginals="rollout", mass=0.5)
         reranker = vitjax.Reranker(model, variables, config, preprocess=recipe)
-        assert len(reranker.rank(picture(0, 0), [picture(0, 1), picture(1, 0)])) == 2
+        assert len(reranker.rank(image(0, 0), [image(0, 1), image(1, 0)])) == 2

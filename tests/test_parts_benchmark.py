@@ -25,8 +25,8 @@ def test_pairs_are_of_one_searched_class_and_always_the_same(tmp_path):
     np.testing.assert_array_equal(parts.draw(listing, 20), drawn)
 
 
-def test_a_download_without_two_pictures_of_a_class_is_told(tmp_path):
-    with pytest.raises(SystemExit, match="no class has two pictures"):
+def test_a_download_without_two_images_of_a_class_is_told(tmp_path):
+    with pytest.raises(SystemExit, match="no class has two images"):
         parts.draw(read_cub(write_cub(tmp_path, variants=1)), 4)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import vitjax
 from tests import ROOT
-from tests.pictures import picture
+from tests.photos import image
 
 TESTED = r"<!-- tested: tests/test_readme.py runs this block -->\n```python\n(.*?)```"
 BLOCKS = re.findall(TESTED, (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -33,7 +33,7 @@ def test_the_five_lines_rank_three_files(tmp_path, monkeypatch, capsys):
     assert len(lines) <= 5
     random_weights(tmp_path / "weights.npz")
     for name, kind in (("query", 0), ("a", 1), ("b", 0), ("c", 2)):
-        Image.fromarray(picture(kind, 0 if name == "query" else 1, 224)).save(tmp_path / f"{name}.jpg")
+        Image.fromarray(image(kind, 0 if name == "query" else 1, 224)).save(tmp_path / f"{name}.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(vitjax, "DEMO_WEIGHTS", str(tmp_path / "weights.npz"), raising=False)
     exec(BLOCKS[0], {})

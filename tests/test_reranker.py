@@ -13,12 +13,12 @@ from PIL import Image
 
 import vitjax
 from tests.data.corpus import encoded
-from tests.pictures import picture, write_folder
+from tests.photos import image, write_folder
 from vitjax import reranker as front
 from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig, RerankConfig, validate_rerank
 from vitjax.data.images import ImageError
 from vitjax.data.sources.base import FolderSource
-from vitjax.data.sources.synthetic import KINDS, MadeSource
+from vitjax.data.sources.synthetic import KINDS, SyntheticSource
 from vitjax.retrieval import calibrate_gate, judge_gate, match_price, rerank
 from vitjax.retrieval.metrics import retrieval_metrics
 
@@ -31,48 +31,48 @@ def reranker() -> vitjax.Reranker:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
-    return [picture(kind, variant) for kind in range(3) for variant in range(3)]
+def images() -> list[np.ndarray]:
+    return [image(kind, variant) for kind in range(3) for variant in range(3)]
 
 
-def test_pictures_of_the_querys_kind_come_first(reranker, pictures):
-    hits = reranker.rank(picture(1, 3), pictures)
+def test_images_of_the_querys_kind_come_first(reranker, images):
+    hits = reranker.rank(image(1, 3), images)
     assert {hit.corpus_id for hit in hits[:2]} <= {3, 4, 5}
     assert [hit.rank for hit in hits] == list(range(9))
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
 
 
-def test_a_score_lies_in_the_stated_range_and_a_picture_matches_itself_best(reranker, pictures):
-    (same,) = reranker.rank(pictures[0], [pictures[0]])
-    others = reranker.rank(pictures[0], pictures[1:])
+def test_a_score_lies_in_the_stated_range_and_a_image_matches_itself_best(reranker, images):
+    (same,) = reranker.rank(images[0], [images[0]])
+    others = reranker.rank(images[0], images[1:])
     assert same.pooled == pytest.approx(1.0, abs=1e-5)
     assert all(-2.0 <= hit.score < same.score <= 2.0 for hit in others)
     assert same.score == pytest.approx(same.structural + same.pooled, abs=1e-6)
 
 
-def test_a_score_does_not_depend_on_the_other_candidates_or_the_batch(reranker, pictures):
-    whole = {hit.corpus_id: hit.score for hit in reranker.rank(pictures[0], pictures)}
+def test_a_score_does_not_depend_on_the_other_candidates_or_the_batch(reranker, images):
+    whole = {hit.corpus_id: hit.score for hit in reranker.rank(images[0], images)}
     for i in (2, 7):
-        (alone,) = reranker.rank(pictures[0], [pictures[i]])
+        (alone,) = reranker.rank(images[0], [images[i]])
         assert alone.score == pytest.approx(whole[i], abs=2e-6)
-    small = {hit.corpus_id: hit.score for hit in reranker.rank(pictures[0], pictures, batch_size=2)}
+    small = {hit.corpus_id: hit.score for hit in reranker.rank(images[0], images, batch_size=2)}
     np.testing.assert_allclose([small[i] for i in range(9)], [whole[i] for i in range(9)], atol=2e-6)
 
 
-def test_paths_pil_images_and_arrays_give_the_same_score(reranker, pictures, tmp_path: pathlib.Path):
+def test_paths_pil_images_and_arrays_give_the_same_score(reranker, images, tmp_path: pathlib.Path):
     path = tmp_path / "a.png"
-    Image.fromarray(pictures[1]).save(path)
-    forms = [pictures[1], Image.fromarray(pictures[1]), path, str(path)]
-    scores = [hit.score for hit in reranker.rank(pictures[0], forms)]
+    Image.fromarray(images[1]).save(path)
+    forms = [images[1], Image.fromarray(images[1]), path, str(path)]
+    scores = [hit.score for hit in reranker.rank(images[0], forms)]
     assert max(scores) - min(scores) < 1e-6
 
 
-def test_ids_name_the_hits_and_top_k_cuts_them(reranker, pictures):
-    hits = reranker.rank(pictures[0], pictures, top_k=2, ids=list("abcdefghi"))
+def test_ids_name_the_hits_and_top_k_cuts_them(reranker, images):
+    hits = reranker.rank(images[0], images, top_k=2, ids=list("abcdefghi"))
     assert len(hits) == 2
     assert hits[0].corpus_id == "a"
     with pytest.raises(ValueError, match="rank: id 'b' is given twice"):
-        reranker.rank(pictures[0], pictures[:3], ids=["a", "b", "b"])
+        reranker.rank(images[0], images[:3], ids=["a", "b", "b"])
 
 
 class Series:
@@ -109,8 +109,8 @@ class Series:
         (None, [0, 1, 2]),
     ],
 )
-def test_a_hit_is_plain_data_whatever_library_ids_are_of(reranker, pictures, ids, want):
-    hits = reranker.rank(pictures[0], pictures[:3], ids=ids, return_matches=True)
+def test_a_hit_is_plain_data_whatever_library_ids_are_of(reranker, images, ids, want):
+    hits = reranker.rank(images[0], images[:3], ids=ids, return_matches=True)
     assert sorted((hit.corpus_id for hit in hits), key=want.index) == want
     assert {type(hit.corpus_id) for hit in hits} <= {int, str}
     again = json.loads(json.dumps([dataclasses.asdict(hit) for hit in hits]))
@@ -127,9 +127,9 @@ def test_a_hit_is_plain_data_whatever_library_ids_are_of(reranker, pictures, ids
         (np.array([[1], [2], [3]]), r"an id is \[1\], a list"),
     ],
 )
-def test_ids_that_are_no_names_are_refused(reranker, pictures, ids, told):
+def test_ids_that_are_no_names_are_refused(reranker, images, ids, told):
     with pytest.raises(ValueError, match=told):
-        reranker.rank(pictures[0], pictures[:3], ids=ids)
+        reranker.rank(images[0], images[:3], ids=ids)
 
 
 def with_numbers(**numbers) -> RerankConfig:
@@ -140,13 +140,13 @@ def with_numbers(**numbers) -> RerankConfig:
     return rule
 
 
-def test_public_records_are_plain_data(reranker, pictures, tmp_path):
-    same = vitjax.similarity(pictures[0], pictures[1], reranker=reranker)
-    _, _, skipped = reranker.describe([pictures[0], b"no picture"], on_bad_image="skip")
+def test_public_records_are_plain_data(reranker, images, tmp_path):
+    same = vitjax.similarity(images[0], images[1], reranker=reranker)
+    _, _, skipped = reranker.describe([images[0], b"no image"], on_bad_image="skip")
     json.dumps([dataclasses.asdict(same), dataclasses.asdict(skipped[0])])
     rng = np.random.default_rng(0)
     before = np.stack([rng.permutation(4) for _ in range(6)])
-    described = reranker.describe(pictures[:6])[0]
+    described = reranker.describe(images[:6])[0]
     rule = with_numbers(weight=np.float32(0.5))
     after = rerank(described, described, before, config=rule)
     right = before == np.arange(6)[:, None] % 4
@@ -174,8 +174,8 @@ def test_ranges_hold_for_numbers_of_any_library(number, name, value):
 
 
 @pytest.mark.parametrize("of", [np.float32, jnp.float32])
-def test_a_rule_of_numbers_of_any_library_is_the_rule_of_plain_ones(reranker, pictures, of):
-    described = reranker.describe(pictures[:4])[0]
+def test_a_rule_of_numbers_of_any_library_is_the_rule_of_plain_ones(reranker, images, of):
+    described = reranker.describe(images[:4])[0]
     index = np.array([[0, 1, 2, 3]] * 4)
     whole = {np.float32: np.int32, jnp.float32: jnp.int32}[of]
     plain = RerankConfig(epsilon=0.1, tau=0.5, weight=0.25, iterations=7, tolerance=0.125, top_k=3)
@@ -191,48 +191,48 @@ def test_a_rule_of_numbers_of_any_library_is_the_rule_of_plain_ones(reranker, pi
     np.testing.assert_array_equal(one.score, two.score)
 
 
-def test_matches_add_up_to_less_than_the_score_and_lie_on_the_picture(reranker, pictures):
-    hits = reranker.rank(pictures[0], pictures[:3], top_k=1, return_matches=True)
+def test_matches_add_up_to_less_than_the_score_and_lie_on_the_image(reranker, images):
+    hits = reranker.rank(images[0], images[:3], top_k=1, return_matches=True)
     assert len(hits[0].matches) == CONFIG.figures.matches
     assert all(0 <= share <= 1 for match in hits[0].matches for share in match.query_box)
     assert sum(match.contribution for match in hits[0].matches) <= hits[0].structural + 1e-5
-    assert reranker.rank(pictures[0], pictures[:3])[0].matches == ()
+    assert reranker.rank(images[0], images[:3])[0].matches == ()
 
 
-def test_described_candidates_give_the_same_hits(reranker, pictures):
-    described, index, skipped = reranker.describe(pictures)
+def test_described_candidates_give_the_same_hits(reranker, images):
+    described, index, skipped = reranker.describe(images)
     assert index.tolist() == list(range(9))
     assert skipped == []
-    assert reranker.rank(pictures[4], described) == reranker.rank(pictures[4], pictures)
+    assert reranker.rank(images[4], described) == reranker.rank(images[4], images)
 
 
-def test_equal_pictures_keep_their_order(reranker, pictures):
-    hits = reranker.rank(pictures[0], [pictures[5]] * 4)
+def test_equal_images_keep_their_order(reranker, images):
+    hits = reranker.rank(images[0], [images[5]] * 4)
     assert [hit.corpus_id for hit in hits] == [0, 1, 2, 3]
 
 
-def test_more_candidates_compile_nothing_new(reranker, pictures):
-    reranker.rank(pictures[0], pictures, batch_size=4)
+def test_more_candidates_compile_nothing_new(reranker, images):
+    reranker.rank(images[0], images, batch_size=4)
     counted = []
     jax.monitoring.register_event_duration_secs_listener(
         listener := lambda event, duration_secs, **_: counted.append(event)
     )
     try:
-        reranker.rank(pictures[3], pictures[:5], batch_size=4)
-        reranker.rank(pictures[3], pictures * 3, batch_size=4)
+        reranker.rank(images[3], images[:5], batch_size=4)
+        reranker.rank(images[3], images * 3, batch_size=4)
     finally:
         jax.monitoring.unregister_event_duration_listener(listener)
     assert [event for event in counted if "backend_compile" in event] == []
 
 
-def test_a_few_pictures_are_not_padded_to_a_full_batch_and_many_compile_one_shape(pictures):
+def test_a_few_images_are_not_padded_to_a_full_batch_and_many_compile_one_shape(images):
     fresh = vitjax.Reranker.from_config(CONFIG)
     sizes, describe = [], fresh._describe
     fresh.__dict__["_describe"] = lambda variables, images, valid: (
         sizes.append(len(images)) or describe(variables, images, valid)
     )
     for count, batch in ((2, 32), (3, 32), (9, 4)):
-        described, *_ = fresh.describe(pictures[:count], batch_size=batch)
+        described, *_ = fresh.describe(images[:count], batch_size=batch)
         assert len(described) == count
     assert sizes == [2, 4, 4, 4, 4]
     assert describe._cache_size() == 2
@@ -253,9 +253,9 @@ def test_a_grid_may_be_the_models_own_but_not_finer(name):
         vitjax.Reranker(model, variables, config)
 
 
-def test_similarity_is_one_number_with_its_matches(reranker, pictures):
-    like = vitjax.similarity(picture(0, 0), picture(0, 1), reranker=reranker)
-    unlike = vitjax.similarity(picture(0, 0), picture(2, 1), reranker=reranker)
+def test_similarity_is_one_number_with_its_matches(reranker, images):
+    like = vitjax.similarity(image(0, 0), image(0, 1), reranker=reranker)
+    unlike = vitjax.similarity(image(0, 0), image(2, 1), reranker=reranker)
     assert like.score > unlike.score
     assert like.score == pytest.approx(like.structural + like.pooled, abs=1e-6)
     assert len(like.matches) == CONFIG.figures.matches
@@ -271,8 +271,8 @@ def test_similarity_is_one_number_with_its_matches(reranker, pictures):
         ({"query": "missing.png"}, "missing.png"),
     ],
 )
-def test_a_mistake_is_named(reranker, pictures, arguments, words):
-    given = {"query": pictures[0], "candidates": pictures[:2]} | arguments
+def test_a_mistake_is_named(reranker, images, arguments, words):
+    given = {"query": images[0], "candidates": images[:2]} | arguments
     with pytest.raises((ValueError, ImageError), match=words):
         reranker.rank(**given)
 
@@ -281,22 +281,22 @@ MISTAKES = """
 import pathlib
 import jax, numpy as np, vitjax
 from PIL import Image
-from vitjax.evaluation.index_images import index_pictures
+from vitjax.evaluation.index_images import index_images
 small = {"img_size": 32, "depth": 1, "num_classes": 0}
 model = vitjax.build("vit_tiny_patch16_224", **small)
 init = lambda model: jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
-variables, picture = init(model), np.zeros((40, 40, 3), np.uint8)
+variables, image = init(model), np.zeros((40, 40, 3), np.uint8)
 reranker = vitjax.Reranker(model, variables, preprocess=vitjax.preprocess("vit_tiny_patch16_224"))
 other = init(vitjax.build("vit_small_patch16_224", **small))
 for call in (
-    lambda: reranker.rank(picture, "a.jpg"),
-    lambda: reranker.rank(picture, picture),
+    lambda: reranker.rank(image, "a.jpg"),
+    lambda: reranker.rank(image, image),
     lambda: reranker.describe(b"bytes"),
-    lambda: reranker.rank(picture, 3),
-    lambda: reranker.describe(Image.fromarray(picture)),
-    lambda: index_pictures(reranker, pathlib.Path("a.jpg"), "gallery"),
-    lambda: index_pictures(reranker, [], "gallery"),
-    lambda: reranker.rank(picture, [picture], top_k="1"),
+    lambda: reranker.rank(image, 3),
+    lambda: reranker.describe(Image.fromarray(image)),
+    lambda: index_images(reranker, pathlib.Path("a.jpg"), "gallery"),
+    lambda: index_images(reranker, [], "gallery"),
+    lambda: reranker.rank(image, [image], top_k="1"),
     lambda: vitjax.Reranker(model, {}),
     lambda: vitjax.Reranker(model, other),
     lambda: vitjax.Reranker(model, None),
@@ -325,8 +325,8 @@ def test_a_mistake_of_another_type_is_one_plain_line():
         "describe: images is one bytes; give a list",
         "rank: candidates is one int; give a list",
         "describe: images is one Image; give a list",
-        "index_pictures: images is one PosixPath; give a list",
-        "index_pictures: there are no images; give at least one picture",
+        "index_images: images is one PosixPath; give a list",
+        "index_images: there are no images; give at least one image",
         "rank: top_k is '1'; give 1 or more",
         *["Reranker: these variables are not of this VisionTransformer; give what vitjax.load_weights("] * 2,
         "Reranker: variables is a NoneType; give what vitjax.load_weights(source, model) returns",
@@ -351,19 +351,19 @@ def test_a_model_that_the_config_does_not_name_needs_its_own_input():
     assert vitjax.Reranker(model, variables, preprocess=recipe).preprocess == recipe
 
 
-def test_candidates_may_come_one_by_one_as_bytes_and_with_a_bar(reranker, pictures, capsys):
-    files = [encoded(Image.fromarray(image), "PNG") for image in pictures[:3]]
-    hits = reranker.rank(pictures[0], (file for file in files), progress=True)
+def test_candidates_may_come_one_by_one_as_bytes_and_with_a_bar(reranker, images, capsys):
+    files = [encoded(Image.fromarray(image), "PNG") for image in images[:3]]
+    hits = reranker.rank(images[0], (file for file in files), progress=True)
     assert "describing" in capsys.readouterr().err
-    assert hits == reranker.rank(pictures[0], pictures[:3])
+    assert hits == reranker.rank(images[0], images[:3])
 
 
 @pytest.mark.slow
-def test_a_rerank_config_alone_is_enough(reranker, pictures):
+def test_a_rerank_config_alone_is_enough(reranker, images):
     model = vitjax.build("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=0)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     plain = vitjax.Reranker(model, variables, vitjax.RerankConfig(mass=0.5))
-    (hit,) = plain.rank(pictures[0], [pictures[1]])
+    (hit,) = plain.rank(images[0], [images[1]])
     assert plain.preprocess.image_size == 32
     assert -1.5 <= hit.score <= 1.5
 
@@ -376,7 +376,7 @@ def test_a_rerank_config_alone_is_enough(reranker, pictures):
         pytest.param("topk", 2, "uniform", marks=pytest.mark.slow),
     ],
 )
-def test_fewer_tokens_are_matched_where_they_lie(pictures, name, grid, marginals):
+def test_fewer_tokens_are_matched_where_they_lie(images, name, grid, marginals):
     config = dataclasses.replace(
         CONFIG,
         model=dataclasses.replace(CONFIG.model, block=11, grid=grid, center="position"),
@@ -384,9 +384,9 @@ def test_fewer_tokens_are_matched_where_they_lie(pictures, name, grid, marginals
         rerank=vitjax.RerankConfig(marginals=marginals),
     )
     reranker = vitjax.Reranker.from_config(config)
-    described, *_ = reranker.describe(pictures)
+    described, *_ = reranker.describe(images)
     assert described.tokens.shape[1] == (4 if grid else 1 if name == "tome" else 3)
-    hits = reranker.rank(pictures[0], pictures, return_matches=True)
+    hits = reranker.rank(images[0], images, return_matches=True)
     assert hits[0].corpus_id == 0 and hits[0].structural > 0.95
     places = np.arange(4) if grid else described.places[0]
     found = {match.query_patch for match in hits[0].matches}
@@ -395,11 +395,11 @@ def test_fewer_tokens_are_matched_where_they_lie(pictures, name, grid, marginals
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("field", "value"), [("facet", "value"), ("smooth", 3), ("rollout_start", 9)])
-def test_options_of_the_descriptor_change_it(pictures, field, value):
+def test_options_of_the_descriptor_change_it(images, field, value):
     rule = vitjax.RerankConfig(marginals="rollout")
     config = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, block=11), rerank=rule)
     changed = dataclasses.replace(config, model=dataclasses.replace(config.model, **{field: value}))
-    one, two = (vitjax.Reranker.from_config(c).describe(pictures[:1])[0] for c in (config, changed))
+    one, two = (vitjax.Reranker.from_config(c).describe(images[:1])[0] for c in (config, changed))
     part = "weights" if field == "rollout_start" else "tokens"
     assert np.abs(getattr(one, part) - getattr(two, part)).max() > 1e-4
     np.testing.assert_allclose(one.pooled, two.pooled, atol=1e-5)
@@ -412,14 +412,14 @@ def test_a_facet_is_asked_of_models_that_have_one():
 
 
 @pytest.mark.slow
-def test_rollout_marginals_change_the_score(pictures):
+def test_rollout_marginals_change_the_score(images):
     config = dataclasses.replace(CONFIG, rerank=vitjax.RerankConfig(marginals="rollout"))
-    rolled = vitjax.Reranker.from_config(config).rank(pictures[0], [pictures[1]])[0]
+    rolled = vitjax.Reranker.from_config(config).rank(images[0], [images[1]])[0]
     assert np.isfinite(rolled.score)
 
 
 @pytest.mark.slow
-def test_the_center_is_what_pictures_of_leaves_or_of_a_folder_have_in_common(pictures, tmp_path):
+def test_the_center_is_what_images_of_leaves_or_of_a_folder_have_in_common(photos, tmp_path):
     folder = write_folder(tmp_path / "photos", kinds=2, variants=2)
     plain = vitjax.Reranker.from_config(CONFIG)
     for kind, where in (("position", ""), ("position", str(folder)), ("mean", str(folder))):
@@ -427,18 +427,18 @@ def test_the_center_is_what_pictures_of_leaves_or_of_a_folder_have_in_common(pic
             CONFIG, model=dataclasses.replace(CONFIG.model, center=kind), data=DataConfig(center=where)
         )
         centred = vitjax.Reranker(plain.model, plain.variables, config)
-        source = FolderSource(folder) if where else MadeSource("leaves", front.MADE_PICTURES)
+        source = FolderSource(folder) if where else SyntheticSource("leaves", front.SYNTHETIC_IMAGES)
         images = np.stack([centred.preprocess(source.read(i)) for i in range(len(source))])
         raw = plain.model.apply(plain.variables, images, block=3).tokens
         wanted = raw.mean(0) if kind == "position" else jnp.broadcast_to(raw.mean((0, 1)), raw.shape[1:])
         wanted = wanted if where else wanted - wanted.mean(0, keepdims=True)
         np.testing.assert_allclose(centred.center, wanted, atol=2e-4)
         token = plain.model.apply(
-            plain.variables, plain.preprocess(Image.fromarray(pictures[0]))[None], block=3
+            plain.variables, plain.preprocess(Image.fromarray(photos[0]))[None], block=3
         )
         moved = token.tokens[0] - wanted
         unit = moved / jnp.linalg.norm(moved, axis=-1, keepdims=True)
-        np.testing.assert_allclose(centred.describe(pictures[:1])[0].tokens[0], unit, atol=2e-4)
+        np.testing.assert_allclose(centred.describe(photos[:1])[0].tokens[0], unit, atol=2e-4)
     assert plain.center is None
 
 
@@ -451,14 +451,14 @@ def test_input_follows_the_weights_unless_told(monkeypatch):
     assert (recipe.image_size, recipe.interpolation, recipe.resize) == (98, "bilinear", "squash")
 
 
-def test_the_price_belongs_to_the_model_and_not_to_the_candidates(reranker, pictures, tmp_path):
+def test_the_price_belongs_to_the_model_and_not_to_the_candidates(reranker, images, tmp_path):
     config = dataclasses.replace(CONFIG, rerank=vitjax.RerankConfig(mass="auto"))
     priced = vitjax.Reranker(reranker.model, reranker.variables, config)
-    leaves, clouds = (reranker.describe(MadeSource(kind, front.MADE_PICTURES))[0] for kind in KINDS)
+    leaves, clouds = (reranker.describe(SyntheticSource(kind, front.SYNTHETIC_IMAGES))[0] for kind in KINDS)
     assert priced.rule.price == pytest.approx(match_price(leaves, clouds), abs=1e-5)
     assert priced.config.rerank.price == 0, "the config stays what it was"
-    whole = priced.rank(pictures[0], pictures[1:4], return_matches=True)
-    (alone,) = priced.rank(pictures[0], [pictures[2]])
+    whole = priced.rank(images[0], images[1:4], return_matches=True)
+    (alone,) = priced.rank(images[0], [images[2]])
     assert alone.score == pytest.approx({hit.corpus_id: hit.score for hit in whole}[1], abs=2e-6)
     told = dataclasses.replace(config, rerank=vitjax.RerankConfig(mass="auto", price=0.3))
     assert vitjax.Reranker(reranker.model, reranker.variables, told).rule.price == 0.3

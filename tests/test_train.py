@@ -334,7 +334,7 @@ def test_data_read_by_processes_is_the_same_and_they_do_not_keep_the_folder_afte
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "said"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, "no picture came for 20 s")]
+    ("number", "said"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, "no image came for 20 s")]
 )
 def test_a_data_process_that_dies_or_hangs_stops_the_run_with_a_line(tmp_path, number, said):
     process = start(tmp_path, "--config.data.processes=1", "--config.data.patience=20", "--config.steps=9999")
@@ -360,7 +360,7 @@ def test_a_signal_to_the_whole_group_of_processes_stops_the_run_saved(undisturbe
 
 
 @pytest.mark.slow
-def test_told_to_stop_while_pictures_do_not_come_a_run_exits_0_saved(tmp_path):
+def test_told_to_stop_while_images_do_not_come_a_run_exits_0_saved(tmp_path):
     process = start(tmp_path, "--config.data.processes=1", "--config.steps=9999")
     wait_for_step(tmp_path, 3, process)
     (reader,) = data_processes(process.pid)
@@ -375,7 +375,7 @@ def test_told_to_stop_while_pictures_do_not_come_a_run_exits_0_saved(tmp_path):
 
 
 def data_processes(parent: int) -> list[int]:
-    """Processes that read pictures for a run."""
+    """Processes that read images for a run."""
     mine = [p for p in pathlib.Path("/proc").glob("[0-9]*") if f"PPid:\t{parent}\n" in _text(p / "status")]
     return [int(p.name) for p in mine if "spawn_main" in _text(p / "cmdline")]
 
@@ -425,12 +425,12 @@ def test_places_are_learned_from_a_teachers_vectors_and_hard_negatives_and_a_run
         shutil.rmtree(workdir / "checkpoints" / str(step))
     code, _, err = run(workdir, *arguments)
     assert code == 0, err
-    assert "going on from step 3" in err
+    assert "resuming from step 3" in err
     assert lines(workdir) == first
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_a_number_stops_with_step_pictures_and_last_good_checkpoint(tmp_path):
+def test_a_loss_that_is_not_a_number_stops_with_step_images_and_last_good_checkpoint(tmp_path):
     args = ["--config.optim.lr=1e19", "--config.optim.warmup_epochs=0.4", "--config.checkpoint.every=1"]
     code, out, err = run(tmp_path, *args)
     assert code == 1
@@ -492,7 +492,7 @@ def test_a_full_disk_is_said_plainly_and_the_older_checkpoint_survives(tmp_path)
         subprocess.run(["mount", "-o", "remount,size=60m", disk], check=True)
         code, _, err = run(workdir, *large)
         assert code == 0, err
-        assert f"going on from step {saved}" in err
+        assert f"resuming from step {saved}" in err
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 

@@ -87,7 +87,7 @@ MOVED = {
     "training.config": "config.train_config",
     "training.initial": "training.init_state",
     "training.pace": "training.throughput",
-    "training.pictures": "training.data",
+    "training.images": "training.data",
     "training.stopping": "training.preemption",
     "viz.reduced": "viz.token_figures",
     "weights.stack": "weights.scan_params",

@@ -1,4 +1,4 @@
-"""From pictures to a new order: the front that puts models, weights, data, search and transport together."""
+"""From images to a new order: the front that puts models, weights, data, search and transport together."""
 
 import functools
 import inspect
@@ -23,7 +23,7 @@ from vitjax.data import transforms
 from vitjax.data.eval_loader import Batch, Batches, Skipped, batches
 from vitjax.data.images import ImageError
 from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fingerprint
-from vitjax.data.sources.synthetic import KINDS, MadeSource
+from vitjax.data.sources.synthetic import KINDS, SyntheticSource
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.models.from_config import backbone
@@ -45,10 +45,10 @@ from vitjax.retrieval.gallery.manifest import check_recipe, check_same
 from vitjax.weights import LoadReport, load_with_report
 from vitjax.weights import fingerprint as fingerprint_weights
 
-Picture = str | pathlib.Path | bytes | Image.Image | np.ndarray
+ImageLike = str | pathlib.Path | bytes | Image.Image | np.ndarray
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
-MADE_PICTURES = 32  # of a kind, for `Reranker.center` and `Reranker.rule`
+SYNTHETIC_IMAGES = 32  # of a kind, for `Reranker.center` and `Reranker.rule`
 _ROW = 32  # candidates of one row of the comparison: one compilation, whatever their number
 
 
@@ -75,21 +75,21 @@ class Hit:
 
 
 class Reranker:
-    """Orders pictures by how well their patches match a query's, with one model and one recipe.
+    """Orders images by how well their patches match a query's, with one model and one recipe.
 
     Args:
         model: a backbone of `vitjax.build`.
         variables: its weights, as `vitjax.load_weights` gives them.
         config: the recipe: which tokens (`config.model`), how they are matched (`config.rerank`), how
-            pictures become input (`config.data.resize`, `config.data.interpolation`), and photos to measure
+            images become input (`config.data.resize`, `config.data.interpolation`), and photos to measure
             the tokens' centre on (`config.data.center`). A RerankConfig alone takes the last block and every
             patch token. None = the last block, balanced transport.
-        preprocess: how pictures become input; None = what belongs to `config.weights` or `config.model.name`,
+        preprocess: how images become input; None = what belongs to `config.weights` or `config.model.name`,
             which must then be the model's: a model does not know its name.
         mesh: devices to compute on; None = all of them.
 
     Raises:
-        ValueError: a config field is out of range, or neither `config` nor `preprocess` says what pictures
+        ValueError: a config field is out of range, or neither `config` nor `preprocess` says what images
             the model expects.
     """
 
@@ -160,13 +160,13 @@ class Reranker:
     def center(self) -> np.ndarray | None:
         """(t, d), subtracted from tokens before they are normalised; None = nothing is.
 
-        Measured once, when it is first needed, on the photos of `config.data.center` or on pictures made by
-        code; see `vitjax.retrieval.token_center`.
+        Measured once, when it is first needed, on the photos of `config.data.center` or on synthetic images;
+        see `vitjax.retrieval.token_center`.
         """
         kind, folder = self.config.model.center, self.config.data.center
         if kind == "none":
             return None
-        source = FolderSource(folder) if folder else MadeSource("leaves", MADE_PICTURES)
+        source = FolderSource(folder) if folder else SyntheticSource("leaves", SYNTHETIC_IMAGES)
         plain = make_describe(self._forward, **self._layout, normalise=False, mesh=self.mesh)
         loader = self._batches(source, min(32, len(source)), self.config.data.on_bad_image)
         try:
@@ -179,7 +179,7 @@ class Reranker:
     def rule(self) -> RerankConfig:
         """`config.rerank` with the price it needs, if it needs one and names none.
 
-        Found without labels, by how well unrelated pictures match: photos of `config.data.center`, or leaves
+        Found without labels, by how well unrelated images match: photos of `config.data.center`, or leaves
         and clouds made by code (`vitjax.retrieval.match_price`). So it belongs to the model, not to a
         gallery, and a score stays the same whatever the other candidates are.
         """
@@ -196,7 +196,7 @@ class Reranker:
         if folder := self.config.data.center:
             photos = self.describe(FolderSource(folder), on_bad_image=self.config.data.on_bad_image)[0]
             return match_price(photos)
-        leaves, clouds = (self.describe(MadeSource(kind, MADE_PICTURES))[0] for kind in KINDS)
+        leaves, clouds = (self.describe(SyntheticSource(kind, SYNTHETIC_IMAGES))[0] for kind in KINDS)
         return match_price(leaves, clouds)
 
     @functools.cached_property
@@ -213,7 +213,7 @@ class Reranker:
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides the descriptors of a picture, as plain data; a gallery keeps it."""
+        """Everything that decides the descriptors of a image, as plain data; a gallery keeps it."""
         chosen, photos = self.config.model, self.config.data.center
         kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
         kept |= {"facet": chosen.facet, "smooth": chosen.smooth}
@@ -235,7 +235,7 @@ class Reranker:
         """Refuses a gallery, or an index of one, whose descriptors this reranker would not have made.
 
         Args:
-            found: what has a `recipe` with the keys of ours, as `index_pictures` writes it; any other passes.
+            found: what has a `recipe` with the keys of ours, as `index_images` writes it; any other passes.
             name: for the message.
 
         Raises:
@@ -263,9 +263,9 @@ class Reranker:
     def _rounded(self, batch_size: int) -> int:
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
-    def _compiled_size(self, batch_size: int, pictures: int) -> int:
-        """The batch for so many pictures: a few never wait for a full one, and only powers of two compile."""
-        return self._rounded(min(batch_size, 1 << (max(pictures, 1) - 1).bit_length()))
+    def _compiled_size(self, batch_size: int, images: int) -> int:
+        """The batch for so many images: a few never wait for a full one, and only powers of two compile."""
+        return self._rounded(min(batch_size, 1 << (max(images, 1) - 1).bit_length()))
 
     @classmethod
     def from_config(cls, config: EvalConfig) -> "Reranker":
@@ -289,31 +289,31 @@ class Reranker:
 
     def describe(
         self,
-        images: ImageSource | Iterable[Picture],
+        images: ImageSource | Iterable[ImageLike],
         *,
         batch_size: int = 32,
         on_bad_image: str = "error",
         progress: Progress | bool | None = None,
     ) -> tuple[Descriptors, np.ndarray, list[Skipped]]:
-        """Turns pictures into descriptors.
+        """Turns images into descriptors.
 
         Args:
             images: paths, PIL images, uint8 arrays (h, w, 3), bytes of image files, or a source of
                 `vitjax.data`.
-            batch_size: pictures per forward pass, over all devices; rounded up to a multiple of them. For
-                fewer pictures it is the next power of two.
-            on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
+            batch_size: images per forward pass, over all devices; rounded up to a multiple of them. For
+                fewer images it is the next power of two.
+            on_bad_image: "error" stops at the first unreadable image; "skip" leaves it out.
             progress: True = a bar on stderr; or what wraps the iteration over batches, called with it and
                 the number of batches.
 
         Returns:
-            Descriptors on the host, one row per picture that could be read; which picture each row is (n,);
-            and the pictures left out with their reasons.
+            Descriptors on the host, one row per image that could be read; which image each row is (n,);
+            and the images left out with their reasons.
 
         Raises:
-            ImageError: a picture cannot be read and `on_bad_image` is "error"; or none of them can: the line
+            ImageError: a image cannot be read and `on_bad_image` is "error"; or none of them can: the line
                 names the first and why.
-            TypeError: `images` is one picture and not several.
+            TypeError: `images` is one image and not several.
         """
         source = images if isinstance(images, ImageSource) else ListSource(images, what="describe: images")
         loader = self._batches(source, self._compiled_size(batch_size, len(source)), on_bad_image)
@@ -332,7 +332,7 @@ class Reranker:
         on_bad_image: str = "error",
         progress: Progress | bool | None = None,
     ) -> Iterator[tuple[Descriptors, np.ndarray, int]]:
-        """Turns pictures into descriptors batch by batch: memory does not grow with their number.
+        """Turns images into descriptors batch by batch: memory does not grow with their number.
 
         Args:
             source: of `vitjax.data`.
@@ -341,8 +341,8 @@ class Reranker:
             progress: likewise.
 
         Yields:
-            descriptors on the host of the pictures of a batch that could be read, which picture each row is,
-            and how many pictures have been gone through.
+            descriptors on the host of the images of a batch that could be read, which image each row is,
+            and how many images have been gone through.
         """
         loader = self._batches(source, batch_size, on_bad_image)
         steps = _with_progress(loader, progress, len(source))
@@ -353,8 +353,8 @@ class Reranker:
 
     def rank(
         self,
-        query: Picture,
-        candidates: ImageSource | Iterable[Picture] | Descriptors | Gallery,
+        query: ImageLike,
+        candidates: ImageSource | Iterable[ImageLike] | Descriptors | Gallery,
         *,
         searcher: Searcher | None = None,
         top_k: int | None = None,
@@ -368,12 +368,13 @@ class Reranker:
         Args:
             query: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file.
             candidates: the same, several; or descriptors of them from `describe`, to describe them once; or a
-                gallery on a disk (see `vitjax.evaluation.index_images`), whose `config.rerank.top_k` nearest are ranked.
+                gallery on a disk (see `vitjax.evaluation.index_images`), whose `config.rerank.top_k` nearest
+                are ranked.
             searcher: what finds those nearest; None = the gallery itself, exactly.
             top_k: how many hits to return; None = all.
             ids: what `corpus_id` names the candidates by: a text, a path or a whole number for each, of any
                 library; None = their positions, or the gallery's ids.
-            batch_size: pictures per forward pass.
+            batch_size: images per forward pass.
             return_matches: also say which patch matched which, for the returned hits.
             progress: as for `describe`.
 
@@ -381,17 +382,17 @@ class Reranker:
             One `Hit` per returned candidate.
 
         Raises:
-            ImageError: a picture cannot be read; the line names it.
+            ImageError: a image cannot be read; the line names it.
             ValueError: no candidates, `top_k` below 1, another number of ids than candidates, ids that are
                 neither texts nor whole numbers, or a gallery or searcher that another model, other weights or
                 another recipe described (`GalleryError`).
-            TypeError: `candidates` is one picture and not several.
+            TypeError: `candidates` is one image and not several.
         """
         if not isinstance(candidates, Descriptors | Gallery | ImageSource):
             candidates = ListSource(candidates, what="rank: candidates")
         count = len(candidates)
         if not count:
-            raise UserError("rank: there are no candidates; give at least one picture.")
+            raise UserError("rank: there are no candidates; give at least one image.")
         ids = None if ids is None else image_ids.plain(ids, "rank")
         if ids is not None and len(ids) != count:
             raise UserError(f"rank: {len(ids)} ids for {count} candidates; give one each.")
@@ -484,7 +485,7 @@ def _first_sentence(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How alike two pictures are: `score` = structural + weight * pooled, and which patches say so."""
+    """How alike two images are: `score` = structural + weight * pooled, and which patches say so."""
 
     score: float
     structural: float
@@ -492,8 +493,8 @@ class Similarity:
     matches: tuple[Match, ...]
 
 
-def similarity(image_a: Picture, image_b: Picture, *, reranker: Reranker | None = None) -> Similarity:
-    """Compares two pictures, by default with the weights of the demo (fetched once, 90 MB).
+def similarity(image_a: ImageLike, image_b: ImageLike, *, reranker: Reranker | None = None) -> Similarity:
+    """Compares two images, by default with the weights of the demo (fetched once, 90 MB).
 
     Args:
         image_a: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file.
@@ -502,7 +503,7 @@ def similarity(image_a: Picture, image_b: Picture, *, reranker: Reranker | None 
 
     Returns:
         One number, its two parts, and the matched patches (boxes are shares of what the
-        model saw of each picture: `Preprocess.to_picture` gives pixels).
+        model saw of each image: `Preprocess.to_image` gives pixels).
     """
     reranker = reranker or _demo_reranker()
     (hit,) = reranker.rank(image_a, [image_b], return_matches=True)
@@ -528,7 +529,7 @@ def _could_be(model: nn.Module, name: str) -> bool:
 
 
 def model_input(config: EvalConfig, img_size: int | tuple[int, int] = 0) -> Preprocess:
-    """How pictures become input for the model a config names.
+    """How images become input for the model a config names.
 
     Args:
         config: names the weights and the model; `data.resize`, `data.interpolation` and `model.img_size`

@@ -187,6 +187,6 @@ def thumbnail_exif(orientation: int = 1) -> bytes:
     return b"Exif\0\0II*\0\x08\0\0\0" + first + second + small
 
 
-def multi_picture(image: Image.Image, **options) -> bytes:
+def multi_image(image: Image.Image, **options) -> bytes:
     """An MPO file: a photo, and a smaller one behind it."""
     return encoded(image, "MPO", save_all=True, append_images=[photo(64, 48, 1)], **options)

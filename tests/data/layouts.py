@@ -1,4 +1,4 @@
-"""Miniature copies of published downloads: the same files, with a few tiny pictures."""
+"""Miniature copies of published downloads: the same files, with a few tiny images."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from tests.pictures import picture
+from tests.photos import image
 
 CUB_CLASSES = {1: "001.Auk", 2: "002.Wren", 101: "101.Pelican", 102: "102.Phoebe", 103: "103.Raven"}
 CARS_CLASSES = (1, 98, 99, 100, 196)
@@ -15,7 +15,7 @@ SOP_CLASSES = {1: "bicycle_final", 2: "chair_final", 11319: "bicycle_final", 113
 
 def write_photo(path: pathlib.Path, kind: int, variant: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture(kind, variant)).save(path, "JPEG", quality=95)
+    Image.fromarray(image(kind, variant)).save(path, "JPEG", quality=95)
 
 
 def write_lines(path: pathlib.Path, lines: list[str], end: str = "\n") -> None:

@@ -14,14 +14,14 @@ RECIPE = Preprocess(24, 1.0, "bicubic", *HALF)
 ALL = AugmentConfig(crop=0.3, flip=True, rand_augment=2, erase=0.5, shift=2)
 
 
-def picture(width: int = 40, height: int = 30) -> Image.Image:
+def image(width: int = 40, height: int = 30) -> Image.Image:
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x * 6, y * 8, (x + y) * 3], axis=-1).astype(np.uint8))
 
 
 def test_equal_numbers_give_equal_pixels_and_others_differ():
     change = Augment(RECIPE, ALL)
-    first, again, other = (change(picture(), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (change(image(), np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert first.shape == (24, 24, 3)
@@ -29,14 +29,14 @@ def test_equal_numbers_give_equal_pixels_and_others_differ():
 
 
 def test_without_any_change_it_is_the_evaluations_view():
-    found = Augment(RECIPE, AugmentConfig())(picture(), np.random.default_rng(0))
-    np.testing.assert_array_equal(found, RECIPE.view(picture()))
+    found = Augment(RECIPE, AugmentConfig())(image(), np.random.default_rng(0))
+    np.testing.assert_array_equal(found, RECIPE.view(image()))
 
 
-def test_half_of_the_pictures_are_mirrored():
+def test_half_of_the_images_are_mirrored():
     change = Augment(RECIPE, AugmentConfig(flip=True))
-    view = RECIPE.view(picture())
-    found = [change(picture(), np.random.default_rng(seed)) for seed in range(60)]
+    view = RECIPE.view(image())
+    found = [change(image(), np.random.default_rng(seed)) for seed in range(60)]
     mirrored = sum(np.array_equal(x, view[:, ::-1]) for x in found)
     assert 15 < mirrored < 45
     assert mirrored + sum(np.array_equal(x, view) for x in found) == 60
@@ -71,7 +71,7 @@ def test_a_crop_sees_no_pixel_outside_its_box(monkeypatch):
     )
 
 
-def test_a_picture_no_crop_fits_into_gives_its_centre():
+def test_a_image_no_crop_fits_into_gives_its_centre():
     assert crop_box((1000, 10), 1.0, np.random.default_rng(0)) == (493, 0, 506, 10)
 
 
@@ -79,25 +79,25 @@ def test_a_picture_no_crop_fits_into_gives_its_centre():
 @pytest.mark.parametrize("strength", [0.0, 0.9, 1.0])
 def test_every_change_keeps_size_and_mode(kind, strength):
     for sign in (1, -1):
-        found = _KINDS[kind](picture(), strength, sign)
+        found = _KINDS[kind](image(), strength, sign)
         assert (found.size, found.mode) == ((40, 30), "RGB")
 
 
 def test_geometric_and_colour_changes_of_strength_0_change_nothing():
     for kind in (3, 7, 8, 9, 10, 11, 12, 13, 14):
-        np.testing.assert_array_equal(np.asarray(_KINDS[kind](picture(), 0.0, 1)), np.asarray(picture()))
+        np.testing.assert_array_equal(np.asarray(_KINDS[kind](image(), 0.0, 1)), np.asarray(image()))
 
 
-def test_about_a_quarter_of_pictures_stay_as_they_are_with_two_changes():
+def test_about_a_quarter_of_images_stay_as_they_are_with_two_changes():
     rng = np.random.default_rng(0)
-    same = sum(rand_augment(picture(), 2, 9.0, rng).tobytes() == picture().tobytes() for _ in range(200))
+    same = sum(rand_augment(image(), 2, 9.0, rng).tobytes() == image().tobytes() for _ in range(200))
     assert 30 < same < 85
 
 
 def test_jitter_of_strength_0_changes_nothing_and_more_changes_something():
     rng = np.random.default_rng(0)
-    assert jitter(picture(), 0.0, rng).tobytes() == picture().tobytes()
-    assert jitter(picture(), 0.4, rng).tobytes() != picture().tobytes()
+    assert jitter(image(), 0.0, rng).tobytes() == image().tobytes()
+    assert jitter(image(), 0.4, rng).tobytes() != image().tobytes()
 
 
 def test_jitter_changes_brightness_by_up_to_its_strength_and_in_any_order(monkeypatch):
@@ -116,7 +116,7 @@ def test_jitter_changes_brightness_by_up_to_its_strength_and_in_any_order(monkey
     )
     rng = np.random.default_rng(0)
     for _ in range(200):
-        jitter(picture(), 0.4, rng)
+        jitter(image(), 0.4, rng)
     factors = np.array([factor for _, factor in seen])
     assert 0.6 <= factors.min() < 0.62 and 1.38 < factors.max() <= 1.4
     orders = {tuple(kind for kind, _ in seen[i : i + 3]) for i in range(0, 600, 3)}
@@ -125,11 +125,11 @@ def test_jitter_changes_brightness_by_up_to_its_strength_and_in_any_order(monkey
 
 def test_a_shifted_window_lies_up_to_the_border_on_every_side():
     change = Augment(RECIPE, AugmentConfig(shift=2))
-    view = np.pad(RECIPE.view(picture()) | 1, ((2, 2), (2, 2), (0, 0)))
+    view = np.pad(RECIPE.view(image()) | 1, ((2, 2), (2, 2), (0, 0)))
     windows = {(top, left): view[top : top + 24, left : left + 24] for top in range(5) for left in range(5)}
     rng, seen = np.random.default_rng(0), set()
     for _ in range(250):
-        found = change(picture(), rng)
+        found = change(image(), rng)
         black = (found == 0).all(axis=2)
         seen |= {
             place
@@ -153,7 +153,7 @@ def test_erasing_fills_one_box_with_noise_of_the_models_mean():
 
 
 def test_each_choice_does_something():
-    plain = Augment(RECIPE, AugmentConfig())(picture(), np.random.default_rng(0))
+    plain = Augment(RECIPE, AugmentConfig())(image(), np.random.default_rng(0))
     for field, value in {"crop": 0.2, "shift": 3, "jitter": 0.5, "erase": 1.0}.items():
         change = Augment(RECIPE, dataclasses.replace(AugmentConfig(), **{field: value}))
-        assert not np.array_equal(change(picture(), np.random.default_rng(3)), plain), field
+        assert not np.array_equal(change(image(), np.random.default_rng(3)), plain), field

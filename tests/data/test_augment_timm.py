@@ -37,12 +37,12 @@ class Drawn(np.random.Generator):
 
 @pytest.mark.parametrize("kind", range(len(NAMES)), ids=NAMES)
 def test_every_change_of_rand_augment_gives_timms_pixels_at_every_strength(kind):
-    picture = Image.fromarray(GOLDEN["inputs/picture"])
+    image = Image.fromarray(GOLDEN["inputs/image"])
     cases = [key for key in CASES if key.split("/")[1] == NAMES[kind]]
     assert len(NAMES) == len(_KINDS) and len(cases) >= 6
     for key in cases:
         magnitude, sign = (float(x) for x in key.split("/")[2:])
-        found = np.asarray(_KINDS[kind](picture, magnitude / 10, int(sign)), np.int16)
+        found = np.asarray(_KINDS[kind](image, magnitude / 10, int(sign)), np.int16)
         gap = np.abs(found - GOLDEN[key])
         assert gap.max() <= 1 and (gap > 0).mean() < 0.01, key  # another Pillow may round otherwise
 
@@ -52,9 +52,9 @@ def test_a_change_has_one_strength_about_the_magnitude_and_a_fair_sign(monkeypat
     monkeypatch.setattr(
         augment, "_KINDS", (lambda image, strength, sign: seen.append((strength, sign)) or image,)
     )
-    rng, picture = np.random.default_rng(0), Image.new("RGB", (2, 2))
+    rng, source = np.random.default_rng(0), Image.new("RGB", (2, 2))
     for _ in range(600):
-        rand_augment(picture, 2, 9.0, rng)
+        rand_augment(source, 2, 9.0, rng)
     strengths, signs = np.array(seen).T
     assert 540 < len(seen) < 660
     assert strengths.mean() == pytest.approx(0.9, abs=0.01)

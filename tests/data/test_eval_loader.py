@@ -12,7 +12,7 @@ PREPARE = Preprocess(8, 1.0, "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def numbered(count, bad=()):
-    """Picture i is of grey level i, or damaged."""
+    """Image i is of grey level i, or damaged."""
     return ListSource([b"damaged" if i in bad else Image.new("RGB", (8, 8), (i, i, i)) for i in range(count)])
 
 
@@ -52,7 +52,7 @@ def test_bad_images_are_skipped_counted_and_named():
     )
     np.testing.assert_array_equal(found[0].valid, [True, False, True])
     np.testing.assert_array_equal(found[0].index, [0, 1, 2])
-    # The last batch holds no picture at all and has the shape of the others.
+    # The last batch holds no image at all and has the shape of the others.
     assert found[2].images.shape == (3, 8, 8, 3) and not found[2].valid.any()
 
 

@@ -86,7 +86,7 @@ def test_whatever_is_behind_an_image_does_not_matter(kind):
 def test_the_first_image_of_several_is_read_however_many_scans_the_others_have():
     image = corpus.photo(200, 150)
     first = corpus.encoded(image, "JPEG")
-    np.testing.assert_array_equal(np.asarray(read_image(costly.multi_picture(image))), pixels(first))
+    np.testing.assert_array_equal(np.asarray(read_image(costly.multi_image(image))), pixels(first))
     others = 300 * corpus.encoded(corpus.photo(64, 48), "JPEG", progressive=True)
     np.testing.assert_array_equal(np.asarray(read_image(first + others)), pixels(first))
 

@@ -168,7 +168,7 @@ def test_an_unreadable_file_names_its_permissions(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
 
 
-def test_the_callers_picture_is_neither_changed_nor_shared():
+def test_the_callers_image_is_neither_changed_nor_shared():
     image = corpus.photo(8, 8)
     read = read_image(image)
     read.putpixel((0, 0), (1, 2, 3))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.data.layouts import write_cars, write_cub, write_msls, write_sop
-from tests.pictures import write_folder
+from tests.photos import write_folder
 from vitjax.data.sources.cub_cars_sop import read_cub, read_cub_parts
 from vitjax.data.sources.msls import read_msls
 

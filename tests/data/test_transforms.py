@@ -41,7 +41,7 @@ def test_crop_equals_resize_and_centre_crop_by_hand(size, resized, corner, inter
     assert recipe(image).dtype == np.float32
 
 
-def test_squash_keeps_the_whole_picture_whatever_the_crop():
+def test_squash_keeps_the_whole_image_whatever_the_crop():
     image = photo(500, 375)
     expected = np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(CROP.replace(resize="squash").view(image), expected)
@@ -54,10 +54,10 @@ def test_squash_keeps_the_whole_picture_whatever_the_crop():
 def test_pixels_are_seen_where_the_placement_says(size, changes):
     width, height = size
     recipe = CROP.replace(interpolation="bilinear", **changes)
-    picture = np.zeros((height, width), np.float32)
+    image = np.zeros((height, width), np.float32)
     x, y = width // 2 + 9, height // 2 - 14
-    picture[y - 4 : y + 5, x - 4 : x + 5] = 255  # its middle is the pixel (x, y)
-    seen = recipe.view(Image.fromarray(picture).convert("RGB"))[..., 0].astype(np.float64)
+    image[y - 4 : y + 5, x - 4 : x + 5] = 255  # its middle is the pixel (x, y)
+    seen = recipe.view(Image.fromarray(image).convert("RGB"))[..., 0].astype(np.float64)
     rows, columns = np.mgrid[:224, :224] + 0.5
     found = np.array([(seen * columns).sum(), (seen * rows).sum()]) / seen.sum()
     placed = 224 * (recipe.placement(width, height) @ [x + 0.5, y + 0.5, 1])[:2]
@@ -74,9 +74,9 @@ def test_a_box_of_a_turned_photo_lies_where_the_upright_photo_shows_it(tmp_path,
     with Image.open(file) as lying:
         upright = ImageOps.exif_transpose(lying)
         seen, box = CROP.view(read_image(file)), (0.25, 0.125, 0.75, 0.875)
-        found = CROP.to_picture(box, file)
-        assert found == CROP.to_picture(box, *upright.size) == CROP.to_picture(box, lying)
-        assert found == CROP.to_picture(box, file.read_bytes()) == CROP.to_picture(box, read_image(file))
+        found = CROP.to_image(box, file)
+        assert found == CROP.to_image(box, *upright.size) == CROP.to_image(box, lying)
+        assert found == CROP.to_image(box, file.read_bytes()) == CROP.to_image(box, read_image(file))
     left, top, right, bottom = found
     assert 0 < left < right < upright.width
     assert 0 < top < bottom < upright.height
@@ -89,18 +89,18 @@ def test_a_box_of_a_turned_photo_lies_where_the_upright_photo_shows_it(tmp_path,
 def test_a_box_is_given_in_the_pixels_of_the_photo_and_not_of_its_half(tmp_path):
     large = photo(6200, 4200)
     large.save(tmp_path / "a.jpg", quality=50)
-    box, expected = (0.5, 0.5, 1.0, 1.0), CROP.to_picture((0.5, 0.5, 1.0, 1.0), 6200, 4200)
-    for picture in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), large, np.asarray(large)):
-        assert CROP.to_picture(box, picture) == expected
+    box, expected = (0.5, 0.5, 1.0, 1.0), CROP.to_image((0.5, 0.5, 1.0, 1.0), 6200, 4200)
+    for image in (tmp_path / "a.jpg", str(tmp_path / "a.jpg"), large, np.asarray(large)):
+        assert CROP.to_image(box, image) == expected
 
 
-def test_a_width_alone_and_a_picture_with_a_height_are_refused():
+def test_a_width_alone_and_a_image_with_a_height_are_refused():
     with pytest.raises(TypeError, match="height is missing"):
-        CROP.to_picture((0.0, 0.0, 1.0, 1.0), 8)
+        CROP.to_image((0.0, 0.0, 1.0, 1.0), 8)
     with pytest.raises(TypeError, match="leave it out"):
-        CROP.to_picture((0.0, 0.0, 1.0, 1.0), photo(8, 8), 8)
+        CROP.to_image((0.0, 0.0, 1.0, 1.0), photo(8, 8), 8)
     with pytest.raises(ImageError, match="does not exist"):
-        CROP.to_picture((0.0, 0.0, 1.0, 1.0), "missing.jpg")
+        CROP.to_image((0.0, 0.0, 1.0, 1.0), "missing.jpg")
 
 
 def test_an_image_of_the_right_size_is_not_touched():
@@ -108,7 +108,7 @@ def test_an_image_of_the_right_size_is_not_touched():
     np.testing.assert_array_equal(CROP.replace(crop_pct=1.0).view(image), np.asarray(image))
 
 
-def test_crop_larger_than_the_picture_is_padded_with_black():
+def test_crop_larger_than_the_image_is_padded_with_black():
     # crop_pct 2 resizes the shorter side to 5 for a crop of 10: 5 x 7, padded 2 left, 1 above.
     recipe = Preprocess(10, 2.0, "bicubic", *HALF)
     image = photo(5, 7)
@@ -119,7 +119,7 @@ def test_crop_larger_than_the_picture_is_padded_with_black():
 
 
 @pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1), (40, 20_000)])
-def test_a_very_long_picture_costs_no_more_than_its_crop(size):
+def test_a_very_long_image_costs_no_more_than_its_crop(size):
     # The whole resized form of 1 x 30,000 would be 1.8 gigapixels.
     image = Image.linear_gradient("L").resize(size).convert("RGB")
     view = CROP.view(image)

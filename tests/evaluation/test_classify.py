@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.pictures import write_folder
+from tests.photos import write_folder
 from tests.test_eval import run
 from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, ReduceConfig, validate
 from vitjax.evaluation import classify
@@ -15,7 +15,7 @@ from vitjax.evaluation import classify
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("pictures") / "shop", kinds=4, variants=3)
+    return write_folder(tmp_path_factory.mktemp("images") / "shop", kinds=4, variants=3)
 
 
 def asked(
@@ -41,7 +41,7 @@ def evaluate(config: EvalConfig, out) -> dict:
 def read_predictions(path) -> dict[str, np.ndarray]:
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    return {name: np.array([int(line[name]) for line in lines]) for name in lines[0] if name != "picture"}
+    return {name: np.array([int(line[name]) for line in lines]) for name in lines[0] if name != "image"}
 
 
 def test_the_program_writes_one_row_per_amount_and_what_stands_behind_it(folder, tmp_path):
@@ -74,11 +74,11 @@ def test_the_program_writes_one_row_per_amount_and_what_stands_behind_it(folder,
     assert "tome r=2" in err and "RANDOM" in err
 
 
-def test_pictures_that_cannot_be_read_are_reported_and_not_counted(folder, tmp_path):
+def test_images_that_cannot_be_read_are_reported_and_not_counted(folder, tmp_path):
     broken = write_folder(tmp_path / "some", kinds=2, variants=2)
-    (broken / "class_1" / "0.png").write_bytes(b"no picture")
+    (broken / "class_1" / "0.png").write_bytes(b"no image")
     results = evaluate(asked(broken, classes=2), tmp_path / "out")
-    assert results["pictures"] == 3
+    assert results["images"] == 3
     assert [skip["name"] for skip in results["skipped"]] == ["class_1/0.png"]
     found = read_predictions(tmp_path / "out" / "predictions.csv")
     np.testing.assert_array_equal(found["class"], [0, 0, 1])
@@ -107,7 +107,7 @@ def test_a_page_or_a_table_that_cannot_be_written_loses_no_results(folder, tmp_p
     with pytest.raises(OSError, match="No space left"):
         evaluate(asked(folder), tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["pictures"] == 12 and len(results["rows"]) == 1
+    assert results["images"] == 12 and len(results["rows"]) == 1
     assert (tmp_path / "results.csv").read_bytes() == b"model;top1\n"
     assert (tmp_path / "results-2.csv").exists() and (tmp_path / "predictions.csv").exists()
 
@@ -160,7 +160,7 @@ def test_a_ratio_of_one_is_the_dense_model_and_each_row_compiles_once(folder, tm
         ("swin_tiny_patch4_window7_224", None),
     ],
 )
-def test_every_kind_of_model_has_a_table_and_pictures(folder, tmp_path, model, reduce):
+def test_every_kind_of_model_has_a_table_and_images(folder, tmp_path, model, reduce):
     size = 224 if "swin" in model else 64
     config = asked(folder, model, size, **({"name": reduce} if reduce else {}))
     results = evaluate(config, tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures into a gallery, and the program that does it."""
+"""Images into a gallery, and the program that does it."""
 
 import contextlib
 import copy
@@ -17,13 +17,13 @@ import pytest
 
 import vitjax
 from tests import ROOT
-from tests.pictures import write_folder
+from tests.photos import write_folder
 from tests.retrieval.cases import tree
 from tests.test_eval import SMALL, read_run, run, start
 from vitjax import config as configuration
 from vitjax.cli import flags
 from vitjax.data import FolderSource, ImageError
-from vitjax.evaluation.index_images import index_pictures
+from vitjax.evaluation.index_images import index_images
 from vitjax.retrieval import Gallery, GalleryError
 from vitjax.sparsify import make_reducer
 
@@ -43,13 +43,13 @@ def reranker() -> vitjax.Reranker:
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
     photos = write_folder(tmp_path / "photos", kinds=4, variants=4)
-    (photos / "class_1" / "1.png").write_bytes(b"no picture")
+    (photos / "class_1" / "1.png").write_bytes(b"no image")
     (photos / "class_3" / "3.png").write_bytes(b"nor this")
     return photos
 
 
 def index(reranker, folder, path, **options):
-    return index_pictures(reranker, FolderSource(folder), path, batch_size=4, on_bad_image="skip", **options)
+    return index_images(reranker, FolderSource(folder), path, batch_size=4, on_bad_image="skip", **options)
 
 
 def test_a_gallery_holds_what_describe_gives(reranker, folder, tmp_path):
@@ -66,9 +66,9 @@ def test_a_gallery_holds_what_describe_gives(reranker, folder, tmp_path):
     np.testing.assert_allclose(stored.tokens, found.tokens, rtol=0, atol=3e-4)
 
 
-def test_pictures_may_come_one_by_one_and_with_a_bar(reranker, tmp_path, capsys):
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 60, 60, 3), np.uint8)
-    gallery, rows, _ = index_pictures(reranker, iter(pictures), tmp_path / "g", progress=True)
+def test_images_may_come_one_by_one_and_with_a_bar(reranker, tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (3, 60, 60, 3), np.uint8)
+    gallery, rows, _ = index_images(reranker, iter(images), tmp_path / "g", progress=True)
     assert "describing" in capsys.readouterr().err
     assert gallery.ids() == ["0", "1", "2"] and rows.tolist() == [0, 1, 2]
 
@@ -78,13 +78,13 @@ def test_what_is_described_is_not_described_again(reranker, folder, tmp_path):
     before = tree(tmp_path / "g")
 
     def never(batches, count):
-        raise AssertionError("pictures are described again")
+        raise AssertionError("images are described again")
 
     gallery, rows, skipped = index(reranker, folder, tmp_path / "g", progress=never)
     assert len(gallery) == len(rows) == 14 and len(skipped) == 2
     assert tree(tmp_path / "g") == before
     with pytest.raises(ImageError, match=r"class_1/1\.png"):
-        index_pictures(reranker, FolderSource(folder), tmp_path / "g")
+        index_images(reranker, FolderSource(folder), tmp_path / "g")
 
 
 class Killed(BaseException):
@@ -116,7 +116,7 @@ def test_a_build_cut_off_goes_on_and_ends_the_same(reranker, folder, tmp_path, b
     assert tree(tmp_path / "g") == tree(tmp_path / "whole")
 
 
-def test_a_gallery_of_other_pictures_model_or_type_is_refused_and_kept(reranker, folder, tmp_path):
+def test_a_gallery_of_other_images_model_or_type_is_refused_and_kept(reranker, folder, tmp_path):
     index(reranker, folder, tmp_path / "g")
     before = tree(tmp_path / "g")
     with pytest.raises(GalleryError, match="stored is 'float16' there, 'int8' here"):
@@ -134,18 +134,18 @@ def test_a_gallery_of_other_pictures_model_or_type_is_refused_and_kept(reranker,
     with pytest.raises(GalleryError, match=r"model\.reducer"):
         index(vitjax.Reranker(pruned, reranker.variables, CONFIG), folder, tmp_path / "g")
     shutil.copy(folder / "class_0" / "0.png", folder / "class_0" / "9.png")
-    with pytest.raises(GalleryError, match=r"pictures\.count is 16 there, 17 here; .*or build another"):
+    with pytest.raises(GalleryError, match=r"images\.count is 16 there, 17 here; .*or build another"):
         index(reranker, folder, tmp_path / "g")
     assert tree(tmp_path / "g") == before
 
 
-def test_a_picture_is_ranked_in_a_gallery_as_among_the_pictures_themselves(reranker, folder, tmp_path):
+def test_a_image_is_ranked_in_a_gallery_as_among_the_images_themselves(reranker, folder, tmp_path):
     gallery, rows, _ = index(reranker, folder, tmp_path / "g")
     source = FolderSource(folder)
     query = source.path(0)
     hits = reranker.rank(query, gallery, top_k=3, return_matches=True)
-    pictures = [source.path(i) for i in rows.tolist()]
-    want = reranker.rank(query, pictures, ids=gallery.ids(), top_k=3, batch_size=4)
+    images = [source.path(i) for i in rows.tolist()]
+    want = reranker.rank(query, images, ids=gallery.ids(), top_k=3, batch_size=4)
     assert [hit.corpus_id for hit in hits] == [hit.corpus_id for hit in want]
     assert hits[0].corpus_id == "class_0/0.png" and hits[0].matches
     np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in want], atol=1e-3)
@@ -228,10 +228,10 @@ def test_a_searcher_of_another_gallery_or_an_earlier_commit_is_refused(reranker,
         reranker.rank(query, gallery, searcher=copied)
 
 
-def test_no_picture_that_can_be_read_is_an_error(reranker, tmp_path):
+def test_no_image_that_can_be_read_is_an_error(reranker, tmp_path):
     (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"none of 1 pictures could be read: .*a\.png"):
+    (tmp_path / "bad" / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"none of 1 images could be read: .*a\.png"):
         index(reranker, tmp_path / "bad", tmp_path / "g")
 
 
@@ -275,7 +275,7 @@ def test_the_program_builds_an_index_and_searches_it_later(evaluate, folder, tmp
     built = json.loads(out.splitlines()[-1])
     assert built["task"] == "index" and built["gallery"] == built["described_now"] == 14
     assert len(built["skipped"]) == 2 and (tmp_path / "a" / "results.json").exists()
-    assert "holds 14 described pictures, 0 of them from before" in " ".join(err.split())
+    assert "holds 14 described images, 0 of them from before" in " ".join(err.split())
     code, out, err = evaluate(tmp_path / "b", *kept)
     assert code == 0, err
     searched = json.loads(out.splitlines()[-1])

@@ -63,7 +63,7 @@ def test_a_few_queries_are_answered_in_the_terminal(capsys):
         Rankings(after.index, after, ["[a].png"], ["x.png", "y.png", "[z].png"], **ways)
     )
     assert capsys.readouterr().err.splitlines() == [
-        "[a].png: rank, score, picture", "   1  0.900  [z].png", "   2  0.250  x.png",
+        "[a].png: rank, score, image", "   1  0.900  [z].png", "   2  0.250  x.png",
     ]  # fmt: skip
     many = Rankings(after.index, after, ["a", "b", "c", "d"], ["x.png"], **ways)
     result_tables.show_answers(many)

@@ -40,7 +40,7 @@ def load(name: str) -> types.ModuleType:
     return module
 
 
-def picture(width: int, height: int) -> np.ndarray:
+def photo(width: int, height: int) -> np.ndarray:
     """Gradients and a few edges, no two sides alike."""
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([x * 9 + 10, y * 11 + 20, (x * y) % 200 + 30], axis=-1)
@@ -72,9 +72,9 @@ def operations() -> dict[str, np.ndarray]:
     """Every change at every magnitude, with both signs where it has one."""
     module = load("auto_augment")
     assert set(OPERATIONS) == set(module._RAND_INCREASING_TRANSFORMS)
-    pixels = picture(21, 17)
+    pixels = photo(21, 17)
     settings = {"translate_const": 10, "img_mean": (124, 116, 104), "interpolation": Image.BICUBIC}
-    found = {"inputs/picture": pixels}
+    found = {"inputs/source": pixels}
     for name in OPERATIONS:
         for sign in (1, -1):
             module._randomly_negate = lambda value, sign=sign: sign * value

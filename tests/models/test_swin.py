@@ -152,7 +152,7 @@ def test_windows_are_a_side_rows_and_columns_or_one_of_these_per_stage():
     assert windows((4, (2, 6), 14), **stages) == [(4, 4), (2, 6), (14, 14)]
 
 
-def test_every_swin_name_has_its_recipe_for_pictures():
+def test_every_swin_name_has_its_recipe_for_images():
     from vitjax.data.transforms import preprocess
 
     for name in list_models("swin_*"):

@@ -72,7 +72,7 @@ except GalleryError:
 print("ready", flush=True)
 for start in range(len(gallery), 900, 20):
     rows = slice(start, start + 20)
-    gallery.add(found.take(rows), [f"picture {i}" for i in range(900)[rows]])
+    gallery.add(found.take(rows), [f"image {i}" for i in range(900)[rows]])
     print(len(gallery), flush=True)
 gallery.close()
 print("done", flush=True)

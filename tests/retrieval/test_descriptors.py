@@ -219,8 +219,8 @@ def test_centers_by_hand():
         token_center(tokens, "place")
 
 
-def test_what_tokens_owe_to_their_place_is_found_on_pictures_without_content_in_common():
-    # Tokens = content + place; the contents are drawn anew for each picture.
+def test_what_tokens_owe_to_their_place_is_found_on_images_without_content_in_common():
+    # Tokens = content + place; the contents are drawn anew for each image.
     rng = np.random.default_rng(0)
     place = rng.normal(size=(9, 16))
     made, photos = rng.normal(size=(400, 9, 16)) + 2.0, rng.normal(size=(2, 9, 16)) + rng.normal(size=16)

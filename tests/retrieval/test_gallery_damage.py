@@ -131,7 +131,7 @@ def test_the_first_add_cut_off_is_begun_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_build_that_is_killed_again_and_again_ends_bit_for_bit_the_same(tmp_path, kills):
     with Gallery.create(tmp_path / "whole", dtype="int8") as whole:
-        whole.add(random_descriptors(900), [f"picture {i}" for i in range(900)])
+        whole.add(random_descriptors(900), [f"image {i}" for i in range(900)])
     moments = random.Random(kills)
     for _ in range(kills):
         build(tmp_path / "parts", kill=(moments.randint(0, 45 // kills + 1), moments.random() * 0.02))
@@ -141,7 +141,7 @@ def test_a_build_that_is_killed_again_and_again_ends_bit_for_bit_the_same(tmp_pa
             assert "there is no manifest.json" in str(error)  # noqa: PT017
             continue
         assert len(partly) % 20 == 0
-        assert partly.ids() == [f"picture {i}" for i in range(len(partly))]
+        assert partly.ids() == [f"image {i}" for i in range(len(partly))]
         if len(partly):
             assert partly.take(slice(None)).valid.all()
     build(tmp_path / "parts")

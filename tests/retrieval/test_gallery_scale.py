@@ -92,7 +92,7 @@ found = Descriptors.from_arrays(rng.normal(size=(step, 512)), rng.normal(size=(s
 
 def parts():
     for start in range(0, rows, step):
-        names = [f"picture {i}" for i in range(start, start + step)]
+        names = [f"image {i}" for i in range(start, start + step)]
         yield Described(jax.tree.map(np.copy, found), names, start + step)
 
 def say_peak():
@@ -106,7 +106,7 @@ gallery, queries = Gallery.open(path), found.take(slice(0, 300))
 _, index = gallery.search(queries, 100)
 say_peak()
 got = rerank(queries, gallery, index, config=RerankConfig(method="chamfer"))
-assert np.isfinite(got.structural).all() and gallery.ids([rows - 1]) == [f"picture {rows - 1}"]
+assert np.isfinite(got.structural).all() and gallery.ids([rows - 1]) == [f"image {rows - 1}"]
 say_peak()
 """
 

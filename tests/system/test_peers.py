@@ -125,7 +125,7 @@ program.run(program_under_test.main, EvalConfig, "")
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["start", "model"])
 def test_two_processes_search_however_late_one_of_them_is(tmp_path, place):
-    from tests.pictures import write_folder
+    from tests.photos import write_folder
 
     folder = write_folder(tmp_path / "shop", kinds=2, variants=2)
     (tmp_path / "late.py").write_text(LATE)

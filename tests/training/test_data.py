@@ -29,9 +29,9 @@ def test_a_share_of_classes_that_rounds_to_none_or_all_is_refused(tmp_path):
             open_sources(split(train, share))
 
 
-def test_held_out_classes_of_one_picture_each_are_refused(tmp_path):
+def test_held_out_classes_of_one_image_each_are_refused(tmp_path):
     _, held_out = open_sources(split(folder(tmp_path / "one", classes=4, each=1), 0.5))
-    with pytest.raises(UserError, match="no two held-out pictures are of one class"):
+    with pytest.raises(UserError, match="no two held-out images are of one class"):
         labels_to_find(held_out)
     _, held_out = open_sources(split(folder(tmp_path / "two", classes=4, each=2), 0.5))
     assert labels_to_find(held_out).tolist() == [0, 0, 1, 1]

@@ -90,7 +90,7 @@ def test_embeddings_that_are_searched_are_the_classifiers_where_there_is_one(mon
 def test_only_photos_that_can_be_read_are_embedded():
     photos, mesh = Street(10, 5.0, 0, bad=(3, 17)), sharding.make_mesh()
     loader = batches(photos, lambda image: np.asarray(image, np.float32), 16)
-    vectors, rows = evaluation.embed_pictures(embed(), jnp.float32(0), loader, mesh, lambda: False)
+    vectors, rows = evaluation.embed_images(embed(), jnp.float32(0), loader, mesh, lambda: False)
     assert rows.tolist() == [i for i in range(20) if i not in (3, 17)]
     turn = photos.places[rows, 0] / 400
     np.testing.assert_allclose(vectors, np.stack([np.cos(turn), np.sin(turn)], axis=1), atol=1e-5)

@@ -84,7 +84,7 @@ def test_proxies_are_as_wide_as_the_pooled_feature_of_any_model(name):
 
 
 @pytest.mark.parametrize("shape", [(7, 8), (6, 16), (7,), (7, 16)])
-def test_vectors_must_be_one_for_each_picture_as_long_as_the_embedding(tmp_path, shape):
+def test_vectors_must_be_one_for_each_image_as_long_as_the_embedding(tmp_path, shape):
     np.save(tmp_path / "vectors.npy", np.zeros(shape, np.float32))
     config = dense()
     config.task, config.metric.embed_dim = "distill", 0
@@ -92,7 +92,7 @@ def test_vectors_must_be_one_for_each_picture_as_long_as_the_embedding(tmp_path,
     if shape == (7, 16):
         assert open_teacher(config, model_input(config), 7, 16)[1].shape == shape
         return
-    with pytest.raises(UserError, match=r"expected \(7 pictures to learn from, 16 numbers of the embedding"):
+    with pytest.raises(UserError, match=r"expected \(7 images to learn from, 16 numbers of the embedding"):
         open_teacher(config, model_input(config), 7, 16)
 
 

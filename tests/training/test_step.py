@@ -193,7 +193,7 @@ def test_the_teacher_computes_in_its_own_type():
     assert text(half).count("bf16") > text(half, teacher_dtype="float32").count("bf16") > 0
 
 
-def test_an_evaluation_counts_real_pictures_only():
+def test_an_evaluation_counts_real_images_only():
     trainer = Trainer()
     images = PIXELS(jnp.asarray(batch().images))
     best = np.asarray(trainer.model.apply(trainer.state.evaluated, images).logits.argmax(-1)).astype(np.int32)

@@ -67,7 +67,7 @@ def candidate(number: int, before: int, after: int, right: bool | None = None, *
 
 
 def report(*, right: bool | None = True, **changes) -> Report:
-    """Two queries; the first's right answer rises from rank 3 to 1, the second's stays first."""
+    """Two queries; the first's relevant image rises from rank 3 to 1, the second's stays first."""
     wrong = None if right is None else not right
     first = QueryView(
         "photo0",

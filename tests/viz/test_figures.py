@@ -9,23 +9,23 @@ from vitjax.viz.figures import RIGHT, WRONG, matches_figure, ranking_figure, sav
 from vitjax.viz.views import MatchView, QueryView
 
 
-def share(picture: Image.Image, colour: tuple[int, int, int]) -> float:
-    return float((np.asarray(picture) == colour).all(axis=-1).mean())
+def share(image: Image.Image, colour: tuple[int, int, int]) -> float:
+    return float((np.asarray(image) == colour).all(axis=-1).mean())
 
 
 def test_ranking_is_as_wide_as_asked_and_marks_right_and_wrong():
     example = report()
-    picture = ranking_figure(example.images, example.queries[0], ranks=3)
-    assert picture.mode == "RGB"
-    assert picture.width == 1000
-    assert share(picture, RIGHT) > 0.005
-    assert share(picture, WRONG) > share(picture, RIGHT)  # four wrong frames, two right ones and a curve
+    image = ranking_figure(example.images, example.queries[0], ranks=3)
+    assert image.mode == "RGB"
+    assert image.width == 1000
+    assert share(image, RIGHT) > 0.005
+    assert share(image, WRONG) > share(image, RIGHT)  # four wrong frames, two right ones and a curve
 
 
 def test_without_labels_nothing_is_marked():
     example = report(right=None)
-    picture = ranking_figure(example.images, example.queries[0], ranks=3)
-    assert share(picture, RIGHT) == share(picture, WRONG) == 0
+    image = ranking_figure(example.images, example.queries[0], ranks=3)
+    assert share(image, RIGHT) == share(image, WRONG) == 0
 
 
 def test_marks_differ_in_shape_not_only_in_colour():
@@ -53,9 +53,9 @@ def test_candidate_that_was_not_reranked_is_drawn_without_a_score():
 @pytest.mark.parametrize("shapes", [((40, 40), (40, 40)), ((30, 60), (60, 30))])
 def test_matches_keep_the_photos_shapes(shapes):
     (h0, w0), (h1, w1) = shapes
-    picture = matches_figure(np.zeros((h0, w0, 3), np.uint8), np.zeros((h1, w1, 3), np.uint8), [])
-    assert picture.width == 1000
-    assert picture.height == pytest.approx((1000 - 24 - 70) / (w0 / h0 + w1 / h1) + 24, abs=2)
+    image = matches_figure(np.zeros((h0, w0, 3), np.uint8), np.zeros((h1, w1, 3), np.uint8), [])
+    assert image.width == 1000
+    assert image.height == pytest.approx((1000 - 24 - 70) / (w0 / h0 + w1 / h1) + 24, abs=2)
 
 
 def test_a_match_draws_both_boxes_and_the_line_between_them():
@@ -81,11 +81,11 @@ def test_matches_that_share_a_patch_can_be_told_apart():
 
 def test_saved_figure_is_a_png_below_its_limit_and_replaces_whole(tmp_path):
     example = report(images=photos(5, side=224))
-    picture = ranking_figure(example.images, example.queries[0], ranks=3)
-    save_figure(tmp_path / "a.png", picture, limit=10**9)
+    image = ranking_figure(example.images, example.queries[0], ranks=3)
+    save_figure(tmp_path / "a.png", image, limit=10**9)
     with Image.open(tmp_path / "a.png") as saved:
-        assert np.array_equal(np.asarray(saved.convert("RGB")), np.asarray(picture))
+        assert np.array_equal(np.asarray(saved.convert("RGB")), np.asarray(image))
     full = (tmp_path / "a.png").stat().st_size
-    save_figure(tmp_path / "a.png", picture, limit=full // 2)
+    save_figure(tmp_path / "a.png", image, limit=full // 2)
     assert (tmp_path / "a.png").stat().st_size <= full // 2
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

@@ -115,7 +115,7 @@ def test_pointing_at_a_match_lights_its_row_line_and_boxes(show):
 
 
 def several() -> list[QueryView]:
-    """Right answers that rise, fall, stay away, and stay first."""
+    """Relevant images that rise, fall, stay away, and stay first."""
     places = [(3, 1), (1, 3), (2, 2), (1, 1)]
     return [
         QueryView(
@@ -357,7 +357,7 @@ def test_dropped_patches_are_grey_and_merged_ones_are_one(show):
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (375, False)])
-def test_a_picture_of_the_page_shows_something_everywhere(show, tmp_path, width, dark):
+def test_a_image_of_the_page_shows_something_everywhere(show, tmp_path, width, dark):
     tab, _ = drawn(show, width=width, dark=dark)
     tab.screenshot(tmp_path / "page.png", whole=True)
     pixels = np.asarray(Image.open(tmp_path / "page.png").convert("L"), float)

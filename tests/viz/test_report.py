@@ -151,13 +151,13 @@ def test_final_score_that_is_not_the_weighted_sum_is_refused(tmp_path):
         (photos(5) | {"photo1": np.zeros((0, 8, 3), np.uint8)}, r"\(0, 8, 3\), not uint8"),
     ],
 )
-def test_wrong_pictures_are_named(tmp_path, images, message):
+def test_wrong_images_are_named(tmp_path, images, message):
     with pytest.raises(ValueError, match=message):
         write_report(tmp_path / "r.html", report(images=images))
     assert not list(tmp_path.iterdir())
 
 
-def test_box_outside_its_picture_is_refused(tmp_path):
+def test_box_outside_its_image_is_refused(tmp_path):
     good = candidate(1, 1, 1)
     bad = dataclasses.replace(good.matches[0], query_box=(0.9, 0.0, 1.2, 0.1))
     outside = dataclasses.replace(good, matches=[bad, *good.matches[1:]])

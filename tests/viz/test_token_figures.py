@@ -1,4 +1,4 @@
-"""Pictures of what became of each patch."""
+"""Images of what became of each patch."""
 
 import numpy as np
 

@@ -42,10 +42,10 @@ def test_reranking_puts_more_of_the_right_scenes_first():
 
 def test_bfloat16_features_point_the_same_way():
     sources = SceneSource("query")
-    pictures = [np.asarray(sources.read(i)) for i in range(0, 32, 4)]
+    images = [np.asarray(sources.read(i)) for i in range(0, 32, 4)]
     pooled = []
     for dtype in ("float32", "bfloat16"):
         config = vitjax.demo_config()
         config.model.dtype, config.model.block = dtype, -1
-        pooled.append(vitjax.Reranker.from_config(config).describe(pictures)[0].pooled)
+        pooled.append(vitjax.Reranker.from_config(config).describe(images)[0].pooled)
     assert (pooled[0] * pooled[1]).sum(axis=1).min() > 0.999

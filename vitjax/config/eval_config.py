@@ -68,13 +68,13 @@ class DataConfig:
     split: str = "validation"  # of it
     cities: str = "cph,sf"  # msls: cities of train_val, with commas between; each is searched for itself
     subtask: str = "all"  # msls: all; summer to winter s2w, old to new o2n, day to night d2n; w2s, n2o, n2d
-    angle: float = 0.0  # of places: degrees that a right answer may be turned by, at most; 0 = any
-    radius: float = 25.0  # of places: metres that a right answer may be away, at most; 25 as published
+    angle: float = 0.0  # of places: degrees that a relevant image may be turned by, at most; 0 = any
+    radius: float = 25.0  # of places: metres that a relevant image may be away, at most; 25 as published
     classes: str = ""  # classify: text file, line i names class i; empty = sub-folders in order of name
     gallery: str = ""  # folder of images to search in; its sub-folders are classes where there are any
     query: str = ""  # one image or a folder of images to search for; empty = every gallery image
     ground_truth: str = ""  # JSON file: query -> list of right gallery images, by name or by position
-    center: str = ""  # folder of unrelated photos that model.center is measured on; empty = made pictures
+    center: str = ""  # folder of unrelated photos that model.center is measured on; empty = synthetic images
     resize: str = "crop"  # crop: shorter side, then centre crop; squash: both sides, ratio ignored
     interpolation: str = ""  # bicubic or bilinear; empty = what the weights were made with
     on_bad_image: str = "skip"  # skip: leave it out, count and name it; error: stop at the first
@@ -99,7 +99,8 @@ class RerankConfig:
     mass: Mass = 1.0  # share of each image matched, in (0, 1]; or per pair: auto (try epsilon 0.02) or mutual
     price: float = 0.0  # mass auto, mutual: cost above which no match is made; 0 = found without labels
     tau: float = 1.0  # transport, in [0, 1]: how firmly patch weights are kept; 1 = exactly, mass decides
-    # Uniform fits tokens and pooled vectors of any model; the released code of the paper uses cross_correlation.
+    # Uniform fits tokens and pooled vectors of any model; the released code of the paper uses
+    # cross_correlation.
     marginals: str = "uniform"  # uniform, rollout, keep (scores of tokens that stayed), or one of MARGINALS
     weight: float = 1.0  # score = structural + weight * pooled cosine
     iterations: int = 100  # of Sinkhorn, at most

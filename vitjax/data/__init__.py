@@ -1,4 +1,4 @@
-"""Pictures: safe reading, the weights' own preprocessing, sources, and batches decoded in threads."""
+"""Images: safe reading, the weights' own preprocessing, sources, and batches decoded in threads."""
 
 from vitjax.data.eval_loader import Batch, Batches, Skipped, batches
 from vitjax.data.images import ImageError, read_image

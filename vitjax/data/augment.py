@@ -1,4 +1,4 @@
-"""How a picture is changed each time it is learned from, on the host, in Pillow and NumPy."""
+"""How a image is changed each time it is learned from, on the host, in Pillow and NumPy."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from vitjax.data.transforms import FILTERS, Preprocess
 
-_GREY = (124, 116, 104)  # what turned and moved pictures are filled with: ImageNet's mean
+_GREY = (124, 116, 104)  # what turned and moved images are filled with: ImageNet's mean
 _TRIES = 10
 
 
@@ -30,7 +30,7 @@ class Choices(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """From an RGB picture and random numbers to pixels of the model's size; equal numbers, equal pixels.
+    """From an RGB image and random numbers to pixels of the model's size; equal numbers, equal pixels.
 
     Source: timm's training transform, in its order: RandomResizedCrop, flip, RandAugment or colour jitter,
     random erasing. Different: erased pixels are noise of 8 bits, cut off at black and white.
@@ -44,7 +44,7 @@ class Augment:
     choices: Choices
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """Returns the changed picture."""
+        """Returns the changed image."""
         wanted, size = self.choices, self.recipe.image_size
         if wanted.crop:
             box = crop_box(image.size, wanted.crop, rng)
@@ -67,7 +67,7 @@ class Augment:
 
 
 def crop_box(size: tuple[int, int], least: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a random part of a picture.
+    """Left, top, right and bottom of a random part of a image.
 
     Source: Szegedy et al. 2015 (arXiv:1409.4842), as torchvision's RandomResizedCrop: its area a share in
     [least, 1], its width 3/4 to 4/3 of its height, log-uniform; the centre where ten tries do not fit.
@@ -86,7 +86,7 @@ def crop_box(size: tuple[int, int], least: float, rng: np.random.Generator) -> t
 
 
 def _shift(image: Image.Image, border: int, rng: np.random.Generator) -> Image.Image:
-    """A window of the same size, anywhere in the picture with a black border."""
+    """A window of the same size, anywhere in the image with a black border."""
     left, top = (int(x) for x in rng.integers(-border, border + 1, size=2))
     return image.crop((left, top, left + image.width, top + image.height))
 

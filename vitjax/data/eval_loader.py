@@ -20,8 +20,8 @@ class Batch(NamedTuple):
 
     Attributes:
         images: normalised pixels.
-        index: position of each picture in its source; -1 = padding.
-        valid: True = a real picture.
+        index: position of each image in its source; -1 = padding.
+        valid: True = a real image.
     """
 
     images: Float32[np.ndarray, "b h w 3"]
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A picture that was left out, and why."""
+    """A image that was left out, and why."""
 
     index: int
     name: str
@@ -42,7 +42,7 @@ class Batches:
     """What `batches` returns: iterate over it as often as wanted.
 
     Attributes:
-        skipped: pictures of this process that could not be read, in order; complete once an iteration has
+        skipped: images of this process that could not be read, in order; complete once an iteration has
             ended, and started anew by the next.
     """
 
@@ -128,7 +128,7 @@ class Batches:
         for _, pixels, _ in items:
             if pixels is not None:
                 return pixels.shape
-        # No picture of this batch could be read: the shape is that of any picture.
+        # No image of this batch could be read: the shape is that of any image.
         return self._transform(Image.new("RGB", (64, 64))).shape
 
 
@@ -156,12 +156,12 @@ def batches(
     """Batches of a source, in order, the last one padded: every batch has the same shape, so one compilation.
 
     Args:
-        source: the pictures.
-        transform: from an RGB picture to float32 (h, w, 3), the same h and w for every picture.
+        source: the images.
+        transform: from an RGB image to float32 (h, w, 3), the same h and w for every image.
         batch_size: rows of a batch over all processes.
         workers: threads that read and decode. They are threads and not processes: decoding and resizing
             release the interpreter lock, and nothing is copied.
-        on_bad_image: "skip" makes a picture that cannot be read an invalid row and notes it in `.skipped`;
+        on_bad_image: "skip" makes a image that cannot be read an invalid row and notes it in `.skipped`;
             "error" raises its ImageError.
         shard: (process index, number of processes): each gets a contiguous part of every batch's rows.
 

@@ -1,4 +1,4 @@
-"""Pictures from files, bytes, PIL images and arrays, with limits that hold before anything is decoded.
+"""Images from files, bytes, PIL images and arrays, with limits that hold before anything is decoded.
 
 Image files come from strangers. Only JPEG, PNG and WebP are opened, by allow-list: most decoder bugs and all
 slow formats are elsewhere. What a file costs is counted before a pixel is decoded (`image_cost`), so none
@@ -24,7 +24,7 @@ from vitjax.system.files import expanded
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
+ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 # What Pillow raises on damaged files; tests/data/corpus.py makes some to find out.
 _DAMAGE = (
@@ -56,8 +56,8 @@ _TURNS = {
 }
 
 
-def read_image(source: Picture) -> Image.Image:
-    """Picture as 8-bit RGB, turned the way its EXIF data says.
+def read_image(source: ImageLike) -> Image.Image:
+    """Image as 8-bit RGB, turned the way its EXIF data says.
 
     Transparency is dropped, not blended, as `convert("RGB")` does in the pipelines the weights were trained
     with. 16-bit samples keep their high byte, grey as well as colour. Of an animation the first frame counts.
@@ -80,8 +80,8 @@ def read_image(source: Picture) -> Image.Image:
     return _decode(*_inspect(source))
 
 
-def image_size(source: Picture) -> tuple[int, int]:
-    """Width and height in pixels of a picture turned the way its EXIF data says, without decoding it.
+def image_size(source: ImageLike) -> tuple[int, int]:
+    """Width and height in pixels of a image turned the way its EXIF data says, without decoding it.
 
     Args:
         source: as for `read_image`, which returns that size, or half of it for a JPEG above 25 megapixels.
@@ -141,7 +141,7 @@ def _allow(data: bytes, name: str, size: int = 0) -> Inspected:
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """What Pillow raises, as one line that names the picture."""
+    """What Pillow raises, as one line that names the image."""
     try:
         yield
     except ImageError:
@@ -178,7 +178,7 @@ _CALLERS_FILES = threading.Lock()  # several threads may be given the same open 
 
 
 def _from_pil(image: Image.Image) -> Image.Image:
-    """A new picture of the caller's, which stays as it is: one that has only been opened is not loaded."""
+    """A new image of the caller's, which stays as it is: one that has only been opened is not loaded."""
     name = f"PIL image {getattr(image, 'filename', '') or image.mode!r}"
     with _explained(name):
         kind = "JPEG" if image.format == "MPO" else image.format
@@ -199,7 +199,7 @@ def _from_pil(image: Image.Image) -> Image.Image:
 
 
 def _unloaded(image: Image.Image) -> bytes | None:
-    """The file of a picture that has been opened only; None where its pixels are in memory."""
+    """The file of a image that has been opened only; None where its pixels are in memory."""
     if not isinstance(image, ImageFile.ImageFile) or image.fp is None:
         return None
     if not image.tile and getattr(image, "_im", None) is not None:
@@ -222,7 +222,7 @@ def _turned(image: Image.Image, exif: object) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
-        return image.copy()  # or the caller's own picture would be handed back
+        return image.copy()  # or the caller's own image would be handed back
     if image.mode.startswith("I"):
         # Pillow clips 16-bit grey at 255; the high byte is what it keeps of 16-bit colour.
         samples = np.asarray(image)

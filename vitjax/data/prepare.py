@@ -36,13 +36,13 @@ _SPLITS = ("train", "test", "validation", "val")
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """One split: a file for each picture, and what is known of it.
+    """One split: a file for each image, and what is known of it.
 
     Attributes:
-        files: of the pictures.
+        files: of the images.
         names: relative paths, as the download has them.
         labels: positions in the dataset's class names.
-        more: name -> a value for each picture: arrays, or lists of text.
+        more: name -> a value for each image: arrays, or lists of text.
     """
 
     files: list[Path]
@@ -120,7 +120,7 @@ def _made_of(folder: Path) -> str:
 
 
 def _read(name: str, raw: Path) -> tuple[list[str], dict[str, Columns]]:
-    """Class names, and the splits that hold a picture."""
+    """Class names, and the splits that hold a image."""
     if name == "folder":
         return _folders(raw)
     if name == "msls":
@@ -206,7 +206,7 @@ def _builder(
     with tfds.core.registered.skip_registration():
 
         class Vitjax(tfds.core.GeneratorBasedBuilder):
-            """Pictures of a raw download."""
+            """Images of a raw download."""
 
             VERSION = tfds.core.Version(_VERSION)
             name = "vitjax"

@@ -1,4 +1,4 @@
-"""Pictures of each training step: the same for a seed and a step, whoever reads them, wherever it began."""
+"""Images of each training step: the same for a seed and a step, whoever reads them, wherever it began."""
 
 import concurrent.futures
 import multiprocessing
@@ -23,7 +23,7 @@ Augment = Callable[[Image.Image, np.random.Generator], UInt8[np.ndarray, "h w 3"
 
 _AHEAD = 2  # batches per thread that are made before they are asked for
 _LOOK = 0.5  # seconds between looks at whether to stop while none comes
-_TRIES = 20  # other pictures that take a bad one's place
+_TRIES = 20  # other images that take a bad one's place
 
 
 class TrainBatch(NamedTuple):
@@ -63,7 +63,7 @@ class Origin(NamedTuple):
 
 
 class TooManyBadImages(UserError):
-    """More pictures than allowed cannot be read; the text names some."""
+    """More images than allowed cannot be read; the text names some."""
 
 
 @runtime_checkable
@@ -84,7 +84,7 @@ class Rows(Protocol):
         ...
 
     def instead(self, i: int) -> int:
-        """What takes the place of a picture that cannot be read."""
+        """What takes the place of a image that cannot be read."""
         ...
 
 
@@ -96,28 +96,28 @@ class StoppedFeed(UserError):
 class Feed:
     """Batches of training, step after step.
 
-    Every picture comes once an epoch, in an order that the seed and the epoch decide; what does not fill the
-    last batch of an epoch is left out of it. The order and the augmentation of every picture are functions of
+    Every image comes once an epoch, in an order that the seed and the epoch decide; what does not fill the
+    last batch of an epoch is left out of it. The order and the augmentation of every image are functions of
     (seed, step, row) alone, so a run that goes on at some step sees what it would have seen; one that resumes
     with another batch size, the images of the epoch that it has not seen (see `Origin`).
 
     Attributes:
-        source: labelled pictures.
-        augment: from an RGB picture and a generator of random numbers to pixels of the model's size.
+        source: labelled images.
+        augment: from an RGB image and a generator of random numbers to pixels of the model's size.
         batch_size: rows over all processes.
         seed: of order and augmentation.
         workers: threads that read and decode.
         processes: processes with so many threads each; 0 = the threads are this process's own. Threads do
             for decoding and resizing, which release the interpreter lock; RandAugment gains from processes.
-        on_bad_image: "skip": the next picture that can be read takes a bad one's place; "error": stop.
-        bad_limit: share of the source's pictures that may be bad.
+        on_bad_image: "skip": the next image that can be read takes a bad one's place; "error": stop.
+        bad_limit: share of the source's images that may be bad.
         patience: seconds that a batch may take before the run stops.
         shard: (process index, number of processes): each reads a contiguous part of every batch's rows.
-        per_class: each batch has so many pictures of each of its classes, both drawn anew for every step; an
-            epoch is then as many steps as would show every picture once. 0 = as said above.
+        per_class: each batch has so many images of each of its classes, both drawn anew for every step; an
+            epoch is then as many steps as would show every image once. 0 = as said above.
         chosen: says what each step learns from, instead of all that.
         origin: from where on batches are counted.
-        bad: pictures of this process that could not be read: position in the source -> reason.
+        bad: images of this process that could not be read: position in the source -> reason.
     """
 
     source: ImageSource
@@ -138,10 +138,10 @@ class Feed:
 
     def __post_init__(self) -> None:
         if not self.source.class_names:
-            raise UserError("training needs classes: put the pictures into one sub-folder for each.")
+            raise UserError("training needs classes: put the images into one sub-folder for each.")
         if len(self.source) < self.batch_size:
             raise UserError(
-                f"config.batch_size is {self.batch_size}, but there are only {len(self.source)} pictures; "
+                f"config.batch_size is {self.batch_size}, but there are only {len(self.source)} images; "
                 "set it lower."
             )
         if self.batch_size % self.shard[1]:
@@ -155,7 +155,7 @@ class Feed:
         if self.per_class and len(classes) * self.per_class < self.batch_size:
             raise UserError(
                 f"config.batch_size {self.batch_size} is {self.batch_size // self.per_class} classes of "
-                f"{self.per_class} pictures, but there are only {len(classes)} classes; set it lower."
+                f"{self.per_class} images, but there are only {len(classes)} classes; set it lower."
             )
 
     @property
@@ -183,7 +183,7 @@ class Feed:
         return self._order(epoch)[first : first + self.batch_size]
 
     def batch(self, step: int) -> tuple[TrainBatch, list[tuple[int, str]]]:
-        """This process's rows of a step, and which pictures it could not read, with reasons."""
+        """This process's rows of a step, and which images it could not read, with reasons."""
         rows = self.batch_size // self.shard[1]
         first = self.shard[0] * rows
         wanted = self.index(step)[first : first + rows]
@@ -212,7 +212,7 @@ class Feed:
         """Batches of steps whose rows are known.
 
         Raises:
-            ImageError: a bad picture where that is an error.
+            ImageError: a bad image where that is an error.
             TooManyBadImages: more of them than `bad_limit`.
             StoppedFeed: none comes any more.
         """
@@ -257,7 +257,7 @@ class Feed:
         end = time.monotonic() + self.patience
         while not (coming.done() or stopped()) and (left := end - time.monotonic()) > 0:
             concurrent.futures.wait([coming], min(left, _LOOK))
-        reason = f"no picture came for {self.patience:.0f} s, config.data.patience; is their disk there?"
+        reason = f"no image came for {self.patience:.0f} s, config.data.patience; is their disk there?"
         try:
             if coming.done():
                 return coming.result()
@@ -271,7 +271,7 @@ class Feed:
         if stopped():
             return None
         raise StoppedFeed(
-            f"the pictures of step {step} do not come: {reason} The same command goes on from the last "
+            f"the images of step {step} do not come: {reason} The same command goes on from the last "
             "checkpoint."
         )
 
@@ -284,7 +284,7 @@ class Feed:
         return self._orders[epoch]
 
     def _balanced(self, rng: np.random.Generator) -> Int32[np.ndarray, " b"]:
-        """Some classes, and some pictures of each; a class of too few gives some of them twice."""
+        """Some classes, and some images of each; a class of too few gives some of them twice."""
         chosen = rng.choice(len(self._members), self.batch_size // self.per_class, replace=False)
         rows = [
             rng.choice(self._members[c], self.per_class, replace=len(self._members[c]) < self.per_class)
@@ -293,7 +293,7 @@ class Feed:
         return np.concatenate(rows).astype(np.int32)
 
     def _read(self, i: int, bad: list[tuple[int, str]]) -> tuple[Image.Image, int]:
-        """Picture i, or the next in the source's order that can be read."""
+        """Image i, or the next in the source's order that can be read."""
         for _ in range(_TRIES):
             try:
                 return self.source.read(i), i
@@ -302,15 +302,15 @@ class Feed:
                     raise
                 bad.append((i, str(error)))
                 i = self._instead(i)
-        raise TooManyBadImages(f"{_TRIES} pictures in a row cannot be read, the last: {bad[-1][1]}")
+        raise TooManyBadImages(f"{_TRIES} images in a row cannot be read, the last: {bad[-1][1]}")
 
     def _label(self, i: int) -> int:
-        """Class of a picture; a source that would have to read all of them for it has a method for one."""
+        """Class of a image; a source that would have to read all of them for it has a method for one."""
         one = getattr(self.source, "label", None)
         return one(i) if one is not None else int(np.asarray(self.source.labels)[i])
 
     def _instead(self, i: int) -> int:
-        """The next picture, where batches are balanced the next of the same class."""
+        """The next image, where batches are balanced the next of the same class."""
         if self.chosen:
             return self.chosen.instead(i)
         if not self.per_class:
@@ -323,7 +323,7 @@ class Feed:
         if len(self.bad) > self.bad_limit * len(self.source):
             some = "; ".join(list(self.bad.values())[:3])
             raise TooManyBadImages(
-                f"{len(self.bad)} of {len(self.source)} pictures cannot be read, more than "
+                f"{len(self.bad)} of {len(self.source)} images cannot be read, more than "
                 f"config.data.bad_limit {self.bad_limit}: {some}"
             )
 

@@ -1,9 +1,10 @@
-"""From a picture to model input, the way the weights expect it: these numbers travel with the weights."""
+"""From a image to model input, the way the weights expect it: these numbers travel with the weights."""
 
 import dataclasses
 import difflib
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
-from vitjax.data.images import Picture, image_size
+from vitjax.data.images import ImageLike, image_size
 from vitjax.errors import UserError
 from vitjax.pretrained import MODELS, PACKAGES, InputSpec, input_of  # HALF: of the examples
 from vitjax.system.files import expanded, parse_json
@@ -24,11 +25,11 @@ _MOST_RESIZED = 2**24  # pixels: beyond, only what the crop keeps is computed
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How a picture becomes model input.
+    """How a image becomes model input.
 
     Source: timm's evaluation transform (`create_transform(is_training=False)`), with the rounding of
     torchvision's `Resize` and `CenterCrop`. Different: `resize="squash"` ignores `crop_pct`, so nothing of
-    the picture is lost (timm crops what `crop_pct` says). A picture so long that its resized form would
+    the image is lost (timm crops what `crop_pct` says). A image so long that its resized form would
     exceed 16 megapixels (about 1:330 at 224 pixels) is resized in the cropped region alone, with the same
     filter at the same places.
 
@@ -38,7 +39,7 @@ class Preprocess:
         interpolation: "bicubic" or "bilinear", as Pillow has them, with antialiasing.
         mean: per channel, in units of 0 to 1.
         std: per channel, in units of 0 to 1.
-        resize: "crop" = shorter side to image_size / crop_pct, then the centre (black where the picture is
+        resize: "crop" = shorter side to image_size / crop_pct, then the centre (black where the image is
             smaller); "squash" = both sides to image_size.
 
     >>> Preprocess(4, 1.0, "bicubic", *HALF)(Image.new("RGB", (8, 6), "white")).max()
@@ -72,7 +73,7 @@ class Preprocess:
         return dataclasses.replace(self, **changes)
 
     def view(self, image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
-        """Returns what the model sees of an RGB picture, before normalisation: for drawing on."""
+        """Returns what the model sees of an RGB image, before normalisation: for drawing on."""
         size, how = self.image_size, FILTERS[self.interpolation]
         if self.resize == "squash":
             return np.asarray(image.resize((size, size), how))
@@ -84,10 +85,10 @@ class Preprocess:
         return math.floor(self.image_size / self.crop_pct + 1e-6)
 
     def placement(self, width: int, height: int) -> Float64[np.ndarray, "3 3"]:
-        """Where a picture's pixels come to lie in what the model sees.
+        """Where a image's pixels come to lie in what the model sees.
 
         Args:
-            width: of the picture, upright as `read_image` returns it, pixels.
+            width: of the image, upright as `read_image` returns it, pixels.
             height: likewise.
 
         Returns:
@@ -106,42 +107,49 @@ class Preprocess:
             [[new[0] / width / size, 0, left / size], [0, new[1] / height / size, top / size], [0, 0, 1.0]]
         )
 
-    def to_picture(
-        self, box: tuple[float, float, float, float], width: int | Picture, height: int | None = None
+    def to_image(
+        self, box: tuple[float, float, float, float], width: int | ImageLike, height: int | None = None
     ) -> tuple[float, float, float, float]:
-        """A box of what the model sees, such as `Match.query_box`, in the picture's own pixels.
+        """A box of what the model sees, such as `Match.query_box`, in the image's own pixels.
 
-        They are the pixels of the upright picture, turned the way its EXIF data says, as viewers show it and
+        They are the pixels of the upright image, turned the way its EXIF data says, as viewers show it and
         `PIL.ImageOps.exif_transpose` returns it: not those of `Image.open(path)` where that lies on its side.
 
         Args:
             box: (left, top, right, bottom) as shares of the view.
-            width: of the upright picture, pixels; or the picture itself, whatever `read_image` takes.
-            height: of the upright picture, pixels; left out where the picture is given.
+            width: of the upright image, pixels; or the image itself, whatever `read_image` takes.
+            height: of the upright image, pixels; left out where the image is given.
 
         Raises:
-            ImageError: the picture cannot be read.
-            TypeError: a width without a height, or a picture with one.
+            ImageError: the image cannot be read.
+            TypeError: a width without a height, or a image with one.
 
-        >>> Preprocess(4, 1.0, "bicubic", *HALF).to_picture((0.0, 0.0, 0.5, 1.0), 8, 4)
+        >>> Preprocess(4, 1.0, "bicubic", *HALF).to_image((0.0, 0.0, 0.5, 1.0), 8, 4)
         (2.0, 0.0, 4.0, 4.0)
-        >>> Preprocess(4, 1.0, "bicubic", *HALF).to_picture((0.0, 0.0, 0.5, 1.0), Image.new("RGB", (8, 4)))
+        >>> Preprocess(4, 1.0, "bicubic", *HALF).to_image((0.0, 0.0, 0.5, 1.0), Image.new("RGB", (8, 4)))
         (2.0, 0.0, 4.0, 4.0)
         """
         if isinstance(width, int | np.integer):
             if height is None:
-                raise TypeError("to_picture: height is missing; give it, or the picture in place of both.")
+                raise TypeError("to_image: height is missing; give it, or the image in place of both.")
             size = int(width), height
         elif height is not None:
-            raise TypeError("to_picture: a height is given beside the picture; leave it out.")
+            raise TypeError("to_image: a height is given beside the image; leave it out.")
         else:
             size = image_size(width)
         corners = np.array([[box[0], box[2]], [box[1], box[3]], [1.0, 1.0]])
         (left, right), (top, bottom) = np.linalg.solve(self.placement(*size), corners)[:2].tolist()
         return left, top, right, bottom
 
+    def to_picture(
+        self, box: tuple[float, float, float, float], width: int | ImageLike, height: int | None = None
+    ) -> tuple[float, float, float, float]:
+        """Deprecated name of `to_image`."""
+        warnings.warn("Preprocess.to_picture is to_image now", DeprecationWarning, stacklevel=2)
+        return self.to_image(box, width, height)
+
     def __call__(self, image: Image.Image) -> Float32[np.ndarray, "h w 3"]:
-        """Returns the model's input for an RGB picture: (view / 255 - mean) / std."""
+        """Returns the model's input for an RGB image: (view / 255 - mean) / std."""
         pixels = self.view(image).astype(np.float32) / np.float32(255)
         pixels -= np.asarray(self.mean, np.float32)[None, None, :]
         pixels /= np.asarray(self.std, np.float32)[None, None, :]
@@ -151,7 +159,7 @@ class Preprocess:
 def _layout(
     width: int, height: int, shorter: int, size: int
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """The size a picture is resized to, the corner of the crop in it, and how much of it the crop keeps."""
+    """The size a image is resized to, the corner of the crop in it, and how much of it the crop keeps."""
     if width <= height:
         new = (shorter, int(shorter * height / width))
     else:
@@ -181,7 +189,7 @@ def _resize_and_crop(image: Image.Image, shorter: int, size: int, how: Image.Res
 
 
 def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
-    """Returns how pictures become input for a model or for weights.
+    """Returns how images become input for a model or for weights.
 
     Args:
         name_or_source: a timm model name, with or without a tag; "hf:org/repo" (its config.json or
@@ -202,7 +210,7 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
         if project in PACKAGES:
             return _from_spec(PACKAGES[project])
         raise UserError(
-            f"how {source!r} wants its pictures is unknown; pass a model name, e.g. 'deit_small_patch16_224'."
+            f"how {source!r} wants its images is unknown; pass a model name, e.g. 'deit_small_patch16_224'."
         )
     if known := input_of(source):
         return _from_spec(known)
@@ -215,7 +223,7 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
 def model_input(
     weights: str, name: str, *, img_size: int = 0, resize: str = "crop", interpolation: str = ""
 ) -> Preprocess:
-    """How pictures become input: as the weights, or else models of that name, expect it, unless told.
+    """How images become input: as the weights, or else models of that name, expect it, unless told.
 
     Args:
         weights: a source that `preprocess` takes; empty or unknown there, `name` decides.
@@ -265,7 +273,7 @@ def _from_hub(source: str) -> Preprocess:
             return found
     detail = f" ({reasons[-1]})" if reasons else ""
     raise UserError(
-        f"how {repository!r} wants its pictures cannot be read from its config.json or "
+        f"how {repository!r} wants its images cannot be read from its config.json or "
         f"preprocessor_config.json{detail}; pass a model name, e.g. 'deit_small_patch16_224'."
     )
 
@@ -277,7 +285,7 @@ def _from_folder(folder: Path, source: str) -> Preprocess:
         if found:
             return found
     raise UserError(
-        f"how {source!r} wants its pictures is unknown: there is no config.json that says so next to it; "
+        f"how {source!r} wants its images is unknown: there is no config.json that says so next to it; "
         "pass a model name, e.g. 'deit_small_patch16_224'."
     )
 
@@ -299,7 +307,7 @@ def _parse(config: dict, where: str) -> Preprocess | None:
         if "input_size" in recipe and "mean" in recipe:
             return _from_timm(recipe)
     except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
-        raise UserError(f"{where!r} describes pictures in a way that is not supported: {error}.") from None
+        raise UserError(f"{where!r} describes images in a way that is not supported: {error}.") from None
     return None
 
 

@@ -39,14 +39,14 @@ COLUMNS = ("", "top-1, %", "top-5, %", "same as dense, %", "GMAC", "images/s", "
 
 @dataclass
 class Variant:
-    """One row: a model, and what it said of every picture that could be read.
+    """One row: a model, and what it said of every image that could be read.
 
     Attributes:
         label: "dense", or the reducer and how much it keeps.
         model: shares its weights with the other rows.
-        best: (pictures, up to 5) classes, most likely first.
+        best: (images, up to 5) classes, most likely first.
         seconds: of its forward passes, without the first.
-        timed: pictures in these.
+        timed: images in these.
     """
 
     label: str
@@ -57,10 +57,10 @@ class Variant:
 
 
 def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
-    """Classifies all pictures with every variant; writes results, predictions, page and pictures under `out`.
+    """Classifies all images with every variant; writes results, predictions, page and images under `out`.
 
     Raises:
-        ValueError: no pictures, or labels that the model's classes do not fit.
+        ValueError: no images, or labels that the model's classes do not fit.
     """
     recipe = model_input(config)
     source = open_source(config)
@@ -88,7 +88,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     table = [summary(variant, variants[0], truth, recipe.image_size) for variant in variants]
     results = {
         "task": config.task,
-        "pictures": len(rows),
+        "images": len(rows),
         "classes": model.num_classes,
         "notes": notes_of(source),
         "rows": table,
@@ -110,7 +110,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
 
 
 def open_source(config: EvalConfig) -> ImageSource:
-    """The pictures to classify: of a folder, of a dataset's held-out part, or of a dataset of TFDS."""
+    """The images to classify: of a folder, of a dataset's held-out part, or of a dataset of TFDS."""
     data = config.data
     if data.source == "digits":
         return DigitsSource("test")
@@ -118,7 +118,7 @@ def open_source(config: EvalConfig) -> ImageSource:
         dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
         return dataset
     if not data.images:
-        raise UserError("say where the pictures are: --config.data.images=DIR")
+        raise UserError("say where the images are: --config.data.images=DIR")
     if data.source == "idx":
         return IdxSource(data.images)
     if data.source == "cifar":
@@ -149,7 +149,7 @@ def largest(variants: list[Variant]) -> Any:
 
 
 def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.ndarray | None:
-    """Class of each picture in the model's numbering; None where the pictures have no labels.
+    """Class of each image in the model's numbering; None where the images have no labels.
 
     Raises:
         ValueError: class names that are not the model's, as far as their number or the given list tells.
@@ -174,12 +174,12 @@ def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.nd
         numbers = np.array([place[name] for name in known])
     elif len(names) > classes:
         raise UserError(
-            f"the pictures are of {len(names)} classes, the model knows {classes}: set "
+            f"the images are of {len(names)} classes, the model knows {classes}: set "
             "config.model.num_classes."
         )
     elif len(names) < classes and config.data.source == "folder":
         raise UserError(
-            f"the pictures are of {len(names)} classes, the model knows {classes}: say which they are with "
+            f"the images are of {len(names)} classes, the model knows {classes}: say which they are with "
             "config.data.classes=FILE (line i names class i), or set config.model.num_classes."
         )
     else:
@@ -195,7 +195,7 @@ def classify(
     variables: Any,
     mesh: Mesh,
 ) -> tuple[Any, np.ndarray]:
-    """Runs every variant on every batch, each picture being decoded once; which pictures the rows are."""
+    """Runs every variant on every batch, each image being decoded once; which images the rows are."""
     loader = batches(
         source,
         recipe,
@@ -208,7 +208,7 @@ def classify(
     best_of = [_best(variant.model) for variant in variants]
     runs = [jax.jit(best, in_shardings=(whole, split), out_shardings=split) for best in best_of]
     rows, first = [], True
-    for batch in bar(loader, len(loader), f"classifying {len(source)} pictures", total=len(source)):
+    for batch in bar(loader, len(loader), f"classifying {len(source)} images", total=len(source)):
         parts = (np.asarray(batch.images), np.asarray(batch.index), np.asarray(batch.valid))
         parts = sharding.shard_batch(sharding.pad_rows(parts, mesh.local_mesh.size), mesh)
         index, valid = sharding.fetch(parts[1:])
@@ -273,11 +273,11 @@ def write(
     run_files.remove_outputs(out)
     with replacing(out / "predictions.csv", "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["picture", "class", *(variant.label for variant in variants)])
+        writer.writerow(["image", "class", *(variant.label for variant in variants)])
         each = [np.concatenate(variant.best)[:, 0] for variant in variants]
-        for row, picture in enumerate(rows):
+        for row, image in enumerate(rows):
             known = "" if truth is None else int(truth[row])
-            writer.writerow([source.names[picture], known, *(int(best[row]) for best in each)])
+            writer.writerow([source.names[image], known, *(int(best[row]) for best in each)])
     warn(*run_files.append_row(out / "results.csv", run_files.plain(csv_row(config, results))))
     figures = {}
     if len(variants) > 1:
@@ -286,7 +286,7 @@ def write(
     if config.figures.report:
         write_classes_page(
             out / "report.html",
-            title=f"{config.model.name}: {len(rows)} pictures",
+            title=f"{config.model.name}: {len(rows)} images",
             notes=[
                 f"weights: {results['weights']['source'].partition('#')[0]}; "
                 f"{results['device']['count']} x {results['device']['kind']}; batch {config.batch_size}",
@@ -316,13 +316,13 @@ def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
 def draw(
     out: pathlib.Path, model: Any, variables: Any, source: ImageSource, recipe: Preprocess, rows: np.ndarray
 ) -> dict[str, Any]:
-    """Writes a picture per photo of what each stage dropped; returns them by caption."""
+    """Writes a image per photo of what each stage dropped; returns them by caption."""
     figures = {}
     see = owners_of(model)
     for place, row in enumerate(rows):
-        picture = source.read(int(row))
-        owners, titles = see(variables, recipe(picture)[None])
-        figure = reduced_figure(recipe.view(picture), owners, titles)
+        image = source.read(int(row))
+        owners, titles = see(variables, recipe(image)[None])
+        figure = reduced_figure(recipe.view(image), owners, titles)
         (out / "figures").mkdir(exist_ok=True)
         save_figure(out / "figures" / f"{place:04d}_tokens.png", figure, limit=500_000)
         figures[source.names[row]] = figure

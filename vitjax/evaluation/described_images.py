@@ -1,4 +1,4 @@
-"""One side of a search: pictures and what is known of them."""
+"""One side of a search: images and what is known of them."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ from vitjax.retrieval import Descriptors, Gallery
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One side of the search: its pictures, and the descriptors of those that could be read.
+    """One side of the search: its images, and the descriptors of those that could be read.
 
-    `rows[i]` is the picture (position in file-name order) that row i of the descriptors describes. A gallery
+    `rows[i]` is the image (position in file-name order) that row i of the descriptors describes. A gallery
     is on a disk, and is read where it is needed.
     """
 
@@ -22,10 +22,10 @@ class Side:
     descriptors: Descriptors | Gallery
     rows: np.ndarray
     skipped: list[Skipped]
-    described: int  # pictures that this run had to describe
+    described: int  # images that this run had to describe
 
     def names(self) -> list[str]:
-        """Name of the picture of each row."""
+        """Name of the image of each row."""
         return [self.source.names[i] for i in self.rows]
 
     def classes(self) -> list[str] | None:
@@ -34,5 +34,5 @@ class Side:
         return None if labels is None else [self.source.class_names[labels[i]] for i in self.rows]
 
     def seen(self, row: int, reranker: Reranker) -> np.ndarray:
-        """The picture of a row as the model saw it."""
+        """The image of a row as the model saw it."""
         return reranker.preprocess.view(self.source.read(int(self.rows[row])))

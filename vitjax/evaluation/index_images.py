@@ -1,6 +1,7 @@
-"""From pictures to a gallery on a disk: a build that goes on where it was stopped, and is not repeated."""
+"""From images to a gallery on a disk: a build that goes on where it was stopped, and is not repeated."""
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,14 +12,14 @@ from vitjax.data.eval_loader import Skipped, nothing_read
 from vitjax.data.images import ImageError
 from vitjax.data.sources.base import ImageSource, ListSource, SourceTail, fingerprint
 from vitjax.errors import UserError
-from vitjax.reranker import Picture, Progress, Reranker
+from vitjax.reranker import ImageLike, Progress, Reranker
 from vitjax.retrieval import Descriptors, Gallery, GalleryError
 from vitjax.retrieval.gallery.build import Described, fill
 
 
-def index_pictures(
+def index_images(
     reranker: Reranker,
-    images: ImageSource | Iterable[Picture],
+    images: ImageSource | Iterable[ImageLike],
     path: str | os.PathLike[str],
     *,
     dtype: str = "float16",
@@ -26,12 +27,12 @@ def index_pictures(
     on_bad_image: str = "error",
     progress: Progress | bool | None = None,
 ) -> tuple[Gallery, np.ndarray, list[Skipped]]:
-    """Describes pictures into a gallery; what is there already is not described again.
+    """Describes images into a gallery; what is there already is not described again.
 
-    The gallery holds what it was made of: model, weights, preprocessing, and the pictures with their sizes
+    The gallery holds what it was made of: model, weights, preprocessing, and the images with their sizes
     and times of change. The same call after a kill goes on, and the files are those of an undisturbed build.
     A gallery made of anything else is refused and stays as it is. Memory does not grow with the number of
-    pictures, apart from their names. With several processes each describes its share, and process 0 writes;
+    images, apart from their names. With several processes each describes its share, and process 0 writes;
     all must see `path`.
 
     Args:
@@ -40,22 +41,22 @@ def index_pictures(
         path: a folder, gs://bucket/folder or s3://bucket/folder.
         dtype: of the stored tokens, float16 or int8.
         batch_size: as for `Reranker.describe`.
-        on_bad_image: "error" stops at the first unreadable picture; "skip" leaves it out.
+        on_bad_image: "error" stops at the first unreadable image; "skip" leaves it out.
         progress: as for `Reranker.describe`, over the batches that are left.
 
     Returns:
-        The gallery, whose ids are the pictures' names; which picture each row is (n,); and the pictures left
+        The gallery, whose ids are the images' names; which image each row is (n,); and the images left
         out with their reasons.
 
     Raises:
-        ImageError: a picture cannot be read and `on_bad_image` is "error".
+        ImageError: a image cannot be read and `on_bad_image` is "error".
         GalleryError: `path` holds something else, another program writes there, or no space is left.
-        ValueError: there are no pictures, or none could be read.
-        TypeError: `images` is one picture and not several.
+        ValueError: there are no images, or none could be read.
+        TypeError: `images` is one image and not several.
     """
-    source = images if isinstance(images, ImageSource) else ListSource(images, what="index_pictures: images")
+    source = images if isinstance(images, ImageSource) else ListSource(images, what="index_images: images")
     if not len(source):
-        raise UserError("index_pictures: there are no images; give at least one picture.")
+        raise UserError("index_images: there are no images; give at least one image.")
     if sharding.is_main_process():
         try:
             gallery = _open_or_create(path, dtype, recipe(reranker, source) | {"stored": dtype})
@@ -82,14 +83,14 @@ def index_pictures(
     if skipped and on_bad_image == "error":
         raise ImageError(skipped[0].reason)
     if not len(gallery):
-        raise UserError(f"index_pictures: {nothing_read(skipped, len(source), 'pictures')}")
+        raise UserError(f"index_images: {nothing_read(skipped, len(source), 'images')}")
     return gallery, rows, skipped
 
 
 def recipe(reranker: Reranker, source: ImageSource) -> dict[str, Any]:
-    """Everything that decides the descriptors of some pictures, as plain data."""
-    pictures = {"count": len(source), "names_sizes_and_times": fingerprint(source)}
-    return reranker.recipe | {"pictures": pictures}
+    """Everything that decides the descriptors of some images, as plain data."""
+    images = {"count": len(source), "names_sizes_and_times": fingerprint(source)}
+    return reranker.recipe | {"images": images}
 
 
 def _open_or_create(path: str | os.PathLike[str], dtype: str, made_by: dict[str, Any]) -> Gallery:
@@ -106,7 +107,7 @@ def _named(
 
 
 def _places(gallery: Gallery, source: ImageSource, reranker: Reranker) -> tuple[np.ndarray, list[Skipped]]:
-    """Which picture each row is, and the pictures that have none, looked at again for the reason."""
+    """Which image each row is, and the images that have none, looked at again for the reason."""
     position = {name: i for i, name in enumerate(source.names)}
     rows = np.array([position[name] for name in gallery.ids()], np.int64)
     skipped = []
@@ -118,3 +119,9 @@ def _places(gallery: Gallery, source: ImageSource, reranker: Reranker) -> tuple[
             reason = str(error)
         skipped.append(Skipped(i, source.names[i], reason))
     return rows, skipped
+
+
+def index_pictures(*arguments: Any, **options: Any) -> Any:
+    """Deprecated name of `index_images`."""
+    warnings.warn("index_pictures is index_images now", DeprecationWarning, stacklevel=2)
+    return index_images(*arguments, **options)

@@ -23,8 +23,8 @@ def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     """Gallery and queries of the protocol that `data.source` names.
 
     CUB-200-2011, Cars196, Stanford Online Products: the half whose classes nobody learns from is searched in
-    itself, so both are the same object. MSLS: the validation cities; queries without a right answer are left
-    out, as the released evaluation leaves them out.
+    itself, so both are the same object. MSLS: the validation cities; queries without a relevant image are
+    left out, as the released evaluation leaves them out.
 
     Args:
         data: `source` is one of `RECALL_AT`, `images` the folder of the download.
@@ -53,13 +53,13 @@ def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
 def near(
     queries: PlaceSource, gallery: PlaceSource, angle: float = 0.0, radius: float = 25.0
 ) -> list[Int[np.ndarray, " _"]]:
-    """For each query, the photos of its city that are right answers: within 25 m, the distance included.
+    """For each query, the photos of its city that are relevant images: within 25 m, the distance included.
 
     Args:
         queries: photos to search for.
         gallery: photos to search in, of the same cities.
         angle: degrees that compass directions may differ by, at most; 0 = any. The released evaluation looks
-            at the distance alone. A photo of unknown direction is then no right answer.
+            at the distance alone. A photo of unknown direction is then no relevant image.
         radius: metres.
     """
     found = [np.zeros(0, np.int64)] * len(queries)
@@ -85,7 +85,7 @@ def protocol_truth(data: DataConfig, truth: Truth) -> Truth:
 
 
 def place_truth(data: DataConfig, queries: PlaceSource, gallery: PlaceSource) -> Truth:
-    """What places say: right answers are near, and each city is searched for itself."""
+    """What places say: relevant images are near, and each city is searched for itself."""
     return Truth(
         near(queries, gallery, data.angle, data.radius),
         None,

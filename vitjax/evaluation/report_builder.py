@@ -1,4 +1,4 @@
-"""What a search leaves to look at: report.html, pictures, and whether the explanations on them are true."""
+"""What a search leaves to look at: report.html, images, and whether the explanations on them are true."""
 
 import pathlib
 from collections.abc import Sequence
@@ -41,14 +41,14 @@ def draw(
     """
     figures, count = config.figures, len(queries.rows)
     in_report = range(min(figures.report, count))
-    drawn = [q for q in range(count) if rankings.shown(q)]  # a picture alone in its gallery finds nothing
+    drawn = [q for q in range(count) if rankings.shown(q)]  # a entry alone in its gallery finds nothing
     as_png = sorted(drawn, key=lambda q: not rankings.first_hit_changed(q))[: figures.count]
     views = view_queries(
         config, reranker, queries, gallery, rankings, list(dict.fromkeys([*in_report, *as_png]))
     )
     judged = judge_explanations(config, queries, gallery, rankings, views)
-    pictures = list(dict.fromkeys(picture for q in views for picture in rankings.pictures(q)))
-    images = view_images(reranker, queries, gallery, pictures)
+    entries = list(dict.fromkeys(entry for q in views for entry in rankings.images(q)))
+    images = view_images(reranker, queries, gallery, entries)
     for q in as_png:
         (out / "figures").mkdir(exist_ok=True)
         best = min(views[q].candidates, key=lambda candidate: candidate.rank_after or np.inf)
@@ -58,8 +58,8 @@ def draw(
         save_figure(out / "figures" / f"{q:04d}_matches.png", matches, limit=500_000)
     if in_report:
         shown = [views[q] for q in in_report]
-        listed = list(dict.fromkeys(picture for q in in_report for picture in rankings.pictures(q)))
-        used = {picture.key: images[picture.key] for picture in listed}
+        listed = list(dict.fromkeys(entry for q in in_report for entry in rankings.images(q)))
+        used = {entry.key: images[entry.key] for entry in listed}
         patches = view_patches(reranker, queries, gallery, listed)
         told = results | {"explanations": judged}
         write_report(
@@ -151,26 +151,26 @@ def say_judged(judged: dict[str, Any]) -> str:
 
 
 def view_patches(
-    reranker: Reranker, queries: Side, gallery: Side, pictures: Sequence[Shown]
+    reranker: Reranker, queries: Side, gallery: Side, entries: Sequence[Shown]
 ) -> dict[str, Patches]:
-    """What became of the patches of each picture on the page, by key."""
+    """What became of the patches of each image on the page, by key."""
     found = {}
     for name, side in (("q", queries), ("g", gallery)):
-        own = [picture for picture in pictures if picture.side == name]
+        own = [entry for entry in entries if entry.side == name]
         images = side.descriptors.take(np.array([each.row for each in own], np.int32)) if own else None
-        for i, picture in enumerate(own):
-            found[picture.key] = patches_of(images, i, reranker.token_grid, reranker.patch_grid)
+        for i, entry in enumerate(own):
+            found[entry.key] = patches_of(images, i, reranker.token_grid, reranker.patch_grid)
     return found
 
 
 def view_images(
-    reranker: Reranker, queries: Side, gallery: Side, pictures: Sequence[Shown]
+    reranker: Reranker, queries: Side, gallery: Side, entries: Sequence[Shown]
 ) -> dict[str, np.ndarray]:
-    """Pictures as the model saw them, by key."""
+    """Images as the model saw them, by key."""
     sides = {"q": queries, "g": gallery}
     return {
-        picture.key: sides[picture.side].seen(picture.row, reranker)
-        for picture in bar(pictures, len(pictures), "drawing")
+        entry.key: sides[entry.side].seen(entry.row, reranker)
+        for entry in bar(entries, len(entries), "drawing")
     }
 
 

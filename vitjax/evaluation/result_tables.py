@@ -20,7 +20,7 @@ from vitjax.viz.report import metric_name
 def searched(results: dict[str, Any]) -> str:
     """What was searched for in what."""
     queries = count_of(results["queries"], "query", "queries")
-    return f"{queries} in {count_of(results['gallery'], 'picture', 'pictures')}"
+    return f"{queries} in {count_of(results['gallery'], 'image', 'images')}"
 
 
 def counted(judged: dict[str, Any]) -> str:
@@ -50,7 +50,7 @@ def show_answers(rankings: Rankings, *, queries: int = 3, first: int = 5) -> Non
     if len(rankings.query_names) > queries:
         return
     for query, name in enumerate(rankings.query_names):
-        say(f"{name}: rank, score, picture")
+        say(f"{name}: rank, score, image")
         rows, scores = (x[query, :first] for x in (rankings.after.index, rankings.after.score))
         for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
             if row >= 0:
@@ -139,7 +139,7 @@ def show_classes(results: dict[str, Any]) -> None:
     """Prints the table of a classification."""
     if not sharding.is_main_process():
         return
-    table = Table(title=count_of(results["pictures"], "picture", "pictures"))
+    table = Table(title=count_of(results["images"], "image", "images"))
     for i, column in enumerate(classify.COLUMNS):
         table.add_column(column, justify="right" if i else "left", no_wrap=not i)
     for row in results["rows"]:

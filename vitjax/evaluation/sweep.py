@@ -54,7 +54,7 @@ def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], Rer
             raise UserError(f"config.sweep, {chosen}: {error}") from None
         if rule.marginals in _MEASURED and rule.marginals != base.marginals:
             raise UserError(
-                f"config.sweep: {rule.marginals!r} is measured while pictures are described; "
+                f"config.sweep: {rule.marginals!r} is measured while images are described; "
                 f"also set --config.rerank.marginals={rule.marginals}"
             )
         found.append((chosen, rule))

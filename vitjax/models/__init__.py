@@ -27,7 +27,7 @@ _REDUCTION = ("reduce", "pruning_loc", "keep_ratio", "r", "round_to", "budget")
 
 
 def build(name: str, **overrides: Any) -> nn.Module:
-    """Returns the backbone of that name, without weights; names are timm's, or entries of `MODELS` of your own.
+    """Returns the backbone of that name, timm's or one of your own in `MODELS`, without weights.
 
     Args:
         name: see `list_models`.

@@ -53,9 +53,9 @@ class Block(nn.Module):
         Args:
             tokens: prefix first.
             keep: see `Attention`.
-            token_map: what the patch tokens stand for; they get attention by their size. With a `reducer`, the
-                second result is (attention, what they stand for now), and sizes count for merged tokens only.
-                With a `facet`, it is (attention, that facet of all tokens, heads side by side).
+            token_map: what the patch tokens stand for; they get attention by their size. With a `reducer`,
+                the second result is (attention, what they stand for now), and sizes count for merged tokens
+                only. With a `facet`, it is (attention, that facet of all tokens, heads side by side).
         """
         attn = Attention(self.num_heads, self.qkv_bias, self.dtype, self.attention, name="attn")
         normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
@@ -128,9 +128,10 @@ class VisionTransformer(nn.Module):
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
         drop_path_rate: probability that an image goes without a branch of the last block, where a call has
             the rng "dropout"; that of the others rises evenly from 0.
-        reducer: how tokens become fewer on the way, an object of `vitjax.sparsify.reducers` or of your own; None =
-            not at all. `build` makes one from its name: `reduce="topk", keep_ratio=0.7, pruning_loc=(3, 6, 9)`.
-            A trained one has a predictor before each step; the others work with any weights.
+        reducer: how tokens become fewer on the way, an object of `vitjax.sparsify.reducers` or of your own;
+            None = not at all. `build` makes one from its name: `reduce="topk", keep_ratio=0.7,
+            pruning_loc=(3, 6, 9)`. A trained one has a predictor before each step; the others work with any
+            weights.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -221,8 +222,8 @@ class VisionTransformer(nn.Module):
 
         Args:
             images: normalised pixels; height and width divisible by `patch_size`.
-            train: a trained reducer samples which tokens to drop, from the rng "gumbel", and masks them instead of
-                dropping them. All else is computed the same either way.
+            train: a trained reducer samples which tokens to drop, from the rng "gumbel", and masks them
+                instead of dropping them. All else is computed the same either way.
             return_attention: also returns the attention of every block that ran.
             block: stop after this block, from 0, negative from the end; its tokens get the final norm. None =
                 all blocks. Logits are None where blocks are left out.

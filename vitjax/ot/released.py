@@ -2,8 +2,8 @@
 
 Source: behaviour of DIML (wl-zhao/DIML, commit c15dbea) and of vit-reranking (cazhang/vit-reranking, commit
 888d776); written from its description, no code taken. Not for use: the stop rule looks at the mean change of
-the row scalings over the whole batch, so a pair's score depends on its batch-mates, and a small mass stops
-after two iterations with hardly anything moved.
+the row scalings over the whole batch, so a pair's score depends on the other images of its batch, and a
+small mass stops after two iterations with hardly anything moved.
 """
 
 import functools

@@ -46,8 +46,9 @@ def sinkhorn(
         tolerance: a problem is done once row_error + col_error is at most this, looked at every few
             iterations; 0 = run them all. May be traced. Gradients: 0 unrolls the iterations, exact for the
             plan they gave, of any order and in either mode; above 0 they come from the optimality
-            conditions (`vitjax.ot.solvers.implicit_diff`), with less memory and an error of about the tolerance, in
-            reverse mode: of the second derivatives only `jvp` of a gradient, no `jvp` of the plan itself.
+            conditions (`vitjax.ot.solvers.implicit_diff`), with less memory and an error of about the
+            tolerance, in reverse mode: of the second derivatives only `jvp` of a gradient, no `jvp` of the
+            plan itself.
         solver: "fused", ours; "pallas", the same iterations in one kernel that keeps a problem on chip (see
             `vitjax.ot.solvers.pallas`; gradients as with a tolerance above 0), or "ott", OTT-JAX.
         compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and

@@ -43,7 +43,7 @@ class Descriptors:
         places: (n, t) int32, which patch of the grid each token lies on, -1 for one that lies on none; None:
             token i on patch i. Only explanations look at it.
         owner: (n, cells) int32, which token stands for each patch of the model's grid, -1 where it was
-            dropped; None: the model drops and merges none, or nobody kept it. Only pictures look at it.
+            dropped; None: the model drops and merges none, or nobody kept it. Only images look at it.
     """
 
     pooled: Any
@@ -220,16 +220,17 @@ def token_center(
     photos: bool = True,
     valid: Bool[Array | np.ndarray, "n t"] | None = None,
 ) -> Float[np.ndarray, "t d"]:
-    """What tokens of unrelated pictures have in common: to be subtracted before they are normalised.
+    """What tokens of unrelated images have in common: to be subtracted before they are normalised.
 
     A plain transformer's patch tokens carry their position, so two tokens match because they sit at the same
-    place. The average over pictures that share nothing else is that position, plus what all of them show.
+    place. The average over images that share nothing else is that position, plus what all of them show.
 
     Args:
-        tokens: of n pictures, not normalised.
+        tokens: of n images, not normalised.
         kind: "position": the average at each place; "mean": one average for all places.
-        photos: whether the pictures look like those that will be compared. If not (`vitjax.data.sources.synthetic`), what
-            all of them show is not what photos show, and only the differences between places are kept.
+        photos: whether the images look like those that will be compared. If not
+            (`vitjax.data.sources.synthetic`), what all of them show is not what photos show, and only the
+            differences between places are kept.
         valid: False for tokens that are not there; None: all are.
 
     Returns:
@@ -237,12 +238,12 @@ def token_center(
         tokens before `Descriptors.from_arrays`.
 
     Raises:
-        ValueError: an unknown kind, or "mean" of pictures that are no photos.
+        ValueError: an unknown kind, or "mean" of images that are no photos.
     """
     if kind not in ("mean", "position"):
         raise UserError(f"token_center: kind {kind!r} is unknown; known: 'mean', 'position'")
     if kind == "mean" and not photos:
-        raise UserError("token_center: the mean of made pictures is not that of photos; use 'position'")
+        raise UserError("token_center: the mean of synthetic images is not that of photos; use 'position'")
     there = np.ones(tokens.shape[:2]) if valid is None else np.asarray(valid, np.float64)
     seen = there.sum(axis=0)[:, None]
     average = np.einsum("nt,ntd->td", there, np.asarray(tokens, np.float64)) / np.maximum(seen, 1)

@@ -1,7 +1,8 @@
 """Token reduction methods behind one interface: which tokens leave, and what becomes of them.
 
-Each method is a small frozen class; `REDUCERS` names those that a config can name. An object of any class with the
-interface of `Reducer` can be handed to `vitjax.build(name, reduce=...)`: nothing has to be registered.
+Each method is a small frozen class; `REDUCERS` names those that a config can name. An object of any class
+with the interface of `Reducer` can be handed to `vitjax.build(name, reduce=...)`: nothing has to be
+registered.
 
 All but `DynamicViT` work with the weights of any plain ViT as they are. Different from the papers' code:
 tokens stay in raster order after every step, and the prefix (CLS and what stands beside it) neither leaves
@@ -34,8 +35,8 @@ class StepInput(flax.struct.PyTreeNode):
     """What a reduction step may use beside the tokens.
 
     Attributes:
-        scores: log-probabilities of being kept, for a method with a predictor; the attention of CLS to each patch
-            token, mean over heads, for one that needs attention; None for all others.
+        scores: log-probabilities of being kept, for a method with a predictor; the attention of CLS to each
+            patch token, mean over heads, for one that needs attention; None for all others.
         keys: the block's keys, mean over heads; only inside a block.
         stage: which step this is, from 0; static, like the next two.
         prefix: number of tokens beside the patches.
@@ -56,7 +57,8 @@ class Reducer(abc.ABC):
     A method of your own derives from this class, names itself, and defines `count` and `select` or `step`.
 
     Attributes:
-        blocks: before which blocks, from 0, it happens, or inside which ones; None = after each quarter of them.
+        blocks: before which blocks, from 0, it happens, or inside which ones; None = after each quarter of
+            them.
         round_to: numbers of tokens, prefix included, become multiples of this; see `keep_count`.
     """
 
@@ -175,9 +177,9 @@ class DynamicViT(KeepRatio):
     """The best by a learned predictor; Rao et al. 2021, DynamicViT (arXiv:2106.02034).
 
     Attributes:
-        budget: whose the number of kept tokens is. "fixed": the same for every image; "own": every image keeps
-            those its predictor wants, at most that number; "batch": the batch shares out as many as all would
-            keep. See `wanted`.
+        budget: whose the number of kept tokens is. "fixed": the same for every image; "own": every image
+            keeps those its predictor wants, at most that number; "batch": the batch shares out as many as
+            all would keep. See `wanted`.
     """
 
     budget: str = "fixed"
@@ -321,7 +323,7 @@ class ToMe(Reducer):
 
 @dataclass(frozen=True)
 class RandomTokens(KeepRatio):
-    """As many as `DynamicViT` keeps, at random: the same of every image, so that no image depends on another."""
+    """As many as `DynamicViT` keeps, at random; the same positions in every image."""
 
     name = "random"
 

@@ -16,8 +16,8 @@ class TokenMap(flax.struct.PyTreeNode):
             own (EViT's fused token).
         owner: row of the token that stands for each cell of the grid; -1 where its token was dropped.
         size: how many cells each token stands for.
-        score: of each token, from the step that kept it last: the probability of being kept, or CLS's attention;
-            for EViT's fused token that of all it stands for; 1 before the first step.
+        score: of each token, from the step that kept it last: the probability of being kept, or CLS's
+            attention; for EViT's fused token that of all it stands for; 1 before the first step.
     """
 
     index: Int[Array, "b n"]

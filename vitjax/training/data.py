@@ -1,4 +1,4 @@
-"""The pictures of a run: those to learn from, those held out, and which of them a step sees."""
+"""The images of a run: those to learn from, those held out, and which of them a step sees."""
 
 import functools
 import pathlib
@@ -30,12 +30,12 @@ from vitjax.data.sources.msls import SIDES, VALIDATION, all_cities, read_msls
 from vitjax.data.sources.tfds import TfdsSource
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
-from vitjax.training.evaluation import embed_pictures
+from vitjax.training.evaluation import embed_images
 from vitjax.training.mining import FAR, Mining
 
 
 def model_input(config: TrainConfig) -> Preprocess:
-    """How pictures become input for the model that is trained."""
+    """How images become input for the model that is trained."""
     model, data = config.model, config.data
     return transforms.model_input(
         model.weights,
@@ -47,7 +47,7 @@ def model_input(config: TrainConfig) -> Preprocess:
 
 
 def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
-    """Pictures to learn from, and those held out; `notes_of` says what is left out of them."""
+    """Images to learn from, and those held out; `notes_of` says what is left out of them."""
     if config.data.source == "digits":
         return DigitsSource("train"), DigitsSource("test")
     if config.data.source == "tfds":
@@ -65,7 +65,7 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
     if not 0 < count < len(learn.class_names):
         raise UserError(
             f"config.metric.held_out {config.metric.held_out} of {len(learn.class_names)} classes leaves "
-            f"{count} to learn from; choose another share, or name other pictures with config.data.test"
+            f"{count} to learn from; choose another share, or name other images with config.data.test"
         )
     kept, unseen = range(count), range(count, len(learn.class_names))
     return ClassesSource(learn, kept), ClassesSource(learn, unseen)
@@ -98,9 +98,9 @@ def left_out(config: TrainConfig, learn: ImageSource, held_out: ImageSource) -> 
 
 
 def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
-    """Class of each held-out picture, in the numbering of those that are learned from."""
+    """Class of each held-out image, in the numbering of those that are learned from."""
     if not held_out.class_names:
-        raise UserError("held-out pictures need classes: put them into one sub-folder for each")
+        raise UserError("held-out images need classes: put them into one sub-folder for each")
     number = class_places(learn.class_names, "classes that are learned")
     names = list(class_places(held_out.class_names, "held-out classes"))
     unknown = [name for name in names if name not in number]
@@ -112,11 +112,11 @@ def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
 
 
 def labels_to_find(held_out: ImageSource) -> np.ndarray:
-    """Class of each held-out picture, of which some have another of their class."""
+    """Class of each held-out image, of which some have another of their class."""
     labels = np.asarray(held_out.labels)
     if not held_out.class_names or np.unique(labels, return_counts=True)[1].max() < 2:
         raise UserError(
-            "no two held-out pictures are of one class, so there is nothing to find: put two or more into "
+            "no two held-out images are of one class, so there is nothing to find: put two or more into "
             "each sub-folder"
         )
     return labels
@@ -148,7 +148,7 @@ def renewal(
                 RowsSource(mining.photos, rows), recipe, config.batch_size,
                 workers=data.workers, on_bad_image=data.on_bad_image, shard=shard,
             )  # fmt: skip
-            vectors, index = embed_pictures(embed, variables, photos, mesh, stopped)
+            vectors, index = embed_images(embed, variables, photos, mesh, stopped)
             return None if stopped() else (vectors, rows[index])
 
         mining.renew(step, embedded)

@@ -1,4 +1,4 @@
-"""What is measured on held-out pictures while a model learns: right classes, or right neighbours."""
+"""What is measured on held-out images while a model learns: right classes, or right neighbours."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,10 +29,10 @@ Stopped = Callable[[], bool]
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """Share of held-out pictures whose class a model says rightly, tokens dropped for real.
+    """Share of held-out images whose class a model says rightly, tokens dropped for real.
 
     Attributes:
-        loader: the pictures.
+        loader: the images.
         truth: class of each.
         mesh: devices.
         step: see `make_eval_step`.
@@ -53,7 +53,7 @@ class Classification:
         return cls(loader, truth, mesh, make_eval_step(model, mesh, places))
 
     def compiled(self, variables: Any, rows: int, side: int) -> "Classification":
-        """Ready for batches of so many rows, of square pictures."""
+        """Ready for batches of so many rows, of square images."""
         spread = NamedSharding(self.mesh, sharding.ROWS)
         batch = [
             jax.ShapeDtypeStruct((rows, *shape), kind, sharding=spread)
@@ -65,7 +65,7 @@ class Classification:
         """Returns the figures; None where it was told to stop on the way.
 
         Raises:
-            ValueError: no picture could be read.
+            ValueError: no image could be read.
         """
         sums = self._nothing()
         for batch in bar(self.loader, len(self.loader), "evaluating", total=len(self.truth), ends=False):
@@ -84,10 +84,10 @@ class Classification:
 
 @dataclass(frozen=True, eq=False)
 class Retrieval:
-    """How well held-out pictures find those of their class among the rest, pooled, and matched by patches.
+    """How well held-out images find those of their class among the rest, pooled, and matched by patches.
 
     Attributes:
-        loader: the pictures.
+        loader: the images.
         truth: class of each.
         mesh: devices.
         describe: see `make_describe`.
@@ -118,7 +118,7 @@ class Retrieval:
         return cls(loader, truth, mesh, make_describe(forward, mesh=mesh), rule)
 
     def compiled(self, variables: Any, rows: int, side: int) -> "Retrieval":
-        """Compiled at its first call: how many pictures are compared depends on how many could be read."""
+        """Compiled at its first call: how many images are compared depends on how many could be read."""
         return self
 
     def __call__(self, variables: Any, stopped: Stopped) -> dict[str, float] | None:
@@ -171,7 +171,7 @@ class PlaceSearch:
 
     def __call__(self, variables: Any, stopped: Stopped) -> dict[str, float] | None:
         """Returns the figures; None where it was told to stop on the way."""
-        vectors, rows = embed_pictures(self.embed, variables, self.loader, self.mesh, stopped)
+        vectors, rows = embed_images(self.embed, variables, self.loader, self.mesh, stopped)
         if stopped():
             return None
         if not len(rows) and self.loader.skipped:
@@ -203,10 +203,10 @@ def make_embed(model: Any, mesh: Mesh, variable_shardings: Any) -> Callable[...,
     return jax.jit(step, in_shardings=(variable_shardings, rows, rows, rows), out_shardings=whole)
 
 
-def embed_pictures(
+def embed_images(
     embed: Any, variables: Any, loader: Batches, mesh: Mesh, stopped: Stopped
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of the pictures that can be read, and their positions in the source; fewer if stopped."""
+    """Embeddings of the images that can be read, and their positions in the source; fewer if stopped."""
     found, before = [], None
     for batch in bar(loader, len(loader), "embedding", unit="batches", ends=False):
         if stopped():

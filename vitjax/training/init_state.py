@@ -81,7 +81,7 @@ def initial(
     Args:
         config: names the weights.
         model: from `build`.
-        recipe: how pictures become input.
+        recipe: how images become input.
         fresh: False: a checkpoint takes the place of the model's variables, which are 0 until then.
 
     Raises:
@@ -144,26 +144,26 @@ def with_metric(config: TrainConfig, model: Any, variables: dict, recipe: Prepro
 
 
 def open_teacher(
-    config: TrainConfig, recipe: Preprocess, pictures: int, width: int
+    config: TrainConfig, recipe: Preprocess, images: int, width: int
 ) -> tuple[Any, Any, Renormalise]:
     """The teacher of embeddings, None where it is vectors; its variables, and what it does to pixels.
 
     Args:
         config: its `distill` names the teacher.
-        recipe: how pictures become input of the student.
-        pictures: number of those to learn from.
+        recipe: how images become input of the student.
+        images: number of those to learn from.
         width: numbers of the student's embedding.
 
     Raises:
-        UserError: vectors that are not one for each picture, or of another length than the embedding.
+        UserError: vectors that are not one for each image, or of another length than the embedding.
     """
     wanted = config.distill
     ours = Pixels(recipe.mean, recipe.std)
     if wanted.vectors:
         vectors = np.load(wanted.vectors, allow_pickle=False)
-        if vectors.shape != (pictures, width):
+        if vectors.shape != (images, width):
             raise UserError(
-                f"config.distill.vectors has shape {vectors.shape}; expected ({pictures} pictures to learn "
+                f"config.distill.vectors has shape {vectors.shape}; expected ({images} images to learn "
                 f"from, {width} numbers of the embedding{_HOW_WIDE})"
             )
         return None, vectors.astype(np.float32), Renormalise(ours, ours)

@@ -118,12 +118,12 @@ def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config:
 
     Source: the training of the place-recognition students in "Beyond the CLS Token" (BMVC 2022): smooth L1
     between embeddings of length 1, weighted by 10, beside a triplet loss of margin sqrt(0.1), with negatives
-    from a cache that is renewed now and then (see `vitjax.training.mining`). Where pictures have classes
+    from a cache that is renewed now and then (see `vitjax.training.mining`). Where images have classes
     instead of places, the negative is the nearest of the batch.
 
     Args:
         model: its classifier, where it has one, gives the embedding.
-        teacher: another model; None: its variables are vectors, one for each picture of the source.
+        teacher: another model; None: its variables are vectors, one for each image of the source.
         to_teacher: how pixels normalised for the model become input of the teacher.
         config: weights.
     """

@@ -1,4 +1,4 @@
-"""Losses that bring pictures of a class together and others apart; embeddings have length 1."""
+"""Losses that bring images of a class together and others apart; embeddings have length 1."""
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def _draw_negatives(
     cutoff: float,
     largest: float,
 ) -> Int[Array, "b b"]:
-    """For every pair of anchor (row) and column a picture of another class."""
+    """For every pair of anchor (row) and column a image of another class."""
     near = jnp.maximum(distance, cutoff)
     density = (dimension - 2) * jnp.log(near) + (dimension - 3) / 2 * jnp.log(
         jnp.maximum(1 - near**2 / 4, 1e-8)
@@ -180,7 +180,7 @@ def distances(embeddings: Float[Array, "b d"]) -> Float[Array, "b b"]:
 
 
 def pairs(labels: Int[Array, " b"]) -> tuple[Bool[Array, "b b"], Bool[Array, "b b"]]:
-    """Pairs of one class, a picture and itself left out; and pairs of two classes."""
+    """Pairs of one class, a image and itself left out; and pairs of two classes."""
     same = labels[:, None] == labels[None, :]
     return same & ~jnp.eye(len(labels), dtype=bool), ~same
 

@@ -136,7 +136,7 @@ def _choose(ok: Array, new: Any, old: Any) -> Any:
 
 
 def make_eval_step(model: Any, mesh: Mesh, variable_shardings: Any) -> Callable[..., dict[str, Array]]:
-    """(sums so far, variables, images, labels, valid) -> sums of right answers and of pictures.
+    """(sums so far, variables, images, labels, valid) -> sums of relevant images and of images.
 
     Tokens are dropped for real, as at inference.
     """

@@ -1,1 +1,1 @@
-"""Pictures and the report page; knows plain data (numbers, text, uint8 pictures), no model and no dataset."""
+"""Images and the report page; knows plain data (numbers, text, uint8 images), no model and no dataset."""

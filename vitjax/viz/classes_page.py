@@ -37,7 +37,7 @@ def write_classes_page(
         notes: lines under it.
         columns: of the table.
         rows: its cells, as text.
-        figures: caption -> picture.
+        figures: caption -> image.
     """
     style = importlib.resources.files("vitjax.viz").joinpath("report.css").read_text() + _EXTRA
     policy = _POLICY.format(base64.b64encode(hashlib.sha256(style.encode()).digest()).decode())
@@ -45,9 +45,9 @@ def write_classes_page(
     head = "".join(f"<th>{text(name)}</th>" for name in columns)
     body = "".join("<tr>" + "".join(f"<td>{text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     drawn = "".join(
-        f'<figure><img alt="{text(caption)}" src="{_embedded(picture)}">'
+        f'<figure><img alt="{text(caption)}" src="{_embedded(image)}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
-        for caption, picture in figures.items()
+        for caption, image in figures.items()
     )
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -63,7 +63,7 @@ def write_classes_page(
         file.write(page)
 
 
-def _embedded(picture: Image.Image) -> str:
+def _embedded(image: Image.Image) -> str:
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=80)
+    image.save(file, "WEBP", quality=80)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -16,13 +16,13 @@ _SAMPLE = 24
 def embed_images(
     images: Mapping[str, np.ndarray], *, thumbnails: Collection[str], budget: int
 ) -> dict[str, str]:
-    """WebP data URIs, one per picture, of about `budget` bytes together.
+    """WebP data URIs, one per image, of about `budget` bytes together.
 
-    The quality is chosen once, from a sample of the pictures, so equal pictures look equal in the page.
+    The quality is chosen once, from a sample of the images, so equal images look equal in the page.
 
     Args:
         images: key -> uint8 (h, w, 3), RGB.
-        thumbnails: keys of pictures that are only shown small; these are stored at 160 px.
+        thumbnails: keys of images that are only shown small; these are stored at 160 px.
         budget: bytes of all data URIs; a target, not a promise: the last step is used where none fits.
 
     Returns:
@@ -43,8 +43,8 @@ def _side(key: str, side: int, small: set[str]) -> int:
 
 
 def _encode(image: np.ndarray, side: int, quality: int) -> str:
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    pil = Image.fromarray(np.ascontiguousarray(image))
+    pil.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=quality, method=4)
+    pil.save(file, "WEBP", quality=quality, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode("ascii")

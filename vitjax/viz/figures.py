@@ -1,4 +1,4 @@
-"""PNG pictures of a ranking and of matched patches, drawn with Pillow alone, for READMEs and papers."""
+"""PNG images of a ranking and of matched patches, drawn with Pillow alone, for READMEs and papers."""
 
 import io
 import os
@@ -29,10 +29,10 @@ def ranking_figure(
         images: key -> uint8 (h, w, 3), as in `Report.images`.
         query: the query with its candidates; those with a rank up to `ranks` are drawn.
         ranks: places in each row.
-        width: of the picture in pixels.
+        width: of the image in pixels.
 
     Returns:
-        RGB picture, `width` wide; its height follows from the number of places.
+        RGB image, `width` wide; its height follows from the number of places.
     """
     margin, gap, slope = 16, 10, 34
     left = round(width * 0.19)
@@ -42,27 +42,27 @@ def ranking_figure(
     head, text = 26, 24
     top = margin + head + text
     bottom = top + side + slope
-    picture = Image.new("RGB", (width, bottom + side + text + head + margin), _PAPER)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, bottom + side + text + head + margin), _PAPER)
+    draw = ImageDraw.Draw(image)
 
     rows = {"before": _row(query, "rank_before", ranks), "after": _row(query, "rank_after", ranks)}
     centres = [start + place * cell + side / 2 for place in range(ranks)]
-    _slopes(picture, rows["before"], rows["after"], centres, top + side + 2, bottom - 2)
+    _slopes(image, rows["before"], rows["after"], centres, top + side + 2, bottom - 2)
 
     for name, y in (("before", top), ("after", bottom)):
         for place, candidate in enumerate(rows[name]):
             x = round(start + place * cell)
-            picture.paste(_framed(images[candidate.image], side, candidate.right), (x, y))
+            image.paste(_framed(images[candidate.image], side, candidate.right), (x, y))
             line = y - text if name == "before" else y + side + 2
             _caption(draw, candidate, name, (x, line, side))
     draw.text((start, margin - 4), "Before: pooled search", _INK, _font(17))
     draw.text((start, bottom + side + text + 6), "After: reranked by matched patches", _INK, _font(17))
 
     photo = _fitted(images[query.image], left, left)
-    y = (picture.height - photo.height) // 2
-    picture.paste(photo, (margin, y))
+    y = (image.height - photo.height) // 2
+    image.paste(photo, (margin, y))
     draw.text((margin, y + photo.height + 6), "Query", _INK, _font(17))
-    return picture
+    return image
 
 
 def matches_figure(
@@ -73,22 +73,22 @@ def matches_figure(
     Args:
         query_image: uint8 (h, w, 3).
         candidate_image: uint8 (h, w, 3); drawn as high as the query.
-        matches: boxes as shares of each picture; the first is drawn on top.
-        width: of the picture in pixels.
+        matches: boxes as shares of each panel; the first is drawn on top.
+        width: of the panel in pixels.
 
     Returns:
-        RGB picture, `width` wide; its height follows from the shapes of the photos.
+        RGB panel, `width` wide; its height follows from the shapes of the photos.
     """
     margin, gap = 12, round(width * 0.07)
     ratios = [image.shape[1] / image.shape[0] for image in (query_image, candidate_image)]
     high = round((width - 2 * margin - gap) / sum(ratios))
     wide = [round(high * ratio) for ratio in ratios]
-    picture = Image.new("RGB", (width, high + 2 * margin), _MAT)
+    panel = Image.new("RGB", (width, high + 2 * margin), _MAT)
     corners = (margin, width - margin - wide[1])
     for image, x, w in zip((query_image, candidate_image), corners, wide, strict=True):
-        picture.paste(_resized(image, w, high), (x, margin))
+        panel.paste(_resized(image, w, high), (x, margin))
 
-    canvas = picture.resize((picture.width * _FINE, picture.height * _FINE), Image.Resampling.BILINEAR)
+    canvas = panel.resize((panel.width * _FINE, panel.height * _FINE), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(canvas)
     sides = (
         [_place(match.query_box, corners[0], wide[0], high, margin) for match in matches],
@@ -103,7 +103,7 @@ def matches_figure(
     for boxes in sides:
         for i in last:
             _numbered(draw, boxes, i)
-    return canvas.resize(picture.size, Image.Resampling.LANCZOS)
+    return canvas.resize(panel.size, Image.Resampling.LANCZOS)
 
 
 def _numbered(draw: ImageDraw.ImageDraw, boxes: Sequence[Box], i: int) -> None:
@@ -123,20 +123,20 @@ def _numbered(draw: ImageDraw.ImageDraw, boxes: Sequence[Box], i: int) -> None:
     draw.text(middle, str(i + 1), "white", _font(size), "mm", stroke_width=2 * _FINE, stroke_fill="black")
 
 
-def save_figure(path: str | os.PathLike[str], picture: Image.Image, *, limit: int = 200_000) -> None:
+def save_figure(path: str | os.PathLike[str], image: Image.Image, *, limit: int = 200_000) -> None:
     """Writes a PNG, whole or not at all, with as many colours as fit into `limit` bytes (64 at the least)."""
-    content = _png(picture)
+    content = _png(image)
     for colours in (256, 160, 96, 64):
         if len(content) <= limit:
             break
-        content = _png(picture.quantize(colours, dither=Image.Dither.NONE))
+        content = _png(image.quantize(colours, dither=Image.Dither.NONE))
     with replacing(path, "wb") as file:
         file.write(content)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    image.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
@@ -202,21 +202,21 @@ def _caption(draw: ImageDraw.ImageDraw, item: CandidateView, row: str, at: tuple
 
 
 def _slopes(
-    picture: Image.Image,
+    image: Image.Image,
     before: Sequence[CandidateView],
     after: Sequence[CandidateView],
     centres: Sequence[float],
     top: int,
     bottom: int,
 ) -> None:
-    """Curves from a candidate's place before to its place after, right answers in colour and on top."""
+    """Curves from a candidate's place before to its place after, relevant images in colour and on top."""
     moves = [
         (bool(candidate.right), centres[i], centres[j])
         for i, candidate in enumerate(before)
         for j, other in enumerate(after)
         if other is candidate
     ]
-    band = Image.new("RGB", (picture.width * _FINE, (bottom - top) * _FINE), _PAPER)
+    band = Image.new("RGB", (image.width * _FINE, (bottom - top) * _FINE), _PAPER)
     draw = ImageDraw.Draw(band)
     step = np.linspace(0.0, 1.0, 60)
     ease = step * step * (3 - 2 * step)
@@ -224,7 +224,7 @@ def _slopes(
         xs, ys = _FINE * (x0 + (x1 - x0) * ease), step * (band.height - 1)
         colour, width = (RIGHT, 3) if right else ((205, 207, 212), 2)
         draw.line([*zip(xs.tolist(), ys.tolist(), strict=True)], colour, width * _FINE, joint="curve")
-    picture.paste(band.resize((picture.width, bottom - top), Image.Resampling.LANCZOS), (0, top))
+    image.paste(band.resize((image.width, bottom - top), Image.Resampling.LANCZOS), (0, top))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

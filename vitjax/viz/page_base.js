@@ -26,7 +26,7 @@ const signed = (value, digits) => (value > 0 ? "+" : "") + number(value, digits)
 const percent = (value) => (value === null ? "\u2013" : number(100 * value, 1) + " %");
 const milliseconds = (value) => (value === null ? "\u2013" : value.toPrecision(value < 1 ? 1 : value < 100 ? 2 : 3) * 1 + " ms");
 const count = (value, one, many) => value.toLocaleString("en") + " " + (value === 1 ? one : many);
-const picture = (key, alt) => h("img", {
+const image = (key, alt) => h("img", {
   src: data.images[key], alt, decoding: "async", width: data.sizes[key][0], height: data.sizes[key][1],
 });
 const base = (name) => name.split("/").pop() || name;

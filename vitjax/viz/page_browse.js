@@ -26,7 +26,7 @@ function browser() {
     return h("button", {
       type: "button", class: "entry", title: item.query.name, "aria-label": [`query ${item.index + 1}`, item.query.name, words[kind]].filter(Boolean).join(", "),
       onclick: () => show(item),
-    }, picture(item.query.image, ""), sign && h("span", { class: "sign " + tone, "aria-hidden": "true" }, sign));
+    }, image(item.query.image, ""), sign && h("span", { class: "sign " + tone, "aria-hidden": "true" }, sign));
   });
   const strip = h("div", { class: "strip", role: "group", "aria-label": "queries" }, entries);
 

@@ -63,7 +63,7 @@ function borders(cells, grid, frame, border) {
 
 const SIDES = ["Query", "Candidate"];
 
-// Two layers of the picture, below and above the matches, and a line of text that says what is pointed at.
+// Two layers of the image, below and above the matches, and a line of text that says what is pointed at.
 function patchLayers(query, c, frames) {
   const plan = decode(c.plan), keys = [query.image, c.image], layers = keys.map(gridOf);
   // Listed matches are known to more digits: the line of text and the table say the same.

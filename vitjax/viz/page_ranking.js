@@ -4,7 +4,7 @@ const ranked = (query, key) => query.candidates.filter((c) => c[key] !== null &&
 const first = (query, key) => query.candidates.find((c) => c[key] === 1) || null;
 const firstRight = (query, key) => { const c = first(query, key); return c ? c.right : null; };
 
-// Where the first right answer stands; ranks beyond those shown count as one.
+// Where the first relevant image stands; ranks beyond those shown count as one.
 const best = (query, key) => Math.min(data.ranks + 1, ...query.candidates.filter((c) => c.right && c[key] !== null).map((c) => c[key]));
 const judged = (query) => query.candidates.some((c) => c.right !== null);
 
@@ -20,7 +20,7 @@ function verdict(query) {
   const place = (key) => { const rank = best(query, key); return rank > data.ranks ? "beyond " + data.ranks : rank; };
   const text = before && after ? "first hit right both times" : after ? "first hit corrected" : before ? "first hit lost"
     : outcome(query) === "wrong" ? "first hit wrong both times"
-    : `first right answer ${outcome(query) === "better" ? "up" : "down"}: ${place("before")} to ${place("after")}`;
+    : `first relevant image ${outcome(query) === "better" ? "up" : "down"}: ${place("before")} to ${place("after")}`;
   return h("span", { class: "verdict " + (before && after ? "soft" : verdictWord(after)) }, mark(after) + " " + text);
 }
 
@@ -41,7 +41,7 @@ function thumb(card, c, key, digits) {
     onclick: () => card.select(c), onpointerenter: () => card.light(c), onpointerleave: () => card.light(null),
     onfocus: () => card.light(c), onblur: () => card.light(null),
   },
-  h("span", { class: "frame" + (c.right === null ? "" : " is-" + verdictWord(c.right)) }, picture(c.image, c.name),
+  h("span", { class: "frame" + (c.right === null ? "" : " is-" + verdictWord(c.right)) }, image(c.image, c.name),
     c.right !== null && h("span", { class: "mark", "aria-hidden": "true" }, mark(c.right))),
   h("span", { class: "caption" }, h("b", {}, c[key]), h("span", { class: "move " + tone }, badge),
     h("span", { class: "score" }, number(score, digits)), h("span", { class: "name" }, base(c.name))));
@@ -112,7 +112,7 @@ function makeCard(query, index) {
     h("header", {}, h("a", { href: "#q" + (index + 1), title: "link to this query" }, index + 1),
       h("h2", {}, h("span", { class: "name clamp", title: query.name }, query.name)), verdict(query)),
     h("div", { class: "compare" },
-      h("figure", { class: "photo" }, picture(query.image, "query photo " + query.name),
+      h("figure", { class: "photo" }, image(query.image, "query photo " + query.name),
         h("figcaption", {}, "Query", query.label && [": ", h("span", { class: "name" }, query.label)])),
       h("div", { class: "ladder" }, ladder)),
     card.pane);

@@ -19,7 +19,7 @@ _FAR = 255
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patches:
-    """What became of a picture's patches.
+    """What became of a image's patches.
 
     Attributes:
         owner: (h, w), which token stands for each cell of the grid, -1 = none.

@@ -1,4 +1,4 @@
-"""Turns rankings and explanations into what the page and the pictures show."""
+"""Turns rankings and explanations into what the page and the images show."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from vitjax.viz.views import CandidateView, MatchView, QueryView
 
 
 class Shown(NamedTuple):
-    """A picture on the page: a row of the queries, "q", or of the gallery, "g"."""
+    """A image on the page: a row of the queries, "q", or of the gallery, "g"."""
 
     side: Literal["q", "g"]
     row: int
@@ -54,7 +54,7 @@ class Rankings:
         first = [*self.after.index[query, : self.ranks], *self.before[query, : self.ranks]]
         return [int(row) for row in dict.fromkeys(first) if row >= 0]
 
-    def pictures(self, query: int) -> list[Shown]:
+    def images(self, query: int) -> list[Shown]:
         """The query and the rows shown of it."""
         return [Shown("q", query), *(Shown("g", row) for row in self.shown(query))]
 
@@ -107,7 +107,7 @@ class Rankings:
     def _note(self, query: int, place: int) -> str:
         """What the page adds about one candidate; a share of 1 goes without saying."""
         mass = self.after.mass[query, place]
-        lines = [f"{100 * mass:.0f} % of the pictures matched"] if 0 < mass < 0.995 else []
+        lines = [f"{100 * mass:.0f} % of the images matched"] if 0 < mass < 0.995 else []
         return "; ".join(lines + [_FELL_BACK] * bool(self.after.fallback[query, place]))
 
     def _places(self, query: int) -> tuple[dict[int, int], dict[int, int]]:
@@ -115,7 +115,7 @@ class Rankings:
         return {int(r): i for i, r in enumerate(before)}, {int(r): i for i, r in enumerate(after)}
 
 
-_FELL_BACK = "the weights of one picture's patches were all zero: every patch weighs the same"
+_FELL_BACK = "the weights of one image's patches were all zero: every patch weighs the same"
 
 
 def _matches(why: Any) -> list[MatchView]:

@@ -31,7 +31,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     """Writes the page, whole or not at all: a failure leaves an older file as it was.
 
     Raises:
-        ValueError: a picture is missing or not uint8 (h, w, 3), a box leaves its picture, or a candidate's
+        ValueError: a image is missing or not uint8 (h, w, 3), a box leaves its image, or a candidate's
             contributions do not add up to its score: a page that explains something else is not written.
         OSError: the folder cannot be written to.
     """
@@ -113,7 +113,7 @@ def _page(report: Report) -> dict:
 
 
 def _large(report: Report) -> set[str]:
-    """Keys of pictures shown large: the queries, and the candidates with something drawn on them."""
+    """Keys of images shown large: the queries, and the candidates with something drawn on them."""
     matched = {c.image for query in report.queries for c in query.candidates if c.structural is not None}
     return {query.image for query in report.queries} | matched
 

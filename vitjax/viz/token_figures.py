@@ -47,8 +47,8 @@ def reduced_figure(
     Args:
         image: as the model saw it.
         owners: one grid per stage; see `paint_owners`.
-        titles: a line under each stage's picture.
-        side: of each picture, pixels.
+        titles: a line under each stage's image.
+        side: of each image, pixels.
     """
     margin, text = 10, 26
     panels = [image, *(paint_owners(image, owner) for owner in owners)]

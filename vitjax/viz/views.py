@@ -1,4 +1,4 @@
-"""What the report page and the pictures show: plain values, filled in by the program."""
+"""What the report page and the images show: plain values, filled in by the program."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ class MatchView:
     """One matched pair of patches.
 
     Attributes:
-        query_box: x0, y0, x1, y1 in the query picture, shares of its sides in [0, 1], origin top left.
-        candidate_box: the same in the candidate's picture.
+        query_box: x0, y0, x1, y1 in the query image, shares of its sides in [0, 1], origin top left.
+        candidate_box: the same in the candidate's image.
         similarity: cosine of the two patch tokens, in [-1, 1].
         mass: transported between them, a share of the whole image's mass 1, in [0, 1].
         contribution: what the pair adds to the structural score (similarity times mass).
@@ -98,9 +98,9 @@ class Report:
     Attributes:
         title: heading and window title.
         subtitle: one line: what was compared.
-        images: key -> uint8 (h, w, 3) RGB picture as the model saw it; each is embedded once.
+        images: key -> uint8 (h, w, 3) RGB image as the model saw it; each is embedded once.
         queries: in the order of the page.
-        patches: key -> what became of a picture's patches; of all pictures that a plan speaks of.
+        patches: key -> what became of a image's patches; of all images that a plan speaks of.
         ranks: thumbnails in each row: candidates with a rank up to this.
         weight: of the pooled cosine in the final score.
         metrics_before: pooled search, names of `retrieval_metrics` -> share in [0, 1]; empty = no labels.

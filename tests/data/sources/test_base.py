@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.data.corpus import encoded, photo
-from tests.pictures import write_folder
+from tests.photos import write_folder
 from vitjax.data import (
     FolderSource,
     ImageError,
@@ -46,10 +46,10 @@ def test_folders_that_hold_images_are_classes(tmp_path):
 def test_images_of_the_root_beside_sub_folders_are_a_class_of_their_own(tmp_path):
     source = FolderSource(fill(tmp_path, "x.png", "a/y.png"))
     assert [source.class_names[i] for i in source.labels] == ["a", "."]
-    assert "1 of 2 pictures lie beside the sub-folders" in source.notes()[0]
+    assert "1 of 2 images lie beside the sub-folders" in source.notes()[0]
 
 
-def test_folders_alone_have_no_loose_pictures(tmp_path):
+def test_folders_alone_have_no_loose_images(tmp_path):
     fill(tmp_path, "a/1.png")
     assert FolderSource(tmp_path).notes() == FolderSource(tmp_path / "a").notes() == []
 
@@ -108,7 +108,7 @@ def test_a_hostile_name_stays_on_one_line_of_an_error(tmp_path):
     assert str(caught.value).isprintable()
 
 
-def test_list_takes_paths_pictures_arrays_and_bytes(tmp_path):
+def test_list_takes_paths_images_arrays_and_bytes(tmp_path):
     path = fill(tmp_path, "x.png") / "x.png"
     source = ListSource([path, str(path), photo(8, 6), np.zeros((6, 8, 3), np.uint8), PNG])
     assert isinstance(source, ImageSource)
@@ -120,7 +120,7 @@ def test_list_takes_paths_pictures_arrays_and_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("one", ["x.png", PNG, np.zeros((6, 8, 3), np.uint8)], ids=type)
-def test_one_picture_is_no_list(one):
+def test_one_image_is_no_list(one):
     with pytest.raises(TypeError, match=f"ListSource: items is one {type(one).__name__}; give a list"):
         ListSource(one)
 
@@ -133,7 +133,7 @@ def test_labels_of_two_folders_meet_by_class_name(tmp_path):
     assert align_labels(query, FolderSource(fill(tmp_path / "n", "1.png"))) is None
 
 
-def test_a_fingerprint_changes_with_the_pictures_and_with_nothing_else(tmp_path):
+def test_a_fingerprint_changes_with_the_images_and_with_nothing_else(tmp_path):
     folder = write_folder(tmp_path / "photos", kinds=2, variants=2)
     first = fingerprint(FolderSource(folder))
     assert fingerprint(FolderSource(folder)) == first

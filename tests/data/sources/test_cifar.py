@@ -19,7 +19,7 @@ def cifar10(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def test_planes_of_colour_become_pictures(cifar10):
+def test_planes_of_colour_become_images(cifar10):
     source = CifarSource(cifar10, "train")
     assert len(source) == 20
     assert source.labels is not None

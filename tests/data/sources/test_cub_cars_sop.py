@@ -44,7 +44,7 @@ def test_cars_are_searched_in_classes_above_98_by_class_id(tmp_path: pathlib.Pat
     np.testing.assert_array_equal(listing.boxes[0], [1, 2, 31, 40])
 
 
-def test_cars_of_one_picture_are_read(tmp_path: pathlib.Path):
+def test_cars_of_one_image_are_read(tmp_path: pathlib.Path):
     """MATLAB's arrays of one have no length once they are squeezed."""
     write_cars(tmp_path, variants=1, devkit=True)
     from scipy.io import savemat
@@ -65,7 +65,7 @@ def test_products_are_searched_as_the_official_file_says(tmp_path: pathlib.Path,
     assert test.read(5).size == (48, 48)
 
 
-def test_a_listed_picture_that_is_missing_is_named_when_it_is_read(tmp_path: pathlib.Path):
+def test_a_listed_image_that_is_missing_is_named_when_it_is_read(tmp_path: pathlib.Path):
     folder = write_cub(tmp_path)
     (folder / "images" / "101.Pelican" / "Pelican_0001_101.jpg").unlink()
     source = read_cub(folder).source(test=True)
@@ -100,7 +100,7 @@ def test_a_malformed_line_is_named(tmp_path: pathlib.Path, name, file, old, new,
     assert "\n" not in str(caught.value)
 
 
-def test_parts_of_an_unknown_picture_or_too_few_are_named(tmp_path: pathlib.Path):
+def test_parts_of_an_unknown_image_or_too_few_are_named(tmp_path: pathlib.Path):
     path = write_cub(tmp_path) / "parts" / "part_locs.txt"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(lines[:-1]))

@@ -60,13 +60,13 @@ def test_truth_maps_one_view_onto_the_other(splits):
         np.testing.assert_allclose(homography @ back / (homography @ back)[2, 2], np.eye(3), atol=1e-6)
         # PERSPECTIVE wants the map from the output (the query) to the input (the gallery view).
         warped, inside = (
-            picture.transform(
+            image.transform(
                 (SIDE, SIDE),
                 Image.Transform.PERSPECTIVE,
                 homography.ravel()[:8].tolist(),
                 Image.Resampling.BILINEAR,
             )
-            for picture in (gallery.read(j), Image.new("L", (SIDE, SIDE), 255))
+            for image in (gallery.read(j), Image.new("L", (SIDE, SIDE), 255))
         )
         mask = np.asarray(inside) > 0
         assert mask.mean() > 0.05, query.names[i]

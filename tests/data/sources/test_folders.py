@@ -45,7 +45,7 @@ def test_all_that_no_class_holds_is_counted_and_named(tmp_path):
         "1 sub-folder linked to folders that are listed already, left out: kitty",
         "4 sub-folders without a JPEG, PNG or WebP image, no class: deep (1 .ppm), dog/old (1 .tiff), "
         "empty (empty) and 1 more",
-        "1 of 5 pictures lie beside the sub-folders of classes: left out",
+        "1 of 5 images lie beside the sub-folders of classes: left out",
     ]
     kept = FolderSource(tmp_path)
     assert len(kept) == 5 and kept.notes()[:3] == source.notes()[:3]

@@ -1,4 +1,4 @@
-"""Pictures in MNIST's file format, whole and damaged."""
+"""Images in MNIST's file format, whole and damaged."""
 
 import gzip
 import struct
@@ -29,7 +29,7 @@ LABELS = np.array([3, 0, 1, 3, 2], np.uint8)
 
 
 @pytest.mark.parametrize("gz", [True, False])
-def test_pictures_and_labels_are_those_of_the_files(tmp_path, pixels, gz):
+def test_images_and_labels_are_those_of_the_files(tmp_path, pixels, gz):
     write(tmp_path, pixels, LABELS, gz=gz)
     write(tmp_path, pixels[:2], LABELS[:2], gz=gz, split="train")
     source = IdxSource(tmp_path)
@@ -56,7 +56,7 @@ def test_damage_is_told_in_one_line_that_names_the_file(tmp_path, pixels, gz):
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path, pixels):
     write(tmp_path, pixels, LABELS[:4])
-    with pytest.raises(ValueError, match=r"has 5 pictures, .* 4 labels"):
+    with pytest.raises(ValueError, match=r"has 5 images, .* 4 labels"):
         IdxSource(tmp_path)
 
 

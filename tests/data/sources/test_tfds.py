@@ -17,7 +17,7 @@ from vitjax.data.sources.tfds import TfdsSource  # noqa: E402  (needs nothing of
 
 
 class Fruits(tfds.core.GeneratorBasedBuilder):
-    """Twelve pictures of three classes."""
+    """Twelve images of three classes."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -43,9 +43,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_a_prepared_dataset_gives_pictures_labels_and_names_without_tensorflow(
-    prepared, tmp_path, monkeypatch
-):
+def test_a_prepared_dataset_gives_images_labels_and_names_without_tensorflow(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("VITJAX_CACHE", str(tmp_path))
     source = TfdsSource("fruits", "train", prepared)
     assert len(source) == 12

@@ -8,7 +8,7 @@ def moved(x: float, y: float) -> np.ndarray:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
 
 
-def test_a_picture_and_itself_correspond_cell_by_cell():
+def test_a_image_and_itself_correspond_cell_by_cell():
     truth = homography_correspondence(np.eye(3), (2, 3))
     assert truth.cell.tolist() == list(range(6)) and truth.known.all()
     np.testing.assert_allclose(truth.position[:4], [[0.5, 0.5], [1.5, 0.5], [2.5, 0.5], [0.5, 1.5]])
@@ -21,7 +21,7 @@ def test_a_move_by_one_cell_loses_the_last_column():
     assert np.isnan(truth.position[[2, 5]]).all()
 
 
-def test_nothing_is_visible_where_the_pictures_do_not_overlap():
+def test_nothing_is_visible_where_the_images_do_not_overlap():
     truth = homography_correspondence(moved(5, 0), (2, 3))
     assert not truth.visible.any() and truth.known.all() and (truth.cell == -1).all()
 
@@ -34,7 +34,7 @@ def test_the_scale_of_a_homography_does_not_matter(scale):
     np.testing.assert_array_equal(one.cell, other.cell)
 
 
-def test_a_mirrored_picture_is_visible():
+def test_a_mirrored_image_is_visible():
     assert homography_correspondence(np.diag([-1, 1, 1]) + moved(1, 0) - np.eye(3), (1, 3)).cell.tolist() == [
         2,
         1,

@@ -18,7 +18,7 @@ from vitjax.retrieval.explanation.faithfulness import (
 STEP = np.array([[1, 0, 1 / 3], [0, 1, 0], [0, 0, 1]])  # one of three cells to the right
 
 
-def test_the_true_plan_of_a_picture_and_itself_is_the_same_cell_and_perfect():
+def test_the_true_plan_of_a_image_and_itself_is_the_same_cell_and_perfect():
     truth = homography_correspondence(np.eye(3), (3, 4))
     np.testing.assert_allclose(true_plan(truth), same_cell_plan((3, 4)))
     found = match_accuracy(true_plan(truth), truth)
@@ -59,7 +59,7 @@ def test_the_ceiling_pays_for_the_size_of_its_cells_only():
     truth = homography_correspondence(np.array([[1, 0, 0.1], [0, 1, 0], [0, 0, 1]]), (1, 2))
     found = match_accuracy(true_plan(truth), truth)
     assert found[:4] == (1, 1, 1, 1)
-    np.testing.assert_allclose(found.error, 0.2)  # a tenth of the picture is a fifth of a cell
+    np.testing.assert_allclose(found.error, 0.2)  # a tenth of the image is a fifth of a cell
     hidden = homography_correspondence(STEP, (1, 3))
     assert match_accuracy(true_plan(hidden), hidden).auroc == 1
 
@@ -111,7 +111,7 @@ def test_parts_that_do_not_add_up_are_told():
     assert additivity_error(np.array([[0.5, 0.25]]), 1.0, left_out=0.5) == 0.25
 
 
-def picture_and_part(shown: int = 4) -> tuple[Descriptors, Descriptors]:
+def image_and_part(shown: int = 4) -> tuple[Descriptors, Descriptors]:
     """A query of 9 tokens, and a candidate that shows the first few of them among others."""
     query, other = random_descriptors(1, d=64, seed=1), random_descriptors(1, d=64, seed=2)
     tokens = other.tokens.copy()
@@ -121,7 +121,7 @@ def picture_and_part(shown: int = 4) -> tuple[Descriptors, Descriptors]:
 
 @pytest.mark.parametrize("changes", [{"tau": 0.5, "marginals": "rollout"}, {"method": "mutual"}])
 def test_a_score_hangs_on_the_patches_that_match(changes):
-    query, candidate = picture_and_part()
+    query, candidate = image_and_part()
     worth = np.array([np.arange(9) < 4, np.arange(9) >= 4], float)
     config = RerankConfig(epsilon=0.02, **changes)
     found = deletion(query, candidate, worth, config=config, shares=(0.25, 0.45), draws=16)
@@ -138,7 +138,7 @@ def best_matches(query: Descriptors, candidate: Descriptors, left: slice) -> flo
 
 
 def test_a_deleted_patch_is_a_patch_that_never_was():
-    query, candidate = picture_and_part()
+    query, candidate = image_and_part()
     worth = -np.arange(9.0)[None, :]  # the first goes first
     config = RerankConfig(method="chamfer")
     found = deletion(query, candidate, worth, config=config, shares=(1 / 9, 3 / 9), draws=1)
@@ -147,7 +147,7 @@ def test_a_deleted_patch_is_a_patch_that_never_was():
 
 
 def test_padding_is_not_deleted_and_something_always_stays():
-    query, candidate = picture_and_part()
+    query, candidate = image_and_part()
     query = dataclasses.replace(query, valid=np.arange(9)[None, :] < 3)
     worth = np.arange(9.0)[None, :]
     config = RerankConfig(method="chamfer")
@@ -158,7 +158,7 @@ def test_padding_is_not_deleted_and_something_always_stays():
 
 
 def test_deletions_that_make_no_sense_are_refused():
-    query, candidate = picture_and_part()
+    query, candidate = image_and_part()
     with pytest.raises(ValueError, match=r"give one of each and \(e, 9\)"):
         deletion(query, candidate, np.zeros((1, 8)))
     with pytest.raises(ValueError, match="expected two tokens or more"):

@@ -5,7 +5,7 @@ from vitjax.retrieval.explanation import part_transfer
 from vitjax.retrieval.explanation.faithfulness import same_cell_plan
 
 GRID = (4, 4)
-# Parts of a bird at cell centres of a 100 pixel picture; in the other it has moved by a cell to the right.
+# Parts of a bird at cell centres of a 100 pixel image; in the other it has moved by a cell to the right.
 BIRD = np.array([[12.5, 12.5], [37.5, 37.5], [62.5, 87.5]])
 RIGHT = np.array([[1.0, 0.0]])
 MOVED = BIRD + 25 * RIGHT
@@ -65,7 +65,7 @@ def test_a_patch_that_moves_nothing_misses():
     assert transfer(np.zeros((16, 16))).hits.tolist() == [0, 0, 0]
 
 
-def test_a_squashed_picture_is_measured_in_its_own_pixels():
+def test_a_squashed_image_is_measured_in_its_own_pixels():
     wide = np.diag([0.005, 0.01, 1])  # 200 x 100 pixels: a cell is 50 wide
     found = transfer(
         same_cell_plan(GRID), candidate=BIRD * [2, 1] + [20, 0], candidate_placement=wide, alphas=(0.39, 0.4)

@@ -51,7 +51,7 @@ def test_where_tokens_lie_and_what_they_stand_for_is_kept_where_it_is_known(tmp_
     assert getattr(filled_gallery(tmp_path / "plain").take([0]), name) is None
 
 
-def test_matching_does_not_read_what_only_pictures_need(tmp_path):
+def test_matching_does_not_read_what_only_images_need(tmp_path):
     found = random_descriptors(4)
     gallery = Gallery.create(tmp_path / "g")
     gallery.add(found.replace(owner=np.zeros((4, 25), np.int32)))

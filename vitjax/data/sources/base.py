@@ -1,4 +1,4 @@
-"""Where pictures come from: anything with a length, names, perhaps labels, and read(i)."""
+"""Where images come from: anything with a length, names, perhaps labels, and read(i)."""
 
 import hashlib
 import os
@@ -18,12 +18,12 @@ from vitjax.system.files import canonical, expanded, read_text
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Pictures by index.
+    """Images by index.
 
     Attributes:
-        names: one per picture, unique, printable as UTF-8; a relative POSIX path where there are files, in
+        names: one per image, unique, printable as UTF-8; a relative POSIX path where there are files, in
             the Unicode form NFC, whichever form the file system keeps.
-        labels: class of each picture, an index into `class_names`; None where nothing is known.
+        labels: class of each image, an index into `class_names`; None where nothing is known.
         class_names: names of the classes; empty where labels is None.
     """
 
@@ -32,11 +32,11 @@ class ImageSource(Protocol):
     class_names: list[str]
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         ...
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        """Image i as 8-bit RGB; raises ImageError where it cannot be read."""
         ...
 
 
@@ -45,7 +45,7 @@ class ListedSource:
 
     Args:
         root: folder that the paths are relative to.
-        files: relative POSIX paths; whether the pictures are there is seen when they are read.
+        files: relative POSIX paths; whether the images are there is seen when they are read.
         labels: class of each, an index into `class_names`; None = unknown.
         class_names: names of the classes.
     """
@@ -65,12 +65,12 @@ class ListedSource:
         return len(self._files)
 
     def fingerprint(self) -> str:
-        """Hash of names, sizes and times of change: another one means that the pictures may be others."""
+        """Hash of names, sizes and times of change: another one means that the images may be others."""
         files = ((name, self.root / file) for name, file in zip(self.names, self._files, strict=True))
         return _hash(f"{name}\0{_state(file)}" for name, file in files)
 
     def path(self, i: int) -> Path:
-        """The file of picture i, links resolved."""
+        """The file of image i, links resolved."""
         return (self.root / self._files[i]).resolve()
 
     def identity(self, i: int) -> Hashable:
@@ -82,7 +82,7 @@ class ListedSource:
         return status.st_dev, status.st_ino
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        """Image i as 8-bit RGB; raises ImageError where it cannot be read."""
         return read_image(self.root / self._files[i])
 
 
@@ -118,7 +118,7 @@ class FolderSource(ListedSource):
         if count:
             kept = "they have no class, so nothing is relevant to them" if loose else "left out"
             self._notes.append(
-                f"{root}: {count} of {len(files)} pictures lie beside the sub-folders of classes: {kept}"
+                f"{root}: {count} of {len(files)} images lie beside the sub-folders of classes: {kept}"
             )
         if not loose:
             files = [file for file, name in zip(files, folders, strict=True) if name != NO_CLASS]
@@ -138,11 +138,11 @@ class FolderSource(ListedSource):
 
 
 class SourceTail:
-    """The pictures of a source from one on.
+    """The images of a source from one on.
 
     Args:
-        source: the pictures.
-        start: picture of the source that is picture 0 here.
+        source: the images.
+        start: image of the source that is image 0 here.
     """
 
     def __init__(self, source: ImageSource, start: int) -> None:
@@ -159,15 +159,15 @@ class SourceTail:
         return notes_of(self._source)
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        """Image i as 8-bit RGB; raises ImageError where it cannot be read."""
         return self._source.read(self._start + i)
 
 
 class RowsSource:
-    """Some pictures of a source.
+    """Some images of a source.
 
     Args:
-        source: the pictures.
+        source: the images.
         rows: their positions in it, in the order wanted.
     """
 
@@ -185,21 +185,21 @@ class RowsSource:
         return notes_of(self._source)
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        """Image i as 8-bit RGB; raises ImageError where it cannot be read."""
         return self._source.read(int(self._rows[i]))
 
 
 class ClassesSource(RowsSource):
-    """The pictures of some classes of a source, which are numbered anew.
+    """The images of some classes of a source, which are numbered anew.
 
     Args:
-        source: labelled pictures.
+        source: labelled images.
         keep: positions in its `class_names`, rising.
     """
 
     def __init__(self, source: ImageSource, keep: Sequence[int]) -> None:
         if source.labels is None:
-            raise UserError("pictures without classes cannot be split by class; use one sub-folder for each.")
+            raise UserError("images without classes cannot be split by class; use one sub-folder for each.")
         super().__init__(source, np.flatnonzero(np.isin(source.labels, list(keep))))
         self.labels: np.ndarray | None = np.searchsorted(list(keep), source.labels[self._rows]).astype(
             np.int32
@@ -208,23 +208,23 @@ class ClassesSource(RowsSource):
 
 
 class ListSource:
-    """Pictures from a list of paths, PIL images, uint8 arrays or bytes of image files, unlabelled.
+    """Images from a list of paths, PIL images, uint8 arrays or bytes of image files, unlabelled.
 
     Names are "index: path" for paths and the index alone for the rest, so they are unique.
 
     Args:
-        items: the pictures.
+        items: the images.
         what: the call and its argument that an error names.
 
     Raises:
-        TypeError: one picture alone, which is no list of its letters or rows.
+        TypeError: one image alone, which is no list of its letters or rows.
     """
 
     def __init__(self, items: Iterable[Any], *, what: str = "ListSource: items") -> None:
         alone = isinstance(items, str | bytes | os.PathLike | Image.Image)
         alone = alone or (isinstance(items, np.ndarray) and items.ndim in (0, 2, 3))
         if alone or not isinstance(items, Iterable):
-            raise TypeError(f"{what} is one {type(items).__name__}; give a list of pictures, [ ] around one.")
+            raise TypeError(f"{what} is one {type(items).__name__}; give a list of images, [ ] around one.")
         self._items = list(items)
         self.names = [
             f"{i}: {_printable(os.fspath(item))}" if isinstance(item, (str, os.PathLike)) else str(i)
@@ -234,14 +234,14 @@ class ListSource:
         self.class_names: list[str] = []
 
     def fingerprint(self) -> str:
-        """Hash of files' sizes and times of change, and of all other pictures' content."""
+        """Hash of files' sizes and times of change, and of all other images' content."""
         return _hash(f"{name}\0{_state(item)}" for name, item in zip(self.names, self._items, strict=True))
 
     def __len__(self) -> int:
         return len(self._items)
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        """Image i as 8-bit RGB; raises ImageError where it cannot be read."""
         item = self._items[i]
         if not isinstance(item, (str, os.PathLike, bytes, Image.Image, np.ndarray)):
             raise ImageError(
@@ -274,7 +274,7 @@ def _hash(parts: Iterable[str]) -> str:
 
 
 def _state(item: Any) -> str:
-    """What changes when a picture does."""
+    """What changes when a image does."""
     if isinstance(item, str | os.PathLike):
         try:
             found = os.stat(item)
@@ -295,7 +295,7 @@ def _state(item: Any) -> str:
 def align_labels(query: ImageSource, gallery: ImageSource) -> tuple[np.ndarray, np.ndarray] | None:
     """Labels of two sources in one numbering, by class name; None where either has none.
 
-    Classes of the query source that the gallery lacks get numbers no gallery picture has. So does every image
+    Classes of the query source that the gallery lacks get numbers no gallery image has. So does every image
     without a class, one beside the folders of classes: a number of its own.
 
     Raises:

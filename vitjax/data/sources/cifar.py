@@ -22,7 +22,7 @@ _FILES = {
 
 
 class CifarSource:
-    """60,000 pictures of 32 x 32 pixels in 10 or 100 classes, from the files of the "binary version".
+    """60,000 images of 32 x 32 pixels in 10 or 100 classes, from the files of the "binary version".
 
     Source: Krizhevsky 2009, Learning Multiple Layers of Features from Tiny Images. Of CIFAR-100 the fine
     labels count.
@@ -51,7 +51,7 @@ class CifarSource:
         return len(self._pixels)
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB."""
+        """Image i as 8-bit RGB."""
         return Image.fromarray(np.ascontiguousarray(self._pixels[i].transpose(1, 2, 0)))
 
 
@@ -65,6 +65,6 @@ def _read(path: Path, length: int) -> np.ndarray:
 
 
 def _names(path: Path, classes: int) -> list[str]:
-    """Class names of the file beside the pictures; numbers where it is not there."""
+    """Class names of the file beside the images; numbers where it is not there."""
     lines = [x.strip() for x in read_text(path).splitlines() if x.strip()] if path.is_file() else []
     return lines if len(set(lines)) == classes else [f"{i:03d}" for i in range(classes)]

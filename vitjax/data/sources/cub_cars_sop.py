@@ -1,7 +1,7 @@
 """Published retrieval sets as they are downloaded: CUB-200-2011, Cars196, Stanford Online Products.
 
 Each is read from its own index files, whose lines are checked one by one: an error names the file and the
-line. Pictures are not touched here. Their halves are those of zero-shot retrieval, by class, and not the ones
+line. Images are not touched here. Their halves are those of zero-shot retrieval, by class, and not the ones
 for classification that the same downloads hold.
 """
 
@@ -28,12 +28,12 @@ _MAT_5 = b"MATLAB 5.0 MAT-file"
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """Pictures of a published set, in the order of its files.
+    """Images of a published set, in the order of its files.
 
     Attributes:
         root: folder that `files` are relative to.
         files: relative POSIX paths.
-        labels: class of each picture, an index into `class_names`.
+        labels: class of each image, an index into `class_names`.
         class_names: of both halves.
         test: True = of the half that is searched, whose classes are not learned from.
         boxes: x0, y0, x1, y1 of the object in pixels; None where the set has none.
@@ -47,11 +47,11 @@ class Listing:
     boxes: Float32[np.ndarray, "n 4"] | None = None
 
     def source(self, *, test: bool) -> ListedSource:
-        """The pictures of one half."""
+        """The images of one half."""
         rows = np.flatnonzero(self.test == test)
         if not len(rows):
             half = "that is searched" if test else "to learn from"
-            raise UserError(f"{self.root}: no picture is of the half {half}; is the download whole?")
+            raise UserError(f"{self.root}: no image is of the half {half}; is the download whole?")
         return ListedSource(self.root, [self.files[i] for i in rows], self.labels[rows], self.class_names)
 
 
@@ -65,7 +65,7 @@ def read_cub(root: str | os.PathLike[str]) -> Listing:
         ValueError: a file is missing, or a line of it is malformed; the message names both.
     """
     folder = _folder(root, "images.txt", "CUB_200_2011")
-    names = dict(_numbered(folder / "images.txt", _picture))
+    names = dict(_numbered(folder / "images.txt", _image))
     classes = _of_each(names, folder / "image_class_labels.txt", int)
     titles = dict(_numbered(folder / "classes.txt", str))
     boxes = np.array(_of_each(names, folder / "bounding_boxes.txt", _floats(4)), np.float32).reshape(-1, 4)
@@ -81,19 +81,19 @@ def read_cub(root: str | os.PathLike[str]) -> Listing:
 
 
 def read_cub_parts(root: str | os.PathLike[str]) -> tuple[list[str], Float32[np.ndarray, "n parts 3"]]:
-    """Where the parts of CUB-200-2011's birds are, for the pictures of `read_cub` in their order.
+    """Where the parts of CUB-200-2011's birds are, for the images of `read_cub` in their order.
 
     Args:
         root: as for `read_cub`.
 
     Returns:
-        names of the parts; and x, y in pixels and 1 = visible, 0 = not, for each picture and part.
+        names of the parts; and x, y in pixels and 1 = visible, 0 = not, for each image and part.
 
     Raises:
         ValueError: as for `read_cub`.
     """
     folder = _folder(root, "images.txt", "CUB_200_2011")
-    ids = {key: i for i, (key, _) in enumerate(_numbered(folder / "images.txt", _picture))}
+    ids = {key: i for i, (key, _) in enumerate(_numbered(folder / "images.txt", _image))}
     parts = dict(_numbered(folder / "parts" / "parts.txt", str))
     column = {key: i for i, key in enumerate(sorted(parts))}
     path = folder / "parts" / "part_locs.txt"
@@ -101,8 +101,8 @@ def read_cub_parts(root: str | os.PathLike[str]) -> tuple[list[str], Float32[np.
     seen = np.zeros(found.shape[:2], bool)
     for number, line in _lines(path):
         with _line_of(path, number, line):
-            picture, part, *place = line.split()
-            row, where = ids[int(picture)], column[int(part)]
+            image, part, *place = line.split()
+            row, where = ids[int(image)], column[int(part)]
             found[row, where] = _floats(3)(" ".join(place))
             seen[row, where] = True
     if not seen.all():
@@ -138,7 +138,7 @@ def read_cars(root: str | os.PathLike[str]) -> Listing:
     for path, field, prefix in sheets:
         for number, entry in enumerate(_mat(path, "annotations"), start=1):
             with _line_of(path, number, "", "entry"):
-                files.append(_picture(prefix + str(entry[field])))
+                files.append(_image(prefix + str(entry[field])))
                 classes.append(int(entry["class"]))
                 boxes.append([float(entry[f"bbox_{corner}"]) for corner in ("x1", "y1", "x2", "y2")])
     names = dict(enumerate(titles, start=1))
@@ -170,7 +170,7 @@ def read_sop(root: str | os.PathLike[str]) -> Listing:
                 continue
             with _line_of(path, number, line):
                 _, product, _, file = line.split(maxsplit=3)
-                files.append(_picture(file))
+                files.append(_image(file))
                 classes.append(int(product))
                 test.append(half == "test")
                 kind = PurePosixPath(file).parent.name.removesuffix("_final")
@@ -241,7 +241,7 @@ def _numbered(path: Path, convert: Callable[[str], T]) -> Iterator[tuple[int, T]
 
 
 def _of_each(names: Mapping[int, str], path: Path, convert: Callable[[str], T]) -> list[T]:
-    """What a file says of each of the pictures, in their order."""
+    """What a file says of each of the images, in their order."""
     table = dict(_numbered(path, convert))
     missing = next((key for key in names if key not in table), None)
     if missing is not None:
@@ -255,12 +255,12 @@ def _labels(classes: list[int], titles: Mapping[int, str], path: Path) -> np.nda
     class_places([titles[key] for key in sorted(titles)], f"{path}: class names")
     unknown = next((key for key in classes if key not in place), None)
     if unknown is not None:
-        raise UserError(f"{path}: there is no class {unknown}, which a picture is of; is the download whole?")
+        raise UserError(f"{path}: there is no class {unknown}, which a image is of; is the download whole?")
     return np.array([place[key] for key in classes], np.int32)
 
 
-def _picture(file: str) -> str:
-    """The relative path of a picture, as an index file may name it."""
+def _image(file: str) -> str:
+    """The relative path of a image, as an index file may name it."""
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file:
         raise UserError(f"{file!r} is no relative path inside of the download")

@@ -1,4 +1,4 @@
-"""The demo's pictures: photos that come with scikit-image and scikit-learn, seen from known camera poses.
+"""The demo's images: photos that come with scikit-image and scikit-learn, seen from known camera poses.
 
 Nothing is downloaded: the photos lie inside the two wheels. Each is cut into disjoint regions, and every
 region is a scene, a flat thing photographed from several poses. Regions of one photo look alike as a whole

@@ -5,17 +5,17 @@ from PIL import Image
 
 from vitjax.errors import UserError
 
-_HELD_OUT = 5  # every fifth picture
+_HELD_OUT = 5  # every fifth image
 
 
 class DigitsSource:
-    """1,797 pictures of 8 x 8 pixels, ten classes; every fifth is held out.
+    """1,797 images of 8 x 8 pixels, ten classes; every fifth is held out.
 
     Source: Alpaydin and Kaynak 1998, Optical Recognition of Handwritten Digits, as scikit-learn ships it
     (`load_digits`): 17 levels of grey, spread over 0 to 255 here.
 
     Args:
-        split: "train" (1,437 pictures) or "test" (360).
+        split: "train" (1,437 images) or "test" (360).
 
     Raises:
         ValueError: scikit-learn is not installed, or another split.
@@ -43,5 +43,5 @@ class DigitsSource:
         return len(self._pixels)
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB."""
+        """Image i as 8-bit RGB."""
         return Image.fromarray(self._pixels[i]).convert("RGB")

@@ -1,4 +1,4 @@
-"""Pictures in MNIST's own file format: Fashion-MNIST, MNIST, KMNIST, EMNIST as they are published."""
+"""Images in MNIST's own file format: Fashion-MNIST, MNIST, KMNIST, EMNIST as they are published."""
 
 import gzip
 import math
@@ -17,7 +17,7 @@ _NAMES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t1
 
 
 class IdxSource:
-    """Pictures and labels of a folder with `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, .gz or not.
+    """Images and labels of a folder with `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, .gz or not.
 
     Args:
         path: the folder.
@@ -32,7 +32,7 @@ class IdxSource:
         self._pixels = _read(images, dimensions=3)
         self.labels: np.ndarray | None = _read(labels, dimensions=1).astype(np.int32)
         if len(self._pixels) != len(self.labels):
-            raise UserError(f"{images} has {len(self._pixels)} pictures, {labels} {len(self.labels)} labels.")
+            raise UserError(f"{images} has {len(self._pixels)} images, {labels} {len(self.labels)} labels.")
         self.class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
         self.names = [f"{images.name.split('.')[0]}/{i:05d}" for i in range(len(self._pixels))]
 
@@ -40,7 +40,7 @@ class IdxSource:
         return len(self._pixels)
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB."""
+        """Image i as 8-bit RGB."""
         return Image.fromarray(self._pixels[i]).convert("RGB")
 
 

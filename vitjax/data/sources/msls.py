@@ -53,8 +53,8 @@ class PlaceSource:
         angles: Float64[np.ndarray, " n"],
         night: np.ndarray,
     ) -> None:
-        self._pictures = ListedSource(root, files, labels, cities)
-        self.names, self.class_names = self._pictures.names, self._pictures.class_names
+        self._images = ListedSource(root, files, labels, cities)
+        self.names, self.class_names = self._images.names, self._images.class_names
         self.labels: np.ndarray | None = labels
         self.places, self.angles, self.night = places, angles, night
 
@@ -63,15 +63,15 @@ class PlaceSource:
 
     def fingerprint(self) -> str:
         """As `ListedSource` has it."""
-        return self._pictures.fingerprint()
+        return self._images.fingerprint()
 
     def path(self, i: int) -> Path:
         """The file of photo i, links resolved."""
-        return self._pictures.path(i)
+        return self._images.path(i)
 
     def read(self, i: int) -> Image.Image:
         """Photo i as 8-bit RGB; raises ImageError where it cannot be read."""
-        return self._pictures.read(i)
+        return self._images.read(i)
 
     @property
     def cities(self) -> Int32[np.ndarray, " n"]:
@@ -81,7 +81,7 @@ class PlaceSource:
     def take(self, rows: np.ndarray) -> "PlaceSource":
         """Some of the photos."""
         return PlaceSource(
-            self._pictures.root,
+            self._images.root,
             [self.names[i] for i in rows],
             self.class_names,
             labels=self.cities[rows],

@@ -1,8 +1,8 @@
-"""Pictures made by code: what a model's tokens look like when there is nothing to recognise.
+"""Synthetic images: what a model's tokens look like when there is nothing to recognise.
 
 "leaves": opaque shapes of all sizes, dropped on each other at random, each with a colour and some texture.
 Edges, occlusions and the falling spectrum of photographs come with the model; things, scenes and favourite
-places do not, which is the point: the average over such pictures holds what tokens owe to their place.
+places do not, which is the point: the average over such images holds the positional bias.
 "clouds": texture alone. A leaf and a cloud are surely not the same thing, so that the best matches between
 the two kinds tell how well tokens match that have nothing to do with each other.
 """
@@ -22,16 +22,16 @@ _LEAVES = 400
 _RADII = 4.0, 120.0  # pixels: smallest and largest
 
 
-class MadeSource:
-    """Pictures made by code, unlabelled; picture i of a kind is the same everywhere and in every version.
+class SyntheticSource:
+    """Synthetic images, unlabelled; image i of a kind is the same everywhere and in every version.
 
     Source: Lee, Mumford, Huang 2001, Occlusion Models for Natural Images (IJCV 41): disks whose radius has
-    density r^-3; both kinds as training pictures in Baradad et al. 2021 (arXiv:2106.05963). Different:
+    density r^-3; both kinds as training images in Baradad et al. 2021 (arXiv:2106.05963). Different:
     ellipses and rectangles instead of disks, and texture with a 1/f spectrum on them.
 
     Args:
         kind: "leaves" or "clouds".
-        count: number of pictures.
+        count: number of images.
 
     Raises:
         ValueError: another kind.
@@ -39,7 +39,8 @@ class MadeSource:
 
     def __init__(self, kind: str, count: int) -> None:
         if kind not in KINDS:
-            raise UserError(f"made pictures have no kind {kind!r}; there are {', '.join(map(repr, KINDS))}.")
+            kinds = ", ".join(map(repr, KINDS))
+            raise UserError(f"there are no synthetic images of kind {kind!r}; there are {kinds}.")
         self._make = _leaves if kind == "leaves" else _clouds
         self.names = [f"{kind}-{i}" for i in range(count)]
         self.labels: np.ndarray | None = None
@@ -49,7 +50,7 @@ class MadeSource:
         return len(self.names)
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB."""
+        """Image i as 8-bit RGB."""
         # The numbers of a named generator are the same in every version of Python.
         return self._make(random.Random(self.names[i]))
 

@@ -20,9 +20,9 @@ from vitjax.system.files import expanded
 
 
 class TfdsSource:
-    """Pictures of a prepared dataset; they are decoded by our own reader, within its limits.
+    """Images of a prepared dataset; they are decoded by our own reader, within its limits.
 
-    Labels are read one by one with the pictures; where all are asked for at once, every record is read, once:
+    Labels are read one by one with the images; where all are asked for at once, every record is read, once:
     they are kept in the cache folder, for these very files.
 
     Nothing of a dataset's folder is run: TFDS imports the modules that features.json names, so features of
@@ -81,7 +81,7 @@ class TfdsSource:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """Class of every picture."""
+        """Class of every image."""
         place = hashlib.sha256(f"{self._folder.resolve()}\0{self._split}".encode()).hexdigest()[:32]
         try:
             path = disk_cache.cache_dir() / "tfds-labels" / f"{place}.npz"
@@ -98,15 +98,15 @@ class TfdsSource:
         return found
 
     def label(self, i: int) -> int:
-        """Class of picture i, without reading all."""
+        """Class of image i, without reading all."""
         return int(self._record(i)["label"])
 
     def read(self, i: int) -> Image.Image:
-        """Picture i as 8-bit RGB; raises ImageError where it cannot be read."""
+        """Image i as 8-bit RGB; raises ImageError where it cannot be read."""
         return read_image(bytes(self._record(i)["image"]))
 
     def _record(self, i: int) -> dict:
-        """Record i; the last one of each thread is kept, as its label follows its picture."""
+        """Record i; the last one of each thread is kept, as its label follows its image."""
         thread = threading.get_ident()
         place, record = self._last.get(thread, (-1, {}))
         if place != i:

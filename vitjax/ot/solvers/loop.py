@@ -1,7 +1,7 @@
 """Batched Sinkhorn scaling: few iterations, each two matrix-vector products, every problem for itself.
 
-`vitjax.ot.solvers.iteration` is one iteration; here is how many there are, how far each goes, and when a problem is
-done.
+`vitjax.ot.solvers.iteration` is one iteration; here is how many there are, how far each goes, and when a
+problem is done.
 
 **Over-relaxation.** Sinkhorn converges slowly where mass has to cross between regions, as between related
 photos. Going beyond each update (`iteration._over`) cuts the iterations: for 100 pairs of photos of one
@@ -72,7 +72,8 @@ def transport(
         tolerance: marginal error at which a problem is left alone, with the gradient of
             `vitjax.ot.solvers.implicit_diff`; None = all iterations, differentiated one by one.
         iterations: at most.
-        on_chip: by the kernel of `vitjax.ot.solvers.pallas`, with the gradient of `vitjax.ot.solvers.implicit_diff`.
+        on_chip: by the kernel of `vitjax.ot.solvers.pallas`, with the gradient of
+            `vitjax.ot.solvers.implicit_diff`.
 
     Returns:
         Plans whose columns are exact to rounding (what is left of the error is in the rows), and the value,

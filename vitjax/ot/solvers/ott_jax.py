@@ -36,7 +36,7 @@ def transport(
     taus: tuple | None,
     iterations: int,
 ) -> Transport:
-    """Entropic transport of p independent problems; arguments and result as in `vitjax.ot.solvers.loop.transport`.
+    """Entropic transport of p independent problems; arguments and result as in `loop.transport`.
 
     Partial transport solves the extended problem: one more row and column for the dummy points. Relaxed:
     `taus` are numbers, since OTT chooses its formulas by them before tracing.

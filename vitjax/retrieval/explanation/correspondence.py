@@ -1,7 +1,7 @@
-"""Where each patch of one picture truly lies in another, from geometry: what explanations are held against.
+"""Where each patch of one image truly lies in another, from geometry: what explanations are held against.
 
 Positions are shares of what the model sees, 0 to 1 from left to right and from top to bottom, as in the boxes
-of `vitjax.retrieval.explanation.matches`. `vitjax.data.Preprocess.placement` takes a picture's pixels there.
+of `vitjax.retrieval.explanation.matches`. `vitjax.data.Preprocess.placement` takes a image's pixels there.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Matrix = Real[np.ndarray, "3 3"]
 
 
 class Correspondence(NamedTuple):
-    """The truth about one pair of pictures, for the query's n patches in raster order.
+    """The truth about one pair of images, for the query's n patches in raster order.
 
     Attributes:
         position: (n, 2), where the patch lies in the candidate, (x, y) in its cells: the centre of the first
@@ -44,7 +44,7 @@ def homography_correspondence(
     query_placement: Matrix | None = None,
     candidate_placement: Matrix | None = None,
 ) -> Correspondence:
-    """Truth about two pictures of one flat thing, or of one place from which nobody moved: patch centres.
+    """Truth about two images of one flat thing, or of one place from which nobody moved: patch centres.
 
     A patch is visible where its centre lies inside what the model sees of the candidate; that nothing stands
     in front is taken for granted. What lies beyond the horizon, seen from the middle of the query, is not
@@ -83,18 +83,18 @@ def disparity_correspondence(
     candidate_placement: Matrix | None = None,
     slack: float = 1.0,
 ) -> Correspondence:
-    """Truth about the left picture of a rectified stereo pair (the query) and the right one.
+    """Truth about the left image of a rectified stereo pair (the query) and the right one.
 
     Pixel (x, y) of the left is (x - disparity, y) of the right, unless something nearer, of a larger
-    disparity, comes to lie there, or it falls out of the picture. A patch is known where half of its pixels
+    disparity, comes to lie there, or it falls out of the image. A patch is known where half of its pixels
     have a disparity, and visible where half of those can be seen; then it lies where the middle one (median
     disparity) of the seen pixels has moved its centre, if the model sees that.
 
     Args:
-        disparity: of the left picture, pixels, not negative; NaN or infinite where unknown.
+        disparity: of the left image, pixels, not negative; NaN or infinite where unknown.
         query_grid: (h, w) of the left's patches.
         candidate_grid: of the right's; None: the same.
-        query_placement: as in `homography_correspondence`, from pixels; None: the whole picture is seen,
+        query_placement: as in `homography_correspondence`, from pixels; None: the whole image is seen,
             squashed.
         candidate_placement: likewise.
         slack: how much nearer a thing must be to hide another, pixels.
@@ -122,7 +122,7 @@ def disparity_correspondence(
 
 
 def _hidden(disparity: Float[np.ndarray, "h w"], slack: float) -> Bool[np.ndarray, "h w"]:
-    """Left pixels that the right picture does not show: outside it, or behind something nearer."""
+    """Left pixels that the right image does not show: outside it, or behind something nearer."""
     height, width = disparity.shape
     target = np.rint(np.arange(width)[None, :] - disparity).astype(int)
     row = np.broadcast_to(np.arange(height)[:, None], disparity.shape)

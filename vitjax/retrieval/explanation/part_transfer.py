@@ -18,7 +18,7 @@ class PartTransfer(NamedTuple):
             of these that is right.
         ceiling: (a,), parts that would if each went to the cell that it truly lies in: what the size of the
             cells alone costs.
-        parts: how many were asked for: those marked in both pictures that the model sees in both.
+        parts: how many were asked for: those marked in both images that the model sees in both.
     """
 
     hits: Float[np.ndarray, " a"]

@@ -23,7 +23,7 @@ from vitjax.retrieval.gallery.quantize import POOLED_DTYPES, Stored
 from vitjax.retrieval.gallery.storage import GalleryError, Pending, Place, locate
 
 _MATCHED = ("pooled", "tokens", "scale", "weights", "valid", "places")
-_ROW_ARRAYS = (*_MATCHED, "owner")  # the last is for pictures only
+_ROW_ARRAYS = (*_MATCHED, "owner")  # the last is for images only
 _LEFTOVERS = {
     writer_lock.FILE,
     *(f"{x}.__lock" for x in (manifest.FILE, manifest.COMMITTED)),

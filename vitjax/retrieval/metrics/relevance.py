@@ -1,4 +1,4 @@
-"""What is known about right answers: from classes, from a file, or nothing."""
+"""What is known about relevant images: from classes, from a file, or nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ __all__ = ["KS", "Truth", "judge", "not_counted", "nothing_right", "read_ground_
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Right answers of a search; rows are those of the descriptors.
+    """Relevant images of a search; rows are those of the descriptors.
 
     Attributes:
         positives: per query, the gallery rows that are right; None = nothing is known.
@@ -139,7 +139,7 @@ def judge(
 
 
 def nothing_right(truth: Truth, query_classes: Sequence[str], gallery_classes: Sequence[str]) -> list[str]:
-    """One line on why there is nothing to measure, where no query has a right answer; else none.
+    """One line on why there is nothing to measure, where no query has a relevant image; else none.
 
     Args:
         truth: what is right.
@@ -148,10 +148,10 @@ def nothing_right(truth: Truth, query_classes: Sequence[str], gallery_classes: S
     """
     if truth.positives is None or any(map(len, truth.positives)):
         return []
-    text = f"none of the {len(truth.own)} queries has a right answer in the gallery"
+    text = f"none of the {len(truth.own)} queries has a relevant image in the gallery"
     if truth.labels is None:
         return [text]
-    alone = ", where no picture answers itself" if (truth.own >= 0).any() else ""
+    alone = ", where no image answers itself" if (truth.own >= 0).any() else ""
     return [f"{text}: classes {_few(query_classes)} against {_few(gallery_classes)}{alone}"]
 
 
@@ -189,7 +189,7 @@ def _few(names: Sequence[str]) -> str:
 def shares(metrics: dict[str, float]) -> dict[str, float]:
     """The metrics that are shares in [0, 1], without the counts of queries, and without saying one twice.
 
-    Where every query has a right answer, a share of all queries is that of those that have one.
+    Where every query has a relevant image, a share of all queries is that of those that have one.
     """
     all_count = metrics.get("queries_counted") == metrics.get("queries")
     twice = [name for name in metrics if all_count and name.endswith("_over_all_queries")]

@@ -1,4 +1,4 @@
-"""Rankings and right answers as TREC files, for ranx, ir-measures and trec_eval."""
+"""Rankings and relevant images as TREC files, for ranx, ir-measures and trec_eval."""
 
 import pathlib
 import re
@@ -65,7 +65,7 @@ def write_run(
 def write_qrels(
     path: pathlib.Path, query_names: Sequence[str], gallery_names: Sequence[str], positives: Sequence[Any]
 ) -> None:
-    """Writes `query 0 image 1`, one line per right answer.
+    """Writes `query 0 image 1`, one line per relevant image.
 
     Args:
         path: the file, written under a temporary name and renamed.

@@ -21,9 +21,10 @@ def match_price(
     The best match of each token of one image in an unrelated one has some similarity; a match is worth making
     if it beats this share, `quantile`, of them. Nothing but unrelated images is needed, so that they are
     unrelated matters. Tokens of the demo's model: photos of one set against another's give a price of .32 to
-    .39, the pictures of `vitjax.data.sources.synthetic` .35 (leaves against clouds), but random pairs of a set of shop
-    photos .20 and of one corridor .04. So `Reranker` asks made pictures, which any model can be shown, or
-    photos of yours (`config.data.center`); of a gallery of arrays there is nothing but pairs to ask.
+    .39, the images of `vitjax.data.sources.synthetic` .35 (leaves against clouds), but random pairs of a set
+    of shop photos .20 and of one corridor .04. So `Reranker` asks synthetic images, which any model can be
+    shown, or photos of yours (`config.data.center`); of a gallery of arrays there is nothing but pairs to
+    ask.
 
     Args:
         images: `Descriptors` or a `Gallery`.
