@@ -419,7 +419,8 @@ def test_rollout_marginals_change_the_score(images):
 
 
 @pytest.mark.slow
-def test_the_center_is_what_images_of_leaves_or_of_a_folder_have_in_common(photos, tmp_path):
+def test_the_center_is_what_images_of_leaves_or_of_a_folder_have_in_common(images, tmp_path):
+    photos = images
     folder = write_folder(tmp_path / "photos", kinds=2, variants=2)
     plain = vitjax.Reranker.from_config(CONFIG)
     for kind, where in (("position", ""), ("position", str(folder)), ("mean", str(folder))):
