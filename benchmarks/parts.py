@@ -16,7 +16,7 @@ from benchmarks.explanations import explanations
 from vitjax.data.images import read_image
 from vitjax.data.sources.cub_cars_sop import Listing, read_cub, read_cub_parts
 from vitjax.reranker import Reranker
-from vitjax.retrieval.explanation import part_transfer
+from vitjax.retrieval import part_transfer
 
 ALPHAS = (0.05, 0.1, 0.2)
 CEILING = "ceiling of the grid"

@@ -65,7 +65,7 @@ MOVED = {
     "retrieval.image_ids": "retrieval.gallery.image_ids",
     "retrieval.manifest": "retrieval.gallery.manifest",
     "retrieval.matching": "retrieval.reranking.matching",
-    "retrieval.part_transfer": "retrieval.explanation.part_transfer",
+    "retrieval.part_transfer": "retrieval.explanation.keypoints",
     "retrieval.plans": "retrieval.reranking.plans",
     "retrieval.pricing": "retrieval.reranking.pricing",
     "retrieval.qdrant_index": "retrieval.first_stage.qdrant_index",

@@ -47,7 +47,7 @@ def check(
     >>> check("sinkhorn", "epsilon", np.float32(-1), 0, above=True)
     Traceback (most recent call last):
     ...
-    ValueError: sinkhorn: epsilon is -1.0; it must be above 0
+    vitjax.errors.UserError: sinkhorn: epsilon is -1.0; it must be above 0
     """
     found = known(value)
     if found is None:

@@ -154,7 +154,7 @@ def _check_training(fixture: Fixture) -> None:
     model, variables, images = _dynamic(
         fixture, "dynamicswin_tiny_patch4_window7_224" if swin else "dynamicvit_deit_small_patch16_224"
     )
-    stages = range(len(model.pruning_loc))
+    stages = range(len(model.pruning_loc) if swin else model.reducer.bound(model.depth).steps)
     raw = jnp.stack([jnp.asarray(fixture.inputs[f"raw_decisions.{s}"], jnp.float32) for s in stages], axis=1)
     by_logits = jnp.asarray(fixture.inputs["grad_weight_logits"])
     by_tokens = jnp.asarray(fixture.inputs.get("grad_weight_tokens", 0.0))

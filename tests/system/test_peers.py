@@ -57,7 +57,7 @@ def test_errors_of_a_process_that_is_gone_are_known_where_there_are_others(monke
 DYING = """
 import time
 from vitjax.cli import flags
-program.begin()
+flags.begin()
 from vitjax import sharding
 from vitjax.config import EvalConfig
 def main(config, workdir):
@@ -65,7 +65,7 @@ def main(config, workdir):
     print("ready", flush=True)
     while True:
         time.sleep(100) if workdir == "busy" else sharding.from_main(1)
-program.run(main, EvalConfig, "")
+flags.run(main, EvalConfig, "")
 """
 CONFIG = "import vitjax.config\nget_config = lambda arg: vitjax.config.EvalConfig()"
 
@@ -110,7 +110,7 @@ sys.argv[0] = "eval.py"
 import eval as program_under_test
 from vitjax.cli import flags
 from vitjax.config import EvalConfig
-places = {"start": (program, "open_workdir"), "model": (program_under_test.Reranker, "from_config")}
+places = {"start": (flags, "open_workdir"), "model": (program_under_test.Reranker, "from_config")}
 rank, (owner, name) = os.environ["JAX_PROCESS_ID"], places[sys.argv.pop()]
 real = getattr(owner, name)
 def late(*args, **more):
@@ -118,7 +118,7 @@ def late(*args, **more):
         time.sleep(40)
     return real(*args, **more)
 setattr(owner, name, late)
-program.run(program_under_test.main, EvalConfig, "")
+flags.run(program_under_test.main, EvalConfig, "")
 """
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vitjax.data.images import ImageLike, image_size
 from vitjax.errors import UserError
-from vitjax.pretrained import MODELS, PACKAGES, InputSpec, input_of  # HALF: of the examples
+from vitjax.pretrained import MODELS, PACKAGES, InputSpec, input_of
 from vitjax.system.files import expanded, parse_json
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -42,7 +42,7 @@ class Preprocess:
         resize: "crop" = shorter side to image_size / crop_pct, then the centre (black where the image is
             smaller); "squash" = both sides to image_size.
 
-    >>> Preprocess(4, 1.0, "bicubic", *HALF)(Image.new("RGB", (8, 6), "white")).max()
+    >>> Preprocess(4, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3)(Image.new("RGB", (8, 6), "white")).max()
     np.float32(1.0)
     """
 
@@ -95,7 +95,7 @@ class Preprocess:
             Matrix for (x, y, 1), pixel centres at .5, to shares of the view: 0 is its left or upper edge, 1
             the right or lower. What the crop cuts off lies outside.
 
-        >>> Preprocess(4, 1.0, "bicubic", *HALF).placement(8, 4)[0].tolist()  # 2 of 8 columns are cut off
+        >>> Preprocess(4, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3).placement(8, 4)[0].tolist()
         [0.25, 0.0, -0.5]
         """
         if self.resize == "squash":
@@ -124,9 +124,10 @@ class Preprocess:
             ImageError: the image cannot be read.
             TypeError: a width without a height, or a image with one.
 
-        >>> Preprocess(4, 1.0, "bicubic", *HALF).to_image((0.0, 0.0, 0.5, 1.0), 8, 4)
+        >>> Preprocess(4, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3).to_image((0.0, 0.0, 0.5, 1.0), 8, 4)
         (2.0, 0.0, 4.0, 4.0)
-        >>> Preprocess(4, 1.0, "bicubic", *HALF).to_image((0.0, 0.0, 0.5, 1.0), Image.new("RGB", (8, 4)))
+        >>> half = (0.5,) * 3
+        >>> Preprocess(4, 1.0, "bicubic", half, half).to_image((0.0, 0.0, 0.5, 1.0), Image.new("RGB", (8, 4)))
         (2.0, 0.0, 4.0, 4.0)
         """
         if isinstance(width, int | np.integer):

@@ -16,13 +16,13 @@ from vitjax.retrieval.explanation.faithfulness import Deletion as Deletion
 from vitjax.retrieval.explanation.faithfulness import MatchAccuracy as MatchAccuracy
 from vitjax.retrieval.explanation.faithfulness import deletion as deletion
 from vitjax.retrieval.explanation.faithfulness import match_accuracy as match_accuracy
+from vitjax.retrieval.explanation.keypoints import PartTransfer as PartTransfer
+from vitjax.retrieval.explanation.keypoints import part_transfer as part_transfer
 from vitjax.retrieval.explanation.matches import Explanation as Explanation
 from vitjax.retrieval.explanation.matches import Match as Match
 from vitjax.retrieval.explanation.matches import Matches as Matches
 from vitjax.retrieval.explanation.matches import explain_pair as explain_pair
 from vitjax.retrieval.explanation.matches import match_pairs as match_pairs
-from vitjax.retrieval.explanation.part_transfer import PartTransfer as PartTransfer
-from vitjax.retrieval.explanation.part_transfer import part_transfer as part_transfer
 from vitjax.retrieval.first_stage.exact import search as search
 from vitjax.retrieval.first_stage.faiss_index import FaissIndex as FaissIndex
 from vitjax.retrieval.first_stage.qdrant_index import QdrantIndex as QdrantIndex

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vitjax.retrieval import metrics
-from vitjax.retrieval.metrics import retrieval_metrics
+from vitjax.retrieval.metrics import definitions, retrieval_metrics
 
 
 def test_a_ranking_counted_by_hand():
@@ -80,7 +80,7 @@ def test_many_queries_are_judged_in_blocks_alike(monkeypatch):
     labels = rng.integers(0, 4, 30)
     ranking = np.stack([rng.permutation(30) for _ in range(30)])
     whole = retrieval_metrics(ranking, labels, labels, ref_includes_query=False)
-    monkeypatch.setattr(metrics, "_ROWS", 7)
+    monkeypatch.setattr(definitions, "_ROWS", 7)
     assert retrieval_metrics(ranking, labels, labels, ref_includes_query=False) == whole
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vitjax.retrieval.explanation import part_transfer
+from vitjax.retrieval import part_transfer
 from vitjax.retrieval.explanation.faithfulness import same_cell_plan
 
 GRID = (4, 4)
