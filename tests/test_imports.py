@@ -33,7 +33,7 @@ ALLOWED = {
     "viz": {"viz", "system"},
     "cli": {"cli", "config", "doctor", "pretrained", "sharding", "system", "weights"},
     "__main__": {"cli"},
-    "reranker": {"cli", "config", "data", "models", "retrieval", "sharding", "weights"},
+    "reranker": {"config", "data", "models", "retrieval", "sharding", "system", "weights"},
     "training": {
         "training",
         "cli",

@@ -15,9 +15,10 @@ import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from vitjax import models, sharding
-from vitjax.cli.console import bar
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.data import transforms
 from vitjax.data.eval_loader import Batch, Batches, Skipped, batches
@@ -42,6 +43,7 @@ from vitjax.retrieval.descriptors import NothingToDescribe, describe_each
 from vitjax.retrieval.explanation.matches import Match, match_pairs
 from vitjax.retrieval.gallery import image_ids
 from vitjax.retrieval.gallery.manifest import check_recipe, check_same
+from vitjax.system.compilation_cache import use_compilation_cache
 from vitjax.weights import LoadReport, load_with_report
 from vitjax.weights import fingerprint as fingerprint_weights
 
@@ -87,6 +89,8 @@ class Reranker:
         preprocess: how images become input; None = what belongs to `config.weights` or `config.model.name`,
             which must then be the model's: a model does not know its name.
         mesh: devices to compute on; None = all of them.
+        compilation_cache: keep compiled programs in the cache folder, for a faster next start; what is set of
+            JAX's cache already stays (see `use_compilation_cache`).
 
     Raises:
         ValueError: a config field is out of range, or neither `config` nor `preprocess` says what images
@@ -101,7 +105,10 @@ class Reranker:
         *,
         preprocess: Preprocess | None = None,
         mesh: Mesh | None = None,
+        compilation_cache: bool = True,
     ) -> None:
+        if compilation_cache:
+            use_compilation_cache()
         if isinstance(config, RerankConfig):
             config = EvalConfig(rerank=config)
         if config is not None and not isinstance(config, EvalConfig):
@@ -268,12 +275,18 @@ class Reranker:
         return self._rounded(min(batch_size, 1 << (max(images, 1) - 1).bit_length()))
 
     @classmethod
-    def from_config(cls, config: EvalConfig) -> "Reranker":
+    def from_config(cls, config: EvalConfig, *, compilation_cache: bool = True) -> "Reranker":
         """Builds the model a config names and loads its weights; without weights they are random.
+
+        Args:
+            config: of the model, its weights, and how images are described and matched.
+            compilation_cache: as for `Reranker`.
 
         Raises:
             ValueError: a wrong field, or weights that cannot be had or do not fit; one line says which.
         """
+        if compilation_cache:
+            use_compilation_cache()
         validate(config)
         recipe = model_input(config)
         model = backbone(config, recipe.image_size, num_classes=0)
@@ -283,7 +296,7 @@ class Reranker:
         else:
             blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
             variables = jax.jit(model.init)(jax.random.key(config.seed), blank)
-        reranker = cls(model, variables, config, preprocess=recipe)
+        reranker = cls(model, variables, config, preprocess=recipe, compilation_cache=compilation_cache)
         reranker.load_report = report
         return reranker
 
@@ -317,7 +330,7 @@ class Reranker:
         """
         source = images if isinstance(images, ImageSource) else ListSource(images, what="describe: images")
         loader = self._batches(source, self._compiled_size(batch_size, len(source)), on_bad_image)
-        steps = _with_progress(loader, progress, len(source))
+        steps = _with_progress(loader, progress)
         try:
             descriptors, index = describe_batches(self._describe, self.variables, steps, mesh=self.mesh)
         except NothingToDescribe:
@@ -345,7 +358,7 @@ class Reranker:
             and how many images have been gone through.
         """
         loader = self._batches(source, batch_size, on_bad_image)
-        steps = _with_progress(loader, progress, len(source))
+        steps = _with_progress(loader, progress)
         size = self._rounded(batch_size)
         each = describe_each(self._describe, self.variables, steps, mesh=self.mesh)
         for batch, (found, index) in enumerate(each, 1):
@@ -472,9 +485,10 @@ class Reranker:
         return [tuple(found.explanation(pair, self.token_grid).matches) for pair in range(len(rows))]
 
 
-def _with_progress(loader: Batches, progress: Progress | bool | None, images: int) -> Iterable[Batch]:
+def _with_progress(loader: Batches, progress: Progress | bool | None) -> Iterable[Batch]:
     if progress is True:
-        return bar(loader, len(loader), "describing", total=images)
+        hidden = not sharding.is_main_process()
+        return track(loader, "describing", len(loader), console=Console(stderr=True), disable=hidden)
     return progress(loader, len(loader)) if progress else loader
 
 
@@ -493,19 +507,26 @@ class Similarity:
     matches: tuple[Match, ...]
 
 
-def similarity(image_a: ImageLike, image_b: ImageLike, *, reranker: Reranker | None = None) -> Similarity:
+def similarity(
+    image_a: ImageLike,
+    image_b: ImageLike,
+    *,
+    reranker: Reranker | None = None,
+    compilation_cache: bool = True,
+) -> Similarity:
     """Compares two images, by default with the weights of the demo (fetched once, 90 MB).
 
     Args:
         image_a: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file.
         image_b: another.
         reranker: model and recipe to compare with.
+        compilation_cache: as for `Reranker`; of a given reranker it is settled already.
 
     Returns:
         One number, its two parts, and the matched patches (boxes are shares of what the
         model saw of each image: `Preprocess.to_image` gives pixels).
     """
-    reranker = reranker or _demo_reranker()
+    reranker = reranker or _demo_reranker(compilation_cache)
     (hit,) = reranker.rank(image_a, [image_b], return_matches=True)
     return Similarity(hit.score, hit.structural, hit.pooled, hit.matches)
 
@@ -546,5 +567,5 @@ def model_input(config: EvalConfig, img_size: int | tuple[int, int] = 0) -> Prep
 
 
 @functools.cache
-def _demo_reranker() -> Reranker:
-    return Reranker.from_config(demo_config())
+def _demo_reranker(compilation_cache: bool) -> Reranker:
+    return Reranker.from_config(demo_config(), compilation_cache=compilation_cache)
