@@ -6,7 +6,7 @@ r"""Are explanations true? Matches held against images whose correspondences are
 DIR holds images of one flat thing, and homographies.json: "HAtoB" takes pixels of imgA to imgB; each
 pair is asked both ways. DISPARITY is an array of the left image's shape, pixels, not finite where unknown;
 scikit-image ships such a pair, as data/motorcycle_{left,right}.png and data/motorcycle_disp.npz. --cub takes
-the unpacked CUB-200-2011 and asks whether parts of birds go to the same parts: see `benchmarks.parts`.
+the unpacked CUB-200-2011 and asks whether parts of birds go to the same parts: see `benchmarks.keypoints`.
 
 Rows: the config's own way of matching, balanced transport, best matches both ways (Chamfer), each patch's
 nearest neighbour, mutual nearest neighbours, and what needs no image: the uniform plan and the same cell;
@@ -26,7 +26,6 @@ import pathlib
 import re
 import runpy
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,12 +33,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import keypoints
+from benchmarks.matchings import Explained, matchings
 from vitjax.cli import flags
-from vitjax.config import EvalConfig, RerankConfig
+from vitjax.config import EvalConfig
 from vitjax.data.images import read_image
 from vitjax.data.sources.folders import list_images
 from vitjax.reranker import Reranker
-from vitjax.retrieval import Descriptors, match_pairs
 from vitjax.retrieval.explanation.correspondence import (
     Correspondence,
     disparity_correspondence,
@@ -47,10 +47,8 @@ from vitjax.retrieval.explanation.correspondence import (
 )
 from vitjax.retrieval.explanation.faithfulness import (
     MatchAccuracy,
-    additivity_error,
     deletion,
     match_accuracy,
-    same_cell_plan,
     true_plan,
 )
 
@@ -89,9 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit("--config: method 'pooled' matches no patches, so there is nothing to explain")
     reranker = Reranker.from_config(config)
     if args.cub:
-        from benchmarks import parts  # it imports from here
-
-        parts.show(args.cub, reranker, pairs=args.pairs)
+        keypoints.show(args.cub, reranker, pairs=args.pairs)
         if not args.flat and not args.stereo:
             return
     rows = [row for pair in _pairs(args, reranker) for row in _judge(pair, reranker)]
@@ -156,7 +152,7 @@ def flat_pairs(folder: pathlib.Path, reranker: Reranker) -> Iterator[Pair]:
 
 
 def _geometry(query: Image.Image, candidate: Image.Image, reranker: Reranker) -> dict:
-    # The homographies' convention for pixel centres is not known; half a pixel is a thousandth of a image.
+    # The homographies' convention for pixel centres is not known; half a pixel is a thousandth of an image.
     return {
         "query_grid": reranker.token_grid,
         "query_placement": reranker.preprocess.placement(*query.size),
@@ -164,17 +160,9 @@ def _geometry(query: Image.Image, candidate: Image.Image, reranker: Reranker) ->
     }
 
 
-class Explained(NamedTuple):
-    """What one way of matching says about a pair, patch by patch."""
-
-    plan: np.ndarray
-    contribution: np.ndarray
-    additivity_error: float
-
-
 def _judge(pair: Pair, reranker: Reranker) -> list[Row]:
     query, candidate = (reranker.describe([image], batch_size=1)[0] for image in (pair.query, pair.candidate))
-    explained = explanations(query, candidate, reranker)
+    explained = matchings(query, candidate, reranker)
     ceiling = true_plan(pair.truth)
     similarity = explained["uniform plan"].contribution * ceiling.size  # of every patch pair
     explained["ceiling of the grid"] = Explained(ceiling, ceiling * similarity, float("nan"))
@@ -186,55 +174,6 @@ def _judge(pair: Pair, reranker: Reranker) -> list[Row]:
         Row(pair.name, name, match_accuracy(e.plan, pair.truth), float(g), e.additivity_error)
         for (name, e), g in zip(explained.items(), gain, strict=True)
     ]
-
-
-def explanations(query: Descriptors, candidate: Descriptors, reranker: Reranker) -> dict[str, Explained]:
-    """Every way of matching that the tables compare, by name."""
-    rule, grid = reranker.rule, reranker.token_grid
-    n = grid[0] * grid[1]
-    similarity = np.zeros((n, n))
-
-    def matched(config: RerankConfig) -> Explained:
-        """Every patch pair of a way of matching, put back on the grid."""
-        zero = np.zeros(1, int)
-        top = query.sizes.tokens * candidate.sizes.tokens
-        found = match_pairs(query, candidate, zero, zero, config=config, top=top)
-        pairs = found.query_patch[0], found.candidate_patch[0]
-        placed = (pairs[0] >= 0) & (pairs[1] >= 0)
-        at = pairs[0][placed], pairs[1][placed]
-        plan, contribution = np.zeros((n, n)), np.zeros((n, n))
-        np.add.at(plan, at, found.mass[0][placed])
-        np.add.at(contribution, at, found.contribution[0][placed])
-        similarity[at] = found.similarity[0][placed]
-        # Every pair is in it, so the remainder is what unmatched mass adds.
-        left = float(found.remainder[0])
-        error = additivity_error(found.contribution[:1], float(found.structural[0]), left_out=left)
-        return Explained(plan, contribution, error)
-
-    def given(plan: np.ndarray) -> Explained:
-        return Explained(plan, plan * similarity, float("nan"))  # of no score, so no parts of one
-
-    balanced = replace(rule, method="transport", mass=1.0, tau=1.0)
-    explained = {
-        f"the config's: {_name(rule)}": matched(rule),
-        "balanced transport": matched(balanced),
-        "chamfer": matched(replace(rule, method="chamfer")),
-        "mutual nearest neighbours": matched(replace(rule, method="mutual")),
-    }
-    nearest = np.zeros((n, n))
-    nearest[np.arange(n), similarity.argmax(axis=1)] = 1 / n
-    return explained | {
-        "nearest neighbour": given(nearest),
-        "same cell": given(same_cell_plan(grid)),
-        "uniform plan": given(np.full((n, n), 1 / n**2)),
-    }
-
-
-def _name(rule: RerankConfig) -> str:
-    if rule.method != "transport":
-        return rule.method
-    part = f"tau {rule.tau:g}" if rule.tau < 1 else f"mass {rule.mass}"
-    return f"transport, {part}, epsilon {rule.epsilon:g}"
 
 
 def _show(group: str, rows: list[Row], reranker: Reranker) -> None:

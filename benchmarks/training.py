@@ -75,7 +75,7 @@ def our_turn(config: TrainConfig, data: str, batch: int) -> Turn:
     """Some steps of train.py's own loop."""
     config.data.dir, config.batch_size, config.model.weights = data, batch, ""
     config.epochs, config.optim.freeze_epochs = 1000.0, 0.0
-    run, state = train.prepare(config, pathlib.Path(), fresh=True)
+    run, state = train.prepare(config, pathlib.Path(), resumes=None)
     run = train.compiled(run, state)
     rows = run.feed.steps(0, run.steps)
 

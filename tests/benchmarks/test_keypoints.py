@@ -1,9 +1,9 @@
-"""The table of birds' parts, from a miniature of the download and a small model with random weights."""
+"""Keypoint transfer on CUB-200-2011, from a miniature of it and a small random model."""
 
 import numpy as np
 import pytest
 
-from benchmarks import explanations, parts
+from benchmarks import explanations, keypoints
 from tests.data.layouts import write_cub
 from vitjax.data.sources.cub_cars_sop import read_cub
 
@@ -18,16 +18,16 @@ def get_config(arg):
 
 def test_pairs_are_of_one_searched_class_and_always_the_same(tmp_path):
     listing = read_cub(write_cub(tmp_path))
-    drawn = parts.draw(listing, 20)
+    drawn = keypoints.draw(listing, 20)
     assert drawn.shape == (20, 2) and (drawn[:, 0] != drawn[:, 1]).all()
     assert listing.test[drawn].all()
     assert (listing.labels[drawn[:, 0]] == listing.labels[drawn[:, 1]]).all()
-    np.testing.assert_array_equal(parts.draw(listing, 20), drawn)
+    np.testing.assert_array_equal(keypoints.draw(listing, 20), drawn)
 
 
 def test_a_download_without_two_images_of_a_class_is_told(tmp_path):
     with pytest.raises(SystemExit, match="no class has two images"):
-        parts.draw(read_cub(write_cub(tmp_path, variants=1)), 4)
+        keypoints.draw(read_cub(write_cub(tmp_path, variants=1)), 4)
 
 
 def test_the_table_of_a_small_download(tmp_path, capsys):

@@ -1,6 +1,6 @@
-"""Do parts of one bird go to the same parts of another? `python -m benchmarks.explanations --cub DIR`.
+"""Keypoint transfer between birds of one class: `python -m benchmarks.explanations --cub DIR`.
 
-Pairs of images of one class of CUB-200-2011's searched half, drawn at random. Rows are those of the other
+Pairs of images of one class of CUB-200-2011's test half, drawn at random. Rows are those of the other
 tables, matching the same tokens; the ceiling is every part in the cell that it truly lies in. Columns: PCK,
 the share of parts visible in both images that land within alpha times the longer side of the candidate's
 box (`vitjax.retrieval.explanation.part_transfer`).
@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.explanations import explanations
+from benchmarks.matchings import matchings
 from vitjax.data.images import read_image
 from vitjax.data.sources.cub_cars_sop import Listing, read_cub, read_cub_parts
 from vitjax.reranker import Reranker
@@ -35,7 +35,7 @@ def show(folder: pathlib.Path, reranker: Reranker, *, pairs: int) -> None:
 
 
 def measure(folder: pathlib.Path, reranker: Reranker, *, pairs: int) -> tuple[dict[str, np.ndarray], int]:
-    """Parts that each way of matching carries over within each alpha, and how many were asked for."""
+    """Parts that each way of matching transfers within each alpha, and how many both images show."""
     listing, (_, places) = read_cub(folder), read_cub_parts(folder)
     drawn = draw(listing, pairs)
     rows = np.unique(drawn)
@@ -51,7 +51,7 @@ def measure(folder: pathlib.Path, reranker: Reranker, *, pairs: int) -> tuple[di
         box = (right - left, bottom - top)
         asked = (places[query, :, 2] > 0) & (places[candidate, :, 2] > 0)
         transfer = None
-        for name, each in explanations(described.take([i]), described.take([j]), reranker).items():
+        for name, each in matchings(described.take([i]), described.take([j]), reranker).items():
             transfer = part_transfer(
                 each.plan, places[query, :, :2], places[candidate, :, :2], asked, box,
                 query_grid=reranker.token_grid, query_placement=placements[i],
@@ -66,7 +66,7 @@ def measure(folder: pathlib.Path, reranker: Reranker, *, pairs: int) -> tuple[di
 
 
 def draw(listing: Listing, pairs: int) -> np.ndarray:
-    """(pairs, 2) images of one class each, of the searched half; the same ones every time."""
+    """(pairs, 2) images of one class each, of the test half; the same ones every time."""
     rng = np.random.default_rng(0)
     rows = np.flatnonzero(listing.test)
     queries = rng.permutation(rows)
