@@ -6,14 +6,14 @@ WANTED := $(call version,$(PYTHON))
 VENV := .venv$(if $(filter $(WANTED),$(call version,python3)),,-$(WANTED))
 PY := $(VENV)/bin/python
 
-.PHONY: demo pictures test lint bench clean python help
+.PHONY: demo figures test lint bench clean python help
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed 's/:.*##/:/'
 
-demo: $(VENV)/.demo      ## rerank real photos with a real ViT: a table, runs/demo/report.html
-	$(PY) eval.py --config configs/demo.py --workdir runs/demo
+demo: $(VENV)/.base      ## rerank real photos with a real ViT: a table, runs/demo/report.html
+	$(VENV)/bin/vitjax demo
 
-pictures: demo   ## the README's pictures, from the demo's
+figures: demo    ## the README's figures, from the demo's
 	cp runs/demo/figures/0014_ranking.png docs/before_after.png
 	cp runs/demo/figures/0014_matches.png docs/matches.png
 
@@ -40,6 +40,12 @@ python:
 $(VENV)/bin/python: | python
 	$(PYTHON) -m venv $(VENV)
 
+install = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(install) .
+	@touch $@
+
 $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	$(install) '.[$*]'
 	@touch $@

@@ -14,9 +14,10 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of what is not imported yet
 
 from vitjax.cli import flags
+from vitjax.config import EvalConfig
 
 if __name__ == "__main__":
-    flags.begin()
+    flags.begin(EvalConfig, __doc__)
 
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ from vitjax import doctor, sharding
 from vitjax.cli import run_files
 from vitjax.cli.console import bar, count_of, say, warn
 from vitjax.cli.session import only_run, refuse_training_run, start
-from vitjax.config import PROTOCOLS, EvalConfig, RerankConfig, to_dict, validate
+from vitjax.config import PROTOCOLS, RerankConfig, to_dict, validate
 from vitjax.data.eval_loader import Batch, Skipped
 from vitjax.data.sources.base import FolderSource, ImageSource, ListedSource, align_labels, notes_of
 from vitjax.data.sources.demo_scenes import SceneSource

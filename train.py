@@ -14,9 +14,10 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # no traceback of what is not imported yet
 
 from vitjax.cli import flags
+from vitjax.config.train_config import TrainConfig
 
 if __name__ == "__main__":
-    flags.begin()
+    flags.begin(TrainConfig, __doc__)
 
 import contextlib
 import json
@@ -35,7 +36,7 @@ from vitjax import doctor, sharding
 from vitjax.cli import run_files
 from vitjax.cli.console import say, warn
 from vitjax.cli.session import only_run, start
-from vitjax.config.train_config import TrainConfig, to_dict, validate
+from vitjax.config.train_config import to_dict, validate
 from vitjax.data.augment import Augment
 from vitjax.data.eval_loader import batches
 from vitjax.data.sources.geo import Places
@@ -241,7 +242,7 @@ def prepare(
     feed = Feed(
         learn, Augment(recipe, config.augment), config.batch_size, config.seed,
         workers=data.workers, processes=data.processes, shard=shard,
-        on_bad_image=data.on_bad_image, bad_limit=data.bad_limit, patience=data.patience,
+        on_bad_image=data.on_bad_image, bad_limit=data.bad_limit, patience=data.timeout,
         per_class=0 if config.task == "classify" or mining else config.metric.per_class, chosen=mining,
     )  # fmt: skip
     if resumes is not None:

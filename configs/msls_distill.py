@@ -5,7 +5,7 @@ python train.py --config configs/msls_distill.py --workdir runs/msls_distill --c
 
 DIR is the unpacked download, FILE.npy a vector of 128 numbers for each photo to learn from: the queries of
 the cities in alphabetical order, then the photos they are looked for among. Instead of vectors a model of
-ours: --config.distill.vectors= --config.distill.name=NAME --config.distill.teacher_weights=FILE.
+ours: --config.distill.vectors= --config.distill.teacher=NAME --config.distill.teacher_weights=FILE.
 
 The recipe of "Beyond the CLS Token" (BMVC 2022): 128 numbers, frames squashed to 224 pixels, a query with one
 photo at most 10 m away and five hard negatives more than 25 m away, ten times the gap to the teacher beside

@@ -1,4 +1,4 @@
-"""What this installation has, and what it lacks: `python -m vitjax.doctor`."""
+"""What this installation has, and what it lacks: `vitjax doctor` or `python -m vitjax.doctor`."""
 
 import importlib.metadata
 import importlib.util
@@ -11,8 +11,6 @@ import subprocess
 from vitjax.system.terminal import protect
 
 EXTRAS = {
-    "demo": ("scikit-image", "scikit-learn", "onnx"),
-    "onnx": ("onnx",),
     "hub": ("huggingface-hub",),
     "log": ("tensorboardX",),
     "tfds": ("tensorflow-datasets", "importlib-resources"),

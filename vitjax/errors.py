@@ -20,6 +20,10 @@ class WeightsError(UserError):
     """Weights that cannot be had, cannot be read, or do not fit the model."""
 
 
+class EntryError(WeightsError):
+    """A file of several sets of weights, of which none or more than one is meant."""
+
+
 class GalleryError(UserError):
     """A gallery that is missing, damaged, locked, or described in another way."""
 

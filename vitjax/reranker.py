@@ -292,7 +292,7 @@ class Reranker:
         model = backbone(config, recipe.image_size, num_classes=0)
         report = None
         if config.weights:
-            variables, report = load_with_report(config.weights, model)
+            variables, report = load_with_report(config.weights, model, entry=config.entry or None)
         else:
             blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
             variables = jax.jit(model.init)(jax.random.key(config.seed), blank)

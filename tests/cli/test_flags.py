@@ -181,13 +181,15 @@ def test_a_benchmark_ends_with_one_line_where_the_user_can_mend_it(monkeypatch, 
         flags.run_benchmark(lambda: 1 / 0)
 
 
-@pytest.mark.parametrize("name", ["eval.py", "train.py"])
-def test_the_keyboard_ends_a_program_that_still_imports_with_exit_130_and_no_traceback(tmp_path, name):
+@pytest.mark.parametrize(("name", "config"), [("eval.py", "demo"), ("train.py", "smoke")])
+def test_the_keyboard_ends_a_program_that_still_imports_with_exit_130_and_no_traceback(
+    tmp_path, name, config
+):
     root = ROOT
     # In place of an import that takes a second or so, one that takes longer and does not mind interrupts.
     (tmp_path / "jax.py").write_text(SLOW)
     with subprocess.Popen(
-        [sys.executable, root / name, "--config=x", "--workdir=w"],
+        [sys.executable, root / name, f"--config={config}", "--workdir=w"],
         env=os.environ | {"PYTHONPATH": f"{tmp_path}:{root}"},
         text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip

@@ -1,35 +1,37 @@
-"""The command line of the programs: `--config FILE[:arg] --config.a.b=value --workdir DIR`."""
+"""The command line of the programs: `--config NAME[:arg] --config.a.b=value --workdir DIR`."""
 
 import dataclasses
 import difflib
-import inspect
 import pathlib
 import re
 import runpy
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any, get_args, get_origin
+import warnings
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from vitjax.cli import builtin
+from vitjax.cli.help import help_text, printed
+from vitjax.config.fields import walk
+from vitjax.config.old_names import OldNameWarning, current_path
 from vitjax.errors import UsageError
 from vitjax.system.files import expanded
+from vitjax.system.terminal import clean
+
+_HELP = ("--help", "-h", "-help", "--helpfull")
 
 
-def fields(config: Any, prefix: str = "config") -> Iterator[tuple[str, str, Any, str]]:
-    """Yields (dotted path, type, value, comment) of every field, nested ones included."""
-    comments = _comments(type(config))
-    for item in dataclasses.fields(config):
-        value, path = getattr(config, item.name), f"{prefix}.{item.name}"
-        if dataclasses.is_dataclass(value):
-            yield from fields(value, path)
-        else:
-            yield path, _kind(item.type), value, comments.get(item.name, "")
+class Arguments(NamedTuple):
+    """What a command line says.
 
+    Attributes:
+        config: of the experiment, with the flags given.
+        workdir: output folder; empty where nothing runs.
+        prints: what is printed instead of a run, None for a run.
+    """
 
-def _kind(annotation: Any) -> str:
-    if get_origin(annotation) is Annotated:
-        return "a number or a word"
-    return getattr(annotation, "__name__", str(annotation))
+    config: Any
+    workdir: str
+    prints: str | None = None
 
 
 def _register_types(config_type: type) -> None:
@@ -58,35 +60,80 @@ def _register_types(config_type: type) -> None:
             config_flags.register_flag_parser_for_type(item.type, NumberOrWord())
 
 
-def parse(argv: list[str], config_type: type) -> tuple[Any, str, bool]:
-    """The config, the output folder, and whether only the config is to be printed; ~ is the home folder.
+def parse(argv: list[str], config_type: type, description: str = "") -> Arguments:
+    """Reads the command line; ~ is the home folder.
+
+    Args:
+        argv: the program's name and its arguments.
+        config_type: dataclass that the config file must return.
+        description: first lines of `--help`.
 
     Raises:
         UsageError: an unknown flag, a value of another kind, no config file, or no output folder.
     """
+    argv, words = take_help(argv)
+    file, rest = _take_config_file(argv)
+    if not file and words is None:
+        raise UsageError("give a config: --config NAME, or a file (see --help)")
+    config = _load(file, config_type) if file else config_type()
+    if words is not None:
+        config = _with_flags(config, rest)[0] if rest[1:] else config
+        return Arguments(config, "", help_text(config, description, words))
+    config, values = _with_flags(config, rest)
+    if values["print_config"].value:
+        return Arguments(config, "", printed(config))
+    if not values["workdir"].value:
+        raise UsageError("say where results go: --workdir DIR")
+    return Arguments(config, _expanded("--workdir", values["workdir"].value))
+
+
+def take_help(argv: list[str]) -> tuple[list[str], list[str] | None]:
+    """Splits `--help WORD ...` from the other arguments; None = no help is asked for."""
+    at = next((i for i, arg in enumerate(argv) if arg.partition("=")[0] in _HELP), None)
+    if at is None:
+        return argv, None
+    end = next((i for i in range(at + 1, len(argv)) if argv[i].startswith("-")), len(argv))
+    words = [word for word in (argv[at].partition("=")[2], *argv[at + 1 : end]) if word]
+    return [*argv[:at], *argv[end:]], words
+
+
+def _with_flags(config: Any, argv: list[str]) -> tuple[Any, Any]:
+    """The config with what the flags say, and the other flags."""
     # Not above: a program that is interrupted while it is imported ends quietly only once this module is.
     from absl import flags
     from ml_collections import config_flags
 
-    file, rest = _take_config_file(argv)
-    config = _load(file, config_type)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "output folder", flag_values=values)
     flags.DEFINE_bool("print_config", False, "print and stop", flag_values=values)
-    _register_types(config_type)
+    _register_types(type(config))
+    argv = [_with_current_name(arg, config) for arg in argv]
     try:
-        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=rest)
-        extra = values(rest)[1:]
+        config_flags.DEFINE_config_dataclass("config", config, flag_values=values, sys_argv=argv)
+        extra = values(argv)[1:]
     except (flags.Error, LookupError, AttributeError, ValueError, TypeError, SyntaxError, ArithmeticError,
             MemoryError, RecursionError) as error:  # fmt: skip
-        raise UsageError(_explain(error, config_type)) from None
+        raise UsageError(_explain(error, config)) from None
     if extra:
         raise UsageError(f"unknown argument {extra[0]!r}; options look like --name=value (see --help)")
-    if not values["workdir"].value and not values["print_config"].value:
-        raise UsageError("say where results go: --workdir DIR")
-    config, workdir = values["config"].value, values["workdir"].value or ""
+    config = values["config"].value
     expand_paths(config)
-    return config, _expanded("--workdir", workdir), bool(values["print_config"].value)
+    return config, values
+
+
+def _with_current_name(arg: str, config: Any) -> str:
+    """A flag whose field has got a better name, under that name."""
+    name, equals, value = arg.partition("=")
+    prefix, dot, path = name.partition(".")
+    if prefix.strip("-") != "config" or not dot or (now := current_path(config, path)) == path:
+        return arg
+    note(f"{name} is now called {prefix}.{now}; the old name goes with the next version")
+    return f"{prefix}.{now}{equals}{value}"
+
+
+def note(text: str) -> None:
+    """Prints a line to stderr, before there is a console."""
+    print(clean(" ".join(text.split())), file=sys.stderr)
 
 
 def expand_paths(config: Any, prefix: str = "--config") -> None:
@@ -123,8 +170,6 @@ def _take_config_file(argv: list[str]) -> tuple[str, list[str]]:
             i += 1
             file = argv[i] if i < len(argv) else ""
         i += 1
-    if not file:
-        raise UsageError("give a config file: --config configs/NAME.py (see --help)")
     return file, rest
 
 
@@ -136,9 +181,16 @@ def _load(file: str, config_type: type) -> Any:
     if not pathlib.Path(path).is_file():
         path = _builtin(path)
     try:
-        config = runpy.run_path(path)["get_config"](arg)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", OldNameWarning)
+            config = runpy.run_path(path)["get_config"](arg)
     except Exception as error:  # noqa: BLE001  (a config file is the user's code: anything can happen in it)
         raise UsageError(f"--config {file}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+    for each in caught:
+        if issubclass(each.category, OldNameWarning):
+            note(f"--config {file}: {each.message}")
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
     if not isinstance(config, config_type):
         raise UsageError(f"--config {file}: get_config() must return {config_type.__name__}")
     return config
@@ -155,37 +207,12 @@ def _builtin(name: str) -> str:
     raise UsageError(f"--config: there is no file {name!r} and no built-in config of that name{hint}")
 
 
-def _explain(error: Exception, config_type: type) -> str:
+def _explain(error: Exception, config: Any) -> str:
     text = " ".join(str(error).split()).strip('"')
     unknown = re.search(r"Field (\w+) not found", text)
     if unknown:
-        known = [path for path, *_ in fields(config_type())]
-        leaf = {path.rsplit(".", 1)[1]: path for path in known}
+        leaf = {field.path.rsplit(".", 1)[1]: field.path for field in walk(config)}
         near = difflib.get_close_matches(unknown[1], leaf, n=1, cutoff=0.5)
         hint = f"; did you mean --{leaf[near[0]]}?" if near else "; see --help"
         return f"config has no field {unknown[1]!r}{hint}"
     return text or type(error).__name__
-
-
-def help_text(config_type: type, description: str) -> str:
-    """What `--help` prints: every field with its default."""
-    rows = list(fields(config_type()))
-    left = [f"  --{path}={value if value != '' else chr(39) * 2}" for path, _, value, _ in rows]
-    width = max(map(len, left)) + 2
-    lines = [f"{shown:<{width}}{text} ({kind})" for shown, (_, kind, _, text) in zip(left, rows, strict=True)]
-    head = [
-        description.strip(),
-        "",
-        "  --config NAME[:arg]   the experiment: a built-in config, or a file (required)",
-        "  --workdir DIR         where results go; made if it is not there (required)",
-        "  --print_config        print every field with its value, and stop",
-        "",
-        "Every field of the config, with its default (a config file may choose another):",
-    ]
-    return "\n".join(head + lines)
-
-
-def _comments(config_type: type) -> dict[str, str]:
-    """Reads the comment behind each field in the source of its dataclass."""
-    pattern = re.compile(r"^\s+(\w+):[^#]*#\s*(.*)$", re.MULTILINE)
-    return dict(pattern.findall(inspect.getsource(config_type)))

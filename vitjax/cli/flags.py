@@ -16,26 +16,40 @@ from typing import Any
 
 from vitjax import doctor
 from vitjax.cli import builtin
-from vitjax.cli.command_line import fields, help_text, parse
-from vitjax.errors import UsageError, UserError
+from vitjax.cli.command_line import Arguments, parse, take_help
+from vitjax.cli.help import fields
+from vitjax.config.fields import walk
+from vitjax.errors import EntryError, UsageError, UserError
 from vitjax.system.files import expanded
 from vitjax.system.terminal import clean, protect
 
 __all__ = ["UserError", "begin", "fields", "open_workdir", "run", "run_benchmark", "use_large_pages"]
 
+_READ: dict[type, Arguments] = {}  # by `begin`, for `run`: a config file runs once
 _LARGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def begin() -> None:
+def begin(config_type: type | None = None, description: str | None = None) -> None:
     """What a program does before it imports anything that takes long.
 
     The keyboard ends it with exit code 130 and without a traceback while it imports, nothing it prints steers
-    a terminal, and its memory comes in large pages (see `use_large_pages`).
+    a terminal, and its memory comes in large pages (see `use_large_pages`). `--help`, `--print_config` and
+    wrong flags are answered at once, and end it.
+
+    Args:
+        config_type: dataclass that the config file's `get_config` must return; None = the program has none.
+        description: first lines of `--help`.
     """
     signal.signal(signal.SIGINT, _interrupted)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the process before this one
     protect()
-    use_large_pages()
+    if config_type is None or take_help(sys.argv)[1] is None:
+        use_large_pages()
+    if config_type is not None:
+        given = _read(config_type, description or "", sys.argv)
+        if isinstance(given, int):
+            sys.exit(given)
+        _READ[config_type] = given
 
 
 def _interrupted(*_: Any) -> None:
@@ -90,20 +104,26 @@ def run(main: Callable[[Any, str], None], config_type: type, description: str) -
 
 
 def _run(main: Callable[[Any, str], None], config_type: type, description: str, argv: list[str]) -> int:
-    if any(arg in {"--help", "-h", "-help", "--helpfull"} for arg in argv[1:]):
-        print(help_text(config_type, description))
-        return 0
+    given = _READ.pop(config_type, None) or _read(config_type, description, argv)
+    if isinstance(given, int):
+        return given
+    return _guarded(lambda: main(given.config, given.workdir), argv[0], given.config)
+
+
+def _read(config_type: type, description: str, argv: list[str]) -> Arguments | int:
+    """What the command line says; an exit code where that ends the program."""
     try:
-        config, workdir, only_print = parse(argv, config_type)
+        given = parse(argv, config_type, description)
     except UsageError as error:
         _complain(argv[0], str(error))
         return 2
-    if only_print:
-        print(
-            "\n".join(f"{path} = {value!r}  # {kind}; {text}" for path, kind, value, text in fields(config))
-        )
-        return 0
-    return _guarded(lambda: main(config, workdir), argv[0])
+    if given.prints is None:
+        return given
+    try:
+        print(given.prints, flush=True)
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def run_benchmark(main: Callable[[], None]) -> None:
@@ -112,7 +132,7 @@ def run_benchmark(main: Callable[[], None]) -> None:
     sys.exit(_guarded(main, sys.argv[0]))
 
 
-def _guarded(main: Callable[[], None], name: str) -> int:
+def _guarded(main: Callable[[], None], name: str, config: Any = None) -> int:
     try:
         main()
     except KeyboardInterrupt:
@@ -124,9 +144,17 @@ def _guarded(main: Callable[[], None], name: str) -> int:
             peers.leave()
         if not isinstance(error, UserError | OSError):
             raise
-        _complain(name, str(error))
+        _complain(name, f"{error}{_hint(error, config)}")
         return 1
     return 0
+
+
+def _hint(error: Exception, config: Any) -> str:
+    """How the program is told which of several sets of weights is meant."""
+    if not isinstance(error, EntryError) or config is None:
+        return ""
+    flags = [f"--{field.path}=ENTRY" for field in walk(config) if field.path.endswith(".entry")]
+    return f" Here: {' or '.join(flags)}" if flags else ""
 
 
 def _say_interrupted(name: str) -> int:

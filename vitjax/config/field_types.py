@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
+import numbers
 import os
 import types
 from typing import Annotated, Any, get_args, get_origin
 
-import numpy as np
-
 INT32 = 2**31 - 1  # whole numbers end up in arrays of 32 bits
-FLOAT32 = float(np.finfo(np.float32).max)
+FLOAT32 = (2 - 2**-23) * 2.0**127  # the largest
 
 
 def wrong_kinds(config: Any, prefix: str = "config") -> list[str]:
@@ -33,7 +32,7 @@ def wrong_kinds(config: Any, prefix: str = "config") -> list[str]:
 def is_number(value: Any) -> bool:
     """Whether a value is a number of Python, NumPy or JAX that float32 can hold; no bool, NaN or infinity."""
     value = _plain(value)
-    if not isinstance(value, int | float | np.floating) or isinstance(value, bool):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False
     try:
         return math.isfinite(value) and abs(float(value)) <= FLOAT32

@@ -257,7 +257,7 @@ class Feed:
         end = time.monotonic() + self.patience
         while not (coming.done() or stopped()) and (left := end - time.monotonic()) > 0:
             concurrent.futures.wait([coming], min(left, _LOOK))
-        reason = f"no image came for {self.patience:.0f} s, config.data.patience; is their disk there?"
+        reason = f"no image came for {self.patience:.0f} s, config.data.timeout; is their disk there?"
         try:
             if coming.done():
                 return coming.result()

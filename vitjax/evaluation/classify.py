@@ -73,7 +73,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
             "config.model.num_classes to what the weights have."
         )
     if config.weights:
-        variables, report = load_with_report(config.weights, largest(variants))
+        variables, report = load_with_report(config.weights, largest(variants), entry=config.entry or None)
     else:
         blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
         variables, report = jax.jit(largest(variants).init)(jax.random.key(config.seed), blank), None

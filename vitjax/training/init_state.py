@@ -94,7 +94,7 @@ def initial(
         variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     elif wanted.weights:
         drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
-        variables, report = _load(wanted.weights, model, wanted.depth, drop_head=drop)
+        variables, report = _load(wanted.weights, model, wanted.depth, drop_head=drop, entry=wanted.entry)
         rest = f"; {len(report.missing)} start at random" if report.missing else ""
         say(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{rest}")
     else:
@@ -103,7 +103,8 @@ def initial(
         return variables, {}
     if source:
         try:
-            return variables, _load(source, dense(model), wanted.depth)[0]
+            entry = "" if config.sparsify.teacher else wanted.entry
+            return variables, _load(source, dense(model), wanted.depth, entry=entry)[0]
         except WeightsError as error:
             raise WeightsError(
                 "the dense teacher (config.sparsify.teacher names its weights; empty = config.model.weights)"
@@ -113,9 +114,13 @@ def initial(
     return variables, _random_variables(config, dense(model), recipe)
 
 
-def _load(source: str, model: Any, depth: int, *, drop_head: bool = False) -> tuple[dict, LoadReport]:
+def _load(
+    source: str, model: Any, depth: int, *, drop_head: bool = False, entry: str = ""
+) -> tuple[dict, LoadReport]:
     """Weights of a model, whose new parts start at random; of a file of more blocks, the first ones."""
-    variables, report = load_with_report(source, model, strict=False, drop_head=drop_head)
+    variables, report = load_with_report(
+        source, model, strict=False, drop_head=drop_head, entry=entry or None
+    )
     missing = [m for m in report.missing if not optim.is_new(m.name)]
     unexpected = [m for m in report.unexpected if not _is_cut_off(m.name, depth)]
     if missing or unexpected or report.mis_shaped:
@@ -168,17 +173,17 @@ def open_teacher(
             )
         return None, vectors.astype(np.float32), Renormalise(ours, ours)
     model = models.build(
-        wanted.name,
+        wanted.teacher,
         img_size=recipe.image_size,
         num_classes=config.metric.embed_dim,
         dtype=config.model.dtype,
     )
-    theirs = preprocess(wanted.name)
+    theirs = preprocess(wanted.teacher)
     variables = load_with_report(wanted.teacher_weights, model)[0]
     if (found := embedding_width(model, variables, recipe)) != width:
         raise UserError(
-            f"config.distill.name {wanted.name!r} has an embedding of {found} numbers, the model that learns "
-            f"one of {width}{_HOW_WIDE}"
+            f"config.distill.teacher {wanted.teacher!r} has an embedding of {found} numbers, the model "
+            f"that learns one of {width}{_HOW_WIDE}"
         )
     return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))
 

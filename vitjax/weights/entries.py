@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vitjax.errors import WeightsError
+from vitjax.errors import EntryError, WeightsError
 from vitjax.weights import names_cvt, names_google, names_lvvit, names_resnet, names_swin, names_vit
 from vitjax.weights.layout import Layout
 
@@ -108,11 +108,11 @@ def choose(names: Collection[str], entry: str | None = None, source: str = "weig
     if entry is not None:
         wanted = _named(found, entry, wrapped=any(n != raw for n, raw in clean.items()))
         if not wanted:
-            raise WeightsError(f"{source}: no weights under entry {entry!r}; there are {_listed(found)}.")
+            raise EntryError(f"{source}: no weights under entry {entry!r}; there are {_listed(found)}.")
         ranked = {prefix: ranked[prefix] for prefix in wanted}
     best = [prefix for prefix in ranked if ranked[prefix] == max(ranked.values())]
     if len(best) > 1:
-        raise WeightsError(
+        raise EntryError(
             f"{source}: several sets of weights, and no name tells which is meant: {_listed(best)}; tell "
             f"load_weights, by entry={_shown(sorted(best)[-1])} for one."
         )

@@ -32,10 +32,7 @@ def read_onnx(
         from google.protobuf.message import Error
         from onnx import numpy_helper
     except ImportError as error:
-        raise WeightsError(
-            f"reading {path.name!r} needs the package onnx; run: pip install onnx "
-            "(in a checkout: pip install -e '.[onnx]')"
-        ) from error
+        raise WeightsError(f"reading {path.name!r} needs the package onnx; run: pip install onnx") from error
     if path.stat().st_size > _MAX_BYTES:
         raise WeightsError(f"it is larger than {_MAX_BYTES} bytes, which no ONNX file is; refused.")
     try:

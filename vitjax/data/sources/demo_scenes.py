@@ -143,8 +143,7 @@ def _locate(package: str, file: str) -> Path:
     if not path.is_file():
         raise UserError(
             "the demo's photos come with scikit-image and scikit-learn, and "
-            f"{package}/{file} is not there; pip install scikit-image scikit-learn "
-            "(in a checkout: pip install -e '.[demo]')."
+            f"{package}/{file} is not there; pip install scikit-image scikit-learn."
         )
     return path
 

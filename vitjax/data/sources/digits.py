@@ -25,10 +25,7 @@ class DigitsSource:
         try:
             from sklearn.datasets import load_digits
         except ImportError:
-            raise UserError(
-                "the digits come with scikit-learn: pip install scikit-learn "
-                "(in a checkout: pip install -e '.[demo]')."
-            ) from None
+            raise UserError("the digits come with scikit-learn: pip install scikit-learn.") from None
         if split not in ("train", "test"):
             raise UserError(f"digits: split {split!r} is neither 'train' nor 'test'.")
         images, labels = (np.asarray(x) for x in load_digits(return_X_y=True))
