@@ -3,7 +3,7 @@
 Pairs of images of one class of CUB-200-2011's test half, drawn at random. Rows are those of the other
 tables, matching the same tokens; the ceiling is every part in the cell that it truly lies in. Columns: PCK,
 the share of parts visible in both images that land within alpha times the longer side of the candidate's
-box (`vitjax.retrieval.explanation.part_transfer`).
+box (`vitjax.retrieval.part_transfer`).
 """
 
 import pathlib
