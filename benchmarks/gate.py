@@ -1,10 +1,10 @@
-r"""What a gate is worth: base order, always reranked, and gated, on queries it was not learned from.
+r"""Precision with a gate: base order, always reranked, and gated, on queries outside of its hold-out.
 
     python -m benchmarks.gate --places DIR --classes DIR --cache DIR [--blocks 7 9 11 --share 0.3 --splits 50]
 
 Sets and forward pass are those of `benchmarks.positions`. Each row is one set with the tokens and the pooled
-vector after one block, counted from 0, no centre taken out: from where reranking helps all queries to where
-it harms some. A gate is learned on a share of the queries at random and judged on the rest; means over
+vector after one block, counted from 0, no centre subtracted: from where reranking helps all queries to where
+it harms some. A gate is fitted on a random hold-out of the queries and evaluated on the rest; means over
 splits.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/mass.py --photos DIR [--count 64 --csv mass.csv]
 
-A query is a photo. Its composites are other photos, each with a strip of the query pasted at another place:
+A query is a photo. Its composites are other photos, each with a strip of the query pasted at another position:
 a quarter, half, three quarters or all of the image wide, rolled over its upper edge, a little darker and
 compressed again. So the share of the query that a composite holds is known, and nothing lies where it lay.
 

@@ -1,17 +1,17 @@
-r"""How much place a token carries, what takes it out, and what else helps.
+r"""Positional bias of tokens: how large it is, what removes it, and other options of the descriptor.
 
     python -m benchmarks.positions --places DIR --classes DIR --flat DIR --cache DIR
 
---places holds query/, ref/ and ground_truth.json (recall@1). --classes is a folder of classes, of which those
-at even places are searched in themselves (precision@1, every other photo), while photos of those at odd
-places serve as unrelated photos. --flat holds images of one flat thing and homographies.json, as for
+--places holds query/, ref/ and ground_truth.json (recall@1). --classes is a folder of classes, of which every
+other one, from the first, is searched in itself (precision@1, every other photo), while photos of the rest
+serve as unrelated photos. --flat holds images of one flat thing and homographies.json, as for
 `benchmarks.explanations` (share of visible patches sent to their true cell). Tokens of all blocks, and
 queries, keys and values, come from one forward pass per photo and are kept in --cache, so that every row
 after that is a matter of seconds. All else is as --config says.
 
 Three tables, in Markdown: what the centre of the tokens needs; the cosine of tokens of unrelated photos at
-the same place and at different places, block by block; and options of the descriptor, with and without the
-centre.
+the same position and at different positions, block by block; and options of the descriptor, with and without
+the centre.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _share(source: FolderSource, odd: int, most: int) -> np.ndarray:
-    """Every other photo of the classes at odd or at even places, at most so many, at random."""
+    """Every other photo of the odd or of the even classes, at most so many, at random."""
     assert source.labels is not None
     rows = np.flatnonzero(np.asarray(source.labels) % 2 == odd)[:: 1 if odd else 2]
     return np.sort(np.random.default_rng(0).permutation(rows)[:most])
@@ -183,7 +183,7 @@ def place_set(folder: pathlib.Path, look: Look) -> tuple[Seen, Seen, Truth]:
 
 
 def class_set(folder: pathlib.Path, look: Look) -> tuple[Seen, Seen, Truth]:
-    """Every other photo of the classes at even places of a folder, searched in themselves."""
+    """Every other photo of the even classes of a folder, searched in themselves."""
     source = FolderSource(folder)
     rows = _share(source, 0, len(source))
     labels, seen = np.asarray(source.labels)[rows], look(source, rows)
@@ -242,7 +242,7 @@ def _centres(
         return token_center(of, "position", photos=photos)
 
     yield line("none", [None])
-    yield line("256 photos, one mean for all places", [token_center(tokens, "mean")])
+    yield line("256 photos, one mean for all positions", [token_center(tokens, "mean")])
     yield line("one grey image, no photo", [center(grey.tokens[view], photos=False)])
     yield line(f"{SYNTHETIC_IMAGES} synthetic images, no photo", [center(made.tokens[view], photos=False)])
     for count in COUNTS:
@@ -254,8 +254,8 @@ def _centres(
 
 
 def _similarities(photos: Seen, made: Seen) -> Iterator[str]:
-    """Cosines of tokens of two unrelated photos, at the same place and at two places, by view."""
-    yield "| cosine of unrelated photos | same place | other place | same, centred | other, centred |"
+    """Cosines of tokens of two unrelated photos, at the same position and at two positions, by view."""
+    yield "| cosine of unrelated photos | same position | other position | same, centred | other, centred |"
     yield "|---|---:|---:|---:|---:|"
     for view, tokens in photos.tokens.items():
         if view.smooth > 1:
@@ -266,7 +266,7 @@ def _similarities(photos: Seen, made: Seen) -> Iterator[str]:
 
 
 def _cosines(tokens: np.ndarray) -> tuple[float, float]:
-    """Means over all pairs of different photos: of tokens at one place, and at two places."""
+    """Means over all pairs of different photos: of tokens at one position, and at two positions."""
     unit = tokens.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
     n, t, _ = unit.shape

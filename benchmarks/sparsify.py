@@ -1,10 +1,9 @@
-r"""What fewer tokens are worth: multiply-accumulates and images per second, dense and reduced in one run.
+r"""Cost and speed with fewer tokens: multiply-accumulates and images/s, dense and reduced in one run.
 
     python -m benchmarks.sparsify [NAME] [--batch 1 8 32 128] [--ratio 0.9 0.7 0.5] [--dtype ...] [--csv FILE]
 
 NAME is a plain ViT (default DeiT-S) at its own size. Rows: the dense model; at each ratio DynamicViT,
-predictors included, with the same number of tokens for every image and with room for as many where each has
-its own number; EViT; ToMe. Where torch is installed, timm's dense model runs as well. Weights are
+predictors included, with the same number of tokens for every image, and with budget "own" of at most as many; EViT; ToMe. Where torch is installed, timm's dense model runs as well. Weights are
 random and images are noise: neither changes the work. All rows of a batch size take turns, so that other work
 on the machine hits them alike; `speed-up` is the median over rounds of the dense row's time over the row's.
 Compile time is apart.

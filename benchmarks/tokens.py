@@ -1,11 +1,11 @@
-r"""Recall, index and speed against tokens per image, for every way to have fewer: one table, one image.
+r"""Recall, index and speed against tokens per image, for every reducer: one table, one figure.
 
     python -m benchmarks.tokens --gallery DIR --query DIR --ground-truth FILE [--config configs/places.py]
         [--tokens 49 64 98 137 196 --reducers grid tome topk evit random uniform --csv FILE --plot FILE.png]
 
 Rows: all tokens; tokens averaged on a coarser grid after the model; tokens merged (ToMe) or dropped (top-k by
 CLS attention, EViT, at random, evenly) inside the model, each as close to the wanted numbers as it comes. Of
-those that rank tokens, once more with what the tokens were worth as marginals. No row is trained. Everything
+those that rank tokens, once more with the tokens' scores as marginals. No row is trained. Everything
 else is as the config says.
 
 Columns: tokens of one image; recall@1 of pooled search and of its reranking; bytes of one image in a float16
@@ -231,7 +231,7 @@ def plot(rows: Sequence[Row], path: pathlib.Path) -> None:
     lines: dict[str, list[Row]] = {}
     for row in rows:
         if row.model != rows[0].model:
-            weighed = " weighed by worth" if row.marginals == "keep" else ""
+            weighed = " weighed by score" if row.marginals == "keep" else ""
             lines.setdefault(row.model + weighed, [rows[0]]).append(row)
     for (name, found), marker in zip(lines.items(), "osD^vx+*", strict=False):
         points = sorted(found, key=lambda row: row.tokens)
