@@ -3,10 +3,11 @@ r"""Cost and speed with fewer tokens: multiply-accumulates and images/s, dense a
     python -m benchmarks.sparsify [NAME] [--batch 1 8 32 128] [--ratio 0.9 0.7 0.5] [--dtype ...] [--csv FILE]
 
 NAME is a plain ViT (default DeiT-S) at its own size. Rows: the dense model; at each ratio DynamicViT,
-predictors included, with the same number of tokens for every image, and with budget "own" of at most as many; EViT; ToMe. Where torch is installed, timm's dense model runs as well. Weights are
-random and images are noise: neither changes the work. All rows of a batch size take turns, so that other work
-on the machine hits them alike; `speed-up` is the median over rounds of the dense row's time over the row's.
-Compile time is apart.
+predictors included, with the same number of tokens for every image, and with budget "own" of at most as many;
+EViT; ToMe. Where torch is installed, timm's dense model runs as well. Weights are random and images are
+noise: neither changes the work. All rows of a batch size take turns, so that other work on the machine hits
+them alike; `speed-up` is the median over rounds of the dense row's time over the row's. Compile time is
+apart.
 """
 
 import argparse
