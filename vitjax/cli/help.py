@@ -91,7 +91,7 @@ def _help_of(field: Field) -> str:
     flag = f"  --{field.path}="
     if len(flag) + len(value) > WIDTH:
         value = f"{value[: WIDTH - len(flag) - 3]}..."
-    left, meaning = flag + value, textwrap.wrap(_described(field), WIDTH - _INDENT)
+    left, meaning = flag + value, _wrapped(_described(field), WIDTH - _INDENT)
     if len(left) > _INDENT - 2:
         return "\n".join([left, *(" " * _INDENT + line for line in meaning)])
     first, *rest = meaning
@@ -102,5 +102,6 @@ def _first_line(section: Any) -> str:
     return (type(section).__doc__ or "").strip().splitlines()[0]
 
 
-def _wrapped(text: str) -> list[str]:
-    return [part for line in text.strip().splitlines() for part in textwrap.wrap(line, WIDTH) or [""]]
+def _wrapped(text: str, width: int = WIDTH) -> list[str]:
+    lines = text.strip().splitlines()
+    return [part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False) or [""]]

@@ -34,8 +34,8 @@ REDUCERS = ("", "dynamicvit", "topk", "evit", "tome", "random", "uniform")
 
 
 @dataclass(slots=True)
-class ModelSpec:
-    """What both programs say of a backbone; 0 leaves a size as the name has it."""
+class BackboneConfig:
+    """Which backbone, in both programs; 0 leaves a size as the name has it."""
 
     name: str = option("vit_small_patch14_dinov2", "timm's name; `vitjax models` lists them")
     img_size: int = option(
@@ -51,8 +51,8 @@ class ModelSpec:
 
 
 @dataclass(slots=True)
-class InputSpec:
-    """What both programs say of how images are read."""
+class InputConfig:
+    """How images are read, in both programs."""
 
     resize: str = option(
         "crop",
@@ -70,7 +70,7 @@ class InputSpec:
 
 
 @dataclass(slots=True)
-class ModelConfig(ModelSpec):
+class ModelConfig(BackboneConfig):
     """Which backbone, and which of its tokens describe an image."""
 
     block: int = option(-1, "tokens after this block, from 0; negative counts from the end")
@@ -95,7 +95,7 @@ class ModelConfig(ModelSpec):
 
 
 @dataclass(slots=True)
-class DataConfig(InputSpec):
+class DataConfig(InputConfig):
     """Where the images come from and how they become model input."""
 
     source: str = option(

@@ -51,11 +51,11 @@ def current_path(config: Any, path: str) -> str:
 def with_current_names(config: Any, tree: dict[str, Any]) -> dict[str, Any]:
     """What an earlier version wrote of such a config, as nested data, with the names of today."""
     names = OLD_NAMES.get(type(config).__name__, {})
+    sections = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     found = {}
     for name, value in tree.items():
-        section = getattr(config, name, None)
-        nested = isinstance(value, dict) and dataclasses.is_dataclass(section)
-        found[names.get(name, name)] = with_current_names(section, value) if nested else value
+        nested = isinstance(value, dict) and dataclasses.is_dataclass(sections.get(name))
+        found[names.get(name, name)] = with_current_names(sections[name], value) if nested else value
     return found
 
 

@@ -7,7 +7,7 @@ config file's `get_config` has run.
 import dataclasses
 from dataclasses import dataclass, field
 
-from vitjax.config.eval_config import DTYPES, ON_BAD_IMAGE, InputSpec, ModelSpec
+from vitjax.config.eval_config import DTYPES, ON_BAD_IMAGE, BackboneConfig, InputConfig
 from vitjax.config.field_types import wrong_kinds
 from vitjax.config.fields import open_names, option, wrong_values
 from vitjax.config.old_names import reads_old_names
@@ -21,7 +21,7 @@ METRIC_LOSSES = ("margin", "multi_similarity", "proxy_anchor")
 
 
 @dataclass(slots=True)
-class StudentConfig(ModelSpec):
+class StudentConfig(BackboneConfig):
     """The model that is trained; 0 leaves a size as the name has it."""
 
     name: str = option(
@@ -97,7 +97,7 @@ class DistillConfig:
 
 @reads_old_names
 @dataclass(slots=True)
-class TrainDataConfig(InputSpec):
+class TrainDataConfig(InputConfig):
     """Where the images come from."""
 
     source: str = option(
