@@ -36,6 +36,7 @@ from vitjax import doctor, sharding
 from vitjax.cli import run_files
 from vitjax.cli.console import say, warn
 from vitjax.cli.session import only_run, start
+from vitjax.config.old_names import with_current_names
 from vitjax.config.train_config import to_dict, validate
 from vitjax.data.augment import Augment
 from vitjax.data.eval_loader import batches
@@ -495,7 +496,8 @@ def note_run(config: TrainConfig, recipe: Preprocess, out: pathlib.Path) -> None
     """Writes what the run is made of, and says where that differs from its beginning."""
     path, now = out / "run.json", run_files.plain({"config": to_dict(config), "input": asdict(recipe)})
     if path.exists():
-        then = begun(path)
+        if then := begun(path):
+            then["config"] = with_current_names(config, then["config"])
         old, new = flat({name: then.get(name, now[name]) for name in now}), flat(now)
         changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if changed:

@@ -35,7 +35,7 @@ def naming(path: str | os.PathLike, kind: str) -> Iterator[None]:
         yield
     except WeightsError as error:
         text = str(error)
-        raise WeightsError(text if text.startswith("weights ") else f"{source}: {text}") from error
+        raise type(error)(text if text.startswith("weights ") else f"{source}: {text}") from error
     except OSError as error:
         raise WeightsError(f"{source} cannot be read: {error.strerror or error}.") from error
     except DAMAGE as error:
