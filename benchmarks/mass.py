@@ -3,8 +3,9 @@
     python benchmarks/mass.py --photos DIR [--count 64 --csv mass.csv]
 
 A query is a photo. Its composites are other photos, each with a strip of the query pasted at another
-position: a quarter, half, three quarters or all of the image wide, rolled over its upper edge, a little darker
-and compressed again. So the share of the query that a composite holds is known, and nothing lies where it lay.
+position: a quarter, half, three quarters or all of the image wide, rolled over its upper edge, a little
+darker and compressed again. So the share of the query that a composite holds is known, and nothing lies where
+it lay.
 
 The table: mean |found - true share| and the rank correlation of the two over a query and its own composites,
 then P@1 where every query searches one composite of each, whose shares are mixed: by the structural score
