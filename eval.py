@@ -34,10 +34,8 @@ from vitjax.cli.console import bar, count_of, say, warn
 from vitjax.cli.session import only_run, refuse_training_run, start
 from vitjax.config import PROTOCOLS, RerankConfig, to_dict, validate
 from vitjax.data.eval_loader import Batch, Skipped
-from vitjax.data.sources.base import FolderSource, ImageSource, ListedSource, align_labels, notes_of
-from vitjax.data.sources.demo_scenes import SceneSource
+from vitjax.data.sources.base import ImageSource, ListedSource, align_labels, notes_of
 from vitjax.data.sources.msls import PlaceSource
-from vitjax.data.sources.tfds import TfdsSource
 from vitjax.evaluation import classify
 from vitjax.evaluation.described_images import Side
 from vitjax.evaluation.index_images import index_images
@@ -92,7 +90,7 @@ def retrieve(
     """Searches, reranks and measures, or only fills an index."""
     clock = run_files.Stopwatch()
     with clock.stage("load"):
-        gallery_source, query_source = open_sources(config)
+        gallery_source, query_source = open_protocol(config.data)
         warn(*notes_of(gallery_source, query_source))
         reranker = Reranker.from_config(config)
         config = measure(reranker, config)
@@ -182,23 +180,6 @@ def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
     if config.rerank.price > 0:
         say(f"matches of a cost above {config.rerank.price:.3f} are not made")
     return config
-
-
-def open_sources(config: EvalConfig) -> tuple[ImageSource, ImageSource]:
-    """Gallery and query images; the same object where the gallery is searched in itself."""
-    data = config.data
-    if data.source == "scenes":
-        return SceneSource("gallery"), SceneSource("query")
-    if data.source in PROTOCOLS:
-        return open_protocol(data)
-    if data.source == "tfds":
-        dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
-        return dataset, dataset
-    if not data.gallery:
-        raise UserError("say where the images are: --config.data.gallery=DIR")
-    gallery = FolderSource(data.gallery)
-    same = not data.query or pathlib.Path(data.query).resolve() == pathlib.Path(data.gallery).resolve()
-    return gallery, gallery if same else FolderSource(data.query)
 
 
 def describe(reranker: Reranker, source: ImageSource, config: EvalConfig, what: str) -> Side:

@@ -10,7 +10,6 @@ from vitjax.config.eval_config import INTERPOLATIONS as INTERPOLATIONS
 from vitjax.config.eval_config import MARGINALS as MARGINALS
 from vitjax.config.eval_config import MASSES as MASSES
 from vitjax.config.eval_config import METHODS as METHODS
-from vitjax.config.eval_config import NO_CLASS as NO_CLASS
 from vitjax.config.eval_config import ON_BAD_IMAGE as ON_BAD_IMAGE
 from vitjax.config.eval_config import PROTOCOLS as PROTOCOLS
 from vitjax.config.eval_config import REDUCERS as REDUCERS
@@ -31,3 +30,4 @@ from vitjax.config.eval_config import demo_config as demo_config
 from vitjax.config.eval_config import to_dict as to_dict
 from vitjax.config.eval_config import validate as validate
 from vitjax.config.eval_config import validate_rerank as validate_rerank
+from vitjax.data.sources.folders import NO_CLASS as NO_CLASS

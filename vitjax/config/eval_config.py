@@ -10,6 +10,7 @@ from typing import Annotated
 
 from vitjax.config.field_types import wrong_kinds
 from vitjax.config.fields import open_names, option, wrong_values
+from vitjax.data.sources.open import SOURCES, SUBTASKS, sources_with
 from vitjax.errors import UserError
 
 TASKS = ("retrieve", "index", "classify")
@@ -23,11 +24,8 @@ FACETS = ("token", "query", "key", "value")
 CENTERS = ("none", "mean", "position")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
-SOURCES = ("folder", "scenes", "cub", "cars", "sop", "msls", "tfds", "idx", "cifar", "digits")
 PROTOCOLS = ("cub", "cars", "sop", "msls")  # these define queries and relevant images
-SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
 MASSES = ("auto", "mutual")
-NO_CLASS = "."  # of images that lie beside the folders of classes
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
 BUDGETS = ("fixed", "own", "batch")
 REDUCERS = ("", "dynamicvit", "topk", "evit", "tome", "random", "uniform")
@@ -101,7 +99,7 @@ class DataConfig(InputConfig):
     source: str = option(
         "folder",
         "dataset; scenes: the bundled photos of the demo; idx, cifar and digits only for task classify",
-        choices=open_names(SOURCES, "vitjax.data.sources.open", "SOURCES"),
+        choices=sources_with,
     )
     images: str = option(
         "", "folder of the files of cub, cars, sop, msls, idx or cifar as published; of tfds: its data_dir"
@@ -285,8 +283,10 @@ def _rules(config: EvalConfig) -> list[str]:
     wrong, source = [], config.data.source
     if config.task == "index" and not config.index.path:
         wrong.append("config.task is 'index', but config.index.path is empty; say where to store the gallery")
-    refused = ("scenes", *PROTOCOLS) if config.task == "classify" else ("idx", "cifar", "digits")
-    if source in refused:
+    classify = config.task == "classify"
+    usable = sources_with("test" if classify else "gallery")
+    places = classify and source == "msls"  # its labels are cities
+    if source in SOURCES and (source not in usable or places):
         wrong.append(f"config.data.source is {source!r}, which task {config.task!r} cannot use")
     return wrong + _reduced(config) + _matched(config.rerank) + _centered(config)
 

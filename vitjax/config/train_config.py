@@ -5,16 +5,17 @@ config file's `get_config` has run.
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 
 from vitjax.config.eval_config import DTYPES, ON_BAD_IMAGE, BackboneConfig, InputConfig
 from vitjax.config.field_types import wrong_kinds
-from vitjax.config.fields import open_names, option, wrong_values
+from vitjax.config.fields import option, wrong_values
 from vitjax.config.old_names import reads_old_names
+from vitjax.data.sources.open import sources_with
 from vitjax.errors import UserError
 
 TASKS = ("classify", "metric", "distill")
-SOURCES = ("folder", "tfds", "idx", "cifar", "digits", "msls")
 SHARDINGS = ("replicated", "fsdp")
 LEVELS = ("image", "batch")
 METRIC_LOSSES = ("margin", "multi_similarity", "proxy_anchor")
@@ -103,7 +104,7 @@ class TrainDataConfig(InputConfig):
     source: str = option(
         "folder",
         "dataset; folder: sub-folders are classes; idx: MNIST and Fashion-MNIST",
-        choices=open_names(SOURCES, "vitjax.data.sources.open", "SOURCES"),
+        choices=functools.partial(sources_with, "train"),
     )
     name: str = option("", "tfds: name of the dataset, with or without a version")
     dir: str = option("", "tfds: its data_dir, empty = TFDS's own; idx, cifar, msls: folder of the files")

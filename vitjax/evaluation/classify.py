@@ -18,13 +18,11 @@ from vitjax.cli import run_files
 from vitjax.cli.console import bar, say, warn
 from vitjax.config import EvalConfig, to_dict
 from vitjax.data.eval_loader import batches
-from vitjax.data.sources.base import FolderSource, ImageSource, class_places, notes_of, read_classes
-from vitjax.data.sources.cifar import CifarSource
-from vitjax.data.sources.digits import DigitsSource
-from vitjax.data.sources.mnist import IdxSource
-from vitjax.data.sources.tfds import TfdsSource
+from vitjax.data.sources import open as sources
+from vitjax.data.sources.base import ImageSource, class_places, notes_of, read_classes
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
+from vitjax.evaluation.protocols import data_spec
 from vitjax.models.from_config import backbone, dense, reducer_name
 from vitjax.reranker import model_input
 from vitjax.sparsify import count
@@ -111,19 +109,9 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
 
 def open_source(config: EvalConfig) -> ImageSource:
     """The images to classify: of a folder, of a dataset's held-out part, or of a dataset of TFDS."""
-    data = config.data
-    if data.source == "digits":
-        return DigitsSource("test")
-    if data.source == "tfds":
-        dataset: Any = TfdsSource(data.name, data.split, data.images)  # labels are read when asked for
-        return dataset
-    if not data.images:
-        raise UserError("say where the images are: --config.data.images=DIR")
-    if data.source == "idx":
-        return IdxSource(data.images)
-    if data.source == "cifar":
-        return CifarSource(data.images, "test")
-    return FolderSource(data.images, loose=False)
+    found = sources.open_source(config.data.source, data_spec(config.data), "test")
+    assert found is not None
+    return found
 
 
 def make_variants(config: EvalConfig, image_size: int) -> list[Variant]:

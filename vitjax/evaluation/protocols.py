@@ -8,41 +8,51 @@ from jaxtyping import Float, Int
 
 from vitjax.config import DataConfig
 from vitjax.data.sources.base import ImageSource
-from vitjax.data.sources.cub_cars_sop import read_cars, read_cub, read_sop
-from vitjax.data.sources.msls import PlaceSource, read_msls
+from vitjax.data.sources.msls import PlaceSource
+from vitjax.data.sources.open import DataSpec, open_source
 from vitjax.data.sources.utm_names import places_in_names
 from vitjax.errors import UserError
 from vitjax.retrieval.metrics import positives_within
 from vitjax.retrieval.metrics.relevance import Truth
 
 RECALL_AT = {"cub": (1, 2, 4, 8), "cars": (1, 2, 4, 8), "sop": (1, 10, 100), "msls": (1, 5, 10, 20)}
-_READERS = {"cub": read_cub, "cars": read_cars, "sop": read_sop}
+
+
+def data_spec(data: DataConfig) -> DataSpec:
+    """Which images a config's `data` means."""
+    return DataSpec(
+        path=data.images,
+        name=data.name,
+        split=data.split,
+        gallery=data.gallery,
+        query=data.query,
+        cities=tuple(city.strip() for city in data.cities.split(",") if city.strip()),
+        subtask=data.subtask,
+        called={"path": "--config.data.images", "gallery": "--config.data.gallery"},
+    )
 
 
 def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
-    """Gallery and queries of the protocol that `data.source` names.
+    """Gallery and queries of a search; the same object where the gallery is searched in itself.
 
     CUB-200-2011, Cars196, Stanford Online Products: the half whose classes nobody learns from is searched in
-    itself, so both are the same object. MSLS: the validation cities; queries without a relevant image are
-    left out, as the released evaluation leaves them out.
+    itself. MSLS: the validation cities. Of photos of known places, queries without a relevant image are left
+    out, as the released evaluation of MSLS leaves them out.
 
     Args:
-        data: `source` is one of `RECALL_AT`, `images` the folder of the download.
+        data: says which images.
 
     Raises:
-        ValueError: no folder, or the download is not as it is published; one line says where.
+        UserError: no folder, or the download is not as it is published; one line says where.
     """
-    if not data.images:
-        raise UserError(f"say where the download of {data.source!r} lies: --config.data.images=DIR")
-    if data.source in _READERS:
-        source = _READERS[data.source](data.images).source(test=True)
-        return source, source
-    cities = [city.strip() for city in data.cities.split(",") if city.strip()]
-    queries, gallery = (
-        read_msls(data.images, side, cities=cities, subtask=data.subtask) for side in ("query", "database")
-    )
-    right = near(queries, gallery, data.angle, data.radius)
-    asked = np.flatnonzero([len(rows) > 0 for rows in right])
+    spec = data_spec(data)
+    gallery, queries = (open_source(data.source, spec, side) for side in ("gallery", "query"))
+    assert gallery is not None
+    if queries is None:
+        return gallery, gallery
+    if not (isinstance(queries, PlaceSource) and isinstance(gallery, PlaceSource)):
+        return gallery, queries
+    asked = np.flatnonzero([len(rows) > 0 for rows in near(queries, gallery, data.angle, data.radius)])
     if not len(asked):
         raise UserError(
             f"{data.images}: no query has a photo within {data.radius:g} m; is the download whole?"

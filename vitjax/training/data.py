@@ -1,8 +1,7 @@
 """The images of a run: those to learn from, those held out, and which of them a step sees."""
 
-import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,20 +13,9 @@ from vitjax.cli.console import say
 from vitjax.config.train_config import TrainConfig
 from vitjax.data import transforms
 from vitjax.data.eval_loader import batches
-from vitjax.data.sources.base import (
-    ClassesSource,
-    FolderSource,
-    ImageSource,
-    RowsSource,
-    class_places,
-    notes_of,
-)
-from vitjax.data.sources.cifar import CifarSource
-from vitjax.data.sources.digits import DigitsSource
+from vitjax.data.sources.base import ClassesSource, ImageSource, RowsSource, class_places, notes_of
 from vitjax.data.sources.geo import Places
-from vitjax.data.sources.mnist import IdxSource
-from vitjax.data.sources.msls import SIDES, VALIDATION, all_cities, read_msls
-from vitjax.data.sources.tfds import TfdsSource
+from vitjax.data.sources.open import DataSpec, open_source
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.training.evaluation import embed_images
@@ -48,19 +36,15 @@ def model_input(config: TrainConfig) -> Preprocess:
 
 def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
     """Images to learn from, and those held out; `notes_of` says what is left out of them."""
-    if config.data.source == "digits":
-        return DigitsSource("train"), DigitsSource("test")
-    if config.data.source == "tfds":
-        split: Any = functools.partial(TfdsSource, config.data.name, data_dir=config.data.dir)
-        return split(config.data.train), split(config.data.test)
-    if config.data.source in ("idx", "cifar"):
-        kind = IdxSource if config.data.source == "idx" else CifarSource
-        return kind(config.data.dir, "train"), kind(config.data.dir, "test")
-    if config.data.source == "msls":
-        return open_places(config)
-    learn = FolderSource(config.data.train, loose=False)
-    if config.data.test:
-        return learn, FolderSource(config.data.test, loose=False)
+    data = config.data
+    spec = DataSpec(
+        path=data.dir, name=data.name, train=data.train, test=data.test,
+        called={"path": "--config.data.dir", "train": "--config.data.train"},
+    )  # fmt: skip
+    learn, held_out = (open_source(data.source, spec, split) for split in ("train", "test"))
+    assert learn is not None
+    if held_out is not None:
+        return learn, held_out
     count = round((1 - config.metric.held_out) * len(learn.class_names))
     if not 0 < count < len(learn.class_names):
         raise UserError(
@@ -69,17 +53,6 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
         )
     kept, unseen = range(count), range(count, len(learn.class_names))
     return ClassesSource(learn, kept), ClassesSource(learn, unseen)
-
-
-def open_places(config: TrainConfig) -> tuple[Places, Places]:
-    """Queries of cities of MSLS and the photos they are looked for among, to learn from and held out."""
-    held_out = config.data.test.split(",") if config.data.test else VALIDATION
-    cities = config.data.train.split(",") if config.data.train else all_cities(config.data.dir)
-
-    def some(cities: Sequence[str], subtask: str) -> Places:
-        return Places(*(read_msls(config.data.dir, side, cities=cities, subtask=subtask) for side in SIDES))
-
-    return some([city for city in cities if city not in held_out], ""), some(held_out, "all")
 
 
 def left_out(config: TrainConfig, learn: ImageSource, held_out: ImageSource) -> list[str]:

@@ -9,9 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from vitjax.config import NO_CLASS
 from vitjax.data.images import ImageError, read_image
-from vitjax.data.sources.folders import list_folder
+from vitjax.data.sources.folders import NO_CLASS, list_folder
 from vitjax.errors import UserError
 from vitjax.system.files import canonical, expanded, read_text
 

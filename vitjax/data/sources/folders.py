@@ -15,6 +15,7 @@ UNREAD = (
     ".j2k", ".jfif", ".jp2", ".jpe", ".jxl", ".nef", ".orf", ".pbm", ".pgm", ".pnm", ".ppm", ".psd", ".raf",
     ".raw", ".rw2", ".svg", ".tga", ".tif", ".tiff",
 )  # fmt: skip
+NO_CLASS = "."  # of images that lie beside the folders of classes
 _NAMED = 3  # folders that a line names; the rest are counted
 
 

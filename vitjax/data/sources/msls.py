@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float64, Int32
 from PIL import Image
 
-from vitjax.config import SUBTASKS
 from vitjax.data.sources.base import ListedSource
+from vitjax.data.sources.open import SUBTASKS
 from vitjax.errors import UserError
 from vitjax.system.files import expanded
 

@@ -1,0 +1,190 @@
+"""Datasets by name: one plain dictionary of what opens them.
+
+A dataset of your own is one entry, made where the config is: `SOURCES["my_photos"] = MyPhotos`, of which
+`MyPhotos(spec, split)` is an `ImageSource`. Importing this module imports no reader.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vitjax.errors import UserError
+
+if TYPE_CHECKING:
+    from vitjax.data.sources.base import ImageSource
+
+SEARCHED, LEARNED = ("gallery", "query"), ("train", "test")
+SPLITS = SEARCHED + LEARNED
+SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What says which images are meant; a dataset reads the fields that concern it.
+
+    Attributes:
+        path: folder of the files as published, or of prepared datasets.
+        name: of the dataset among those of its folder.
+        split: of it, where one split is searched or classified.
+        gallery: folder of images to search in.
+        query: folder of images to search for, or one image.
+        train: folder, split or cities to learn from.
+        test: folder, split or cities held out.
+        cities: to search in.
+        subtask: of `SUBTASKS`.
+        called: what errors call a field, where not by its name: the flag that sets it.
+    """
+
+    path: str = ""
+    name: str = ""
+    split: str = "validation"
+    gallery: str = ""
+    query: str = ""
+    train: str = ""
+    test: str = ""
+    cities: tuple[str, ...] = ("cph", "sf")
+    subtask: str = "all"
+    called: Mapping[str, str] = field(default_factory=dict)
+
+    def folder(self, name: str) -> str:
+        """The folder that a field gives.
+
+        Raises:
+            UserError: it is empty.
+        """
+        if not (found := getattr(self, name)):
+            raise UserError(f"say where the images are: {self.called.get(name, name)}=DIR")
+        return found
+
+
+# (spec, split) -> the images; None for "query" where the gallery is searched in itself, and for "test" where
+# no images are held out: the caller then holds out some classes of "train".
+Opener = Callable[[DataSpec, str], "ImageSource | None"]
+
+
+def _folder(spec: DataSpec, split: str) -> ImageSource | None:
+    from vitjax.data.sources.base import FolderSource
+
+    if split == "gallery":
+        return FolderSource(spec.folder("gallery"))
+    if split == "query":
+        same = not spec.query or os.path.realpath(spec.query) == os.path.realpath(spec.gallery)
+        return None if same else FolderSource(spec.query)
+    if split == "test" and not spec.test and spec.train:
+        return None
+    field = "train" if split == "train" else "test" if spec.test else "path"
+    return FolderSource(spec.folder(field), loose=False)
+
+
+def _scenes(spec: DataSpec, split: str) -> ImageSource:
+    from vitjax.data.sources.demo_scenes import SceneSource
+
+    return SceneSource(split)
+
+
+def _half(reader: str) -> Opener:
+    """Opens the half of a dataset whose classes nobody learns from; it is searched in itself."""
+
+    def opened(spec: DataSpec, split: str) -> ImageSource | None:
+        from vitjax.data.sources import cub_cars_sop
+
+        if split == "query":
+            return None
+        return getattr(cub_cars_sop, reader)(spec.folder("path")).source(test=True)
+
+    return opened
+
+
+def _msls(spec: DataSpec, split: str) -> ImageSource:
+    from vitjax.data.sources.geo import Places
+    from vitjax.data.sources.msls import SIDES, VALIDATION, all_cities, read_msls
+
+    root = spec.folder("path")
+    if split in SEARCHED:
+        side = "query" if split == "query" else "database"
+        return read_msls(root, side, cities=spec.cities, subtask=spec.subtask)
+    held_out = spec.test.split(",") if spec.test else list(VALIDATION)
+    cities = spec.train.split(",") if spec.train else all_cities(root)
+    cities = [city for city in cities if city not in held_out] if split == "train" else held_out
+    subtask = "" if split == "train" else "all"
+    return Places(*(read_msls(root, side, cities=cities, subtask=subtask) for side in SIDES))
+
+
+def _tfds(spec: DataSpec, split: str) -> ImageSource | None:
+    from vitjax.data.sources.tfds import TfdsSource
+
+    if split == "query":
+        return None
+    part = {"train": spec.train, "test": spec.test}.get(split) or spec.split
+    return TfdsSource(spec.name, part, spec.path)  # pyright: ignore[reportReturnType]  (labels: when asked for)
+
+
+def _idx(spec: DataSpec, split: str) -> ImageSource:
+    from vitjax.data.sources.mnist import IdxSource
+
+    return IdxSource(spec.folder("path"), split)
+
+
+def _cifar(spec: DataSpec, split: str) -> ImageSource:
+    from vitjax.data.sources.cifar import CifarSource
+
+    return CifarSource(spec.folder("path"), split)
+
+
+def _digits(spec: DataSpec, split: str) -> ImageSource:
+    from vitjax.data.sources.digits import DigitsSource
+
+    return DigitsSource(split)
+
+
+SOURCES: dict[str, Opener] = {
+    "folder": _folder,
+    "scenes": _scenes,
+    "cub": _half("read_cub"),
+    "cars": _half("read_cars"),
+    "sop": _half("read_sop"),
+    "msls": _msls,
+    "tfds": _tfds,
+    "idx": _idx,
+    "cifar": _cifar,
+    "digits": _digits,
+}
+# Splits of those that have not all four.
+_SPLITS = {
+    "scenes": SEARCHED,
+    "cub": SEARCHED,
+    "cars": SEARCHED,
+    "sop": SEARCHED,
+    "idx": LEARNED,
+    "cifar": LEARNED,
+    "digits": LEARNED,
+}
+
+
+def sources_with(*splits: str) -> list[str]:
+    """Names of the datasets that have all these splits, in the order of `SOURCES`."""
+    return [name for name in SOURCES if set(splits) <= set(_SPLITS.get(name, SPLITS))]
+
+
+def open_source(name: str, spec: DataSpec, split: str) -> ImageSource | None:
+    """Opens a split of a dataset of `SOURCES`.
+
+    Args:
+        name: of the dataset.
+        spec: which images are meant.
+        split: "gallery" and "query" of a search; "train" to learn from, "test" to judge what was learned.
+
+    Returns:
+        The images. None for "query": the gallery is searched in itself. None for "test": none are held out.
+
+    Raises:
+        UserError: no such dataset or split; or its files are not there, or not as published.
+    """
+    if name not in SOURCES:
+        raise UserError(f"source {name!r} is unknown; those are {', '.join(SOURCES)}, and what you add")
+    if name not in sources_with(split):
+        raise UserError(f"source {name!r} has no split {split!r}; it has {', '.join(_SPLITS[name])}")
+    return SOURCES[name](spec, split)
