@@ -10,7 +10,8 @@ from typing import Annotated
 
 from vitjax.config.field_types import wrong_kinds
 from vitjax.config.fields import open_names, option, wrong_values
-from vitjax.data.sources.open import SOURCES, SUBTASKS, sources_with
+from vitjax.data.sources.open import SOURCES, sources_with
+from vitjax.data.sources.spec import SUBTASKS
 from vitjax.errors import UserError
 
 TASKS = ("retrieve", "index", "classify")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         fingerprint,
     )
     from vitjax.data.sources.folders import list_images
-    from vitjax.data.sources.open import SOURCES, DataSpec, open_source
+    from vitjax.data.sources.open import SOURCES, open_source
+    from vitjax.data.sources.spec import DataSpec
     from vitjax.data.transforms import Preprocess, preprocess
 
 __all__ = [
@@ -48,7 +49,8 @@ _HOME = {
         "FolderSource", "ImageSource", "ListSource", "SourceTail", "align_labels", "fingerprint",
     ),
     "sources.folders": ("list_images",),
-    "sources.open": ("SOURCES", "DataSpec", "open_source"),
+    "sources.open": ("SOURCES", "open_source"),
+    "sources.spec": ("DataSpec",),
     "transforms": ("Preprocess", "preprocess"),
 }  # fmt: skip
 

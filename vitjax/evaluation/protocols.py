@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from vitjax.config import DataConfig
 from vitjax.data.sources.base import ImageSource
 from vitjax.data.sources.msls import PlaceSource
-from vitjax.data.sources.open import DataSpec, open_source
+from vitjax.data.sources.open import open_source
+from vitjax.data.sources.spec import DataSpec
 from vitjax.data.sources.utm_names import places_in_names
 from vitjax.errors import UserError
 from vitjax.retrieval.metrics import positives_within

@@ -15,7 +15,8 @@ from vitjax.data import transforms
 from vitjax.data.eval_loader import batches
 from vitjax.data.sources.base import ClassesSource, ImageSource, RowsSource, class_places, notes_of
 from vitjax.data.sources.geo import Places
-from vitjax.data.sources.open import DataSpec, open_source
+from vitjax.data.sources.open import open_source
+from vitjax.data.sources.spec import DataSpec
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.training.evaluation import embed_images

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int32
 from PIL import Image
 
 from vitjax.data.sources.base import ListedSource
-from vitjax.data.sources.open import SUBTASKS
+from vitjax.data.sources.spec import SUBTASKS
 from vitjax.errors import UserError
 from vitjax.system.files import expanded
 

@@ -7,10 +7,10 @@ A dataset of your own is one entry, made where the config is: `SOURCES["my_photo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from vitjax.data.sources.spec import DataSpec
 from vitjax.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,47 +18,6 @@ if TYPE_CHECKING:
 
 SEARCHED, LEARNED = ("gallery", "query"), ("train", "test")
 SPLITS = SEARCHED + LEARNED
-SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """What says which images are meant; a dataset reads the fields that concern it.
-
-    Attributes:
-        path: folder of the files as published, or of prepared datasets.
-        name: of the dataset among those of its folder.
-        split: of it, where one split is searched or classified.
-        gallery: folder of images to search in.
-        query: folder of images to search for, or one image.
-        train: folder, split or cities to learn from.
-        test: folder, split or cities held out.
-        cities: to search in.
-        subtask: of `SUBTASKS`.
-        called: what errors call a field, where not by its name: the flag that sets it.
-    """
-
-    path: str = ""
-    name: str = ""
-    split: str = "validation"
-    gallery: str = ""
-    query: str = ""
-    train: str = ""
-    test: str = ""
-    cities: tuple[str, ...] = ("cph", "sf")
-    subtask: str = "all"
-    called: Mapping[str, str] = field(default_factory=dict)
-
-    def folder(self, name: str) -> str:
-        """The folder that a field gives.
-
-        Raises:
-            UserError: it is empty.
-        """
-        if not (found := getattr(self, name)):
-            raise UserError(f"say where the images are: {self.called.get(name, name)}=DIR")
-        return found
-
 
 # (spec, split) -> the images; None for "query" where the gallery is searched in itself, and for "test" where
 # no images are held out: the caller then holds out some classes of "train".

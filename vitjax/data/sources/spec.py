@@ -1,0 +1,47 @@
+"""What a program is told about a dataset, whichever it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vitjax.errors import UserError
+
+SUBTASKS = ("all", "s2w", "w2s", "o2n", "n2o", "d2n", "n2d")  # summer, winter, old, new, day, night
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What says which images are meant; a dataset reads the fields that concern it.
+
+    Attributes:
+        path: folder of the files as published, or of prepared datasets.
+        name: of the dataset among those of its folder.
+        split: of it, where one split is searched or classified.
+        gallery: folder of images to search in.
+        query: folder of images to search for, or one image.
+        train: folder, split or cities to learn from.
+        test: folder, split or cities held out.
+        cities: to search in.
+        subtask: of `SUBTASKS`.
+        called: what errors call a field, where not by its name: the flag that sets it.
+    """
+
+    path: str = ""
+    name: str = ""
+    split: str = "validation"
+    gallery: str = ""
+    query: str = ""
+    train: str = ""
+    test: str = ""
+    cities: tuple[str, ...] = ("cph", "sf")
+    subtask: str = "all"
+    called: Mapping[str, str] = field(default_factory=dict)
+
+    def folder(self, name: str) -> str:
+        """The folder that a field gives.
+
+        Raises:
+            UserError: it is empty.
+        """
+        if not (found := getattr(self, name)):
+            raise UserError(f"say where the images are: {self.called.get(name, name)}=DIR")
+        return found
