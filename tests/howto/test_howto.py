@@ -8,26 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import vitjax
 from tests import ROOT
 from tests.photos import image
-from vitjax import pretrained
-from vitjax.config import EvalConfig, ModelConfig
+from vitjax.config import EvalConfig, ModelConfig, validate
+from vitjax.config.train_config import TrainConfig
+from vitjax.config.train_config import validate as validate_training
+from vitjax.data.sources.base import align_labels
+from vitjax.data.sources.open import SOURCES
+from vitjax.evaluation.protocols import open_protocol
+from vitjax.pretrained import MODELS
 from vitjax.sparsify.reducers import StepInput
 from vitjax.sparsify.token_map import TokenMap
+from vitjax.training.data import open_sources
 
 FOLDER = ROOT / "tests" / "howto"
+TABLES = (MODELS, SOURCES)
 FILES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith(("test_", "__init__")))
 
 
 @pytest.fixture
 def run():
     """Runs a file of this folder; tables that it adds to are as before afterwards."""
-    before = dict(pretrained.MODELS)
+    before = [dict(table) for table in TABLES]
     yield lambda name: runpy.run_path(str(FOLDER / name))
-    pretrained.MODELS.clear()
-    pretrained.MODELS.update(before)
+    for table, entries in zip(TABLES, before, strict=True):
+        table.clear()
+        table.update(entries)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -79,3 +88,38 @@ def test_a_backbone_is_an_entry_of_a_dictionary(run):
     gallery = [image(kind, variant, 64) for kind in range(3) for variant in (1, 2)]
     hits = reranker.rank(image(1, 0, 64), gallery, return_matches=True)
     assert {hit.corpus_id for hit in hits[:2]} == {2, 3} and hits[0].matches
+
+
+def write_split(folder, split, rows):
+    """Photos of 40 x 40 and the CSV file that lists them; `rows` are names of classes."""
+    lines = []
+    for i, name in enumerate(rows):
+        Image.fromarray(image(len(name) % 3, i, 40)).save(folder / f"{split}{i}.png")
+        lines.append(f"{split}{i}.png,{name}\n")
+    (folder / f"{split}.csv").write_text("".join(lines), encoding="utf-8")
+
+
+def test_a_data_source_is_an_entry_of_a_dictionary(run, tmp_path):
+    run("data_source.py")
+    write_split(tmp_path, "gallery", ["tea", "rice", "salt", "rice"])
+    write_split(tmp_path, "query", ["salt", "rice"])
+    config = EvalConfig()
+    config.data.source, config.data.images = "csv", str(tmp_path)
+    validate(config)
+    gallery, query = open_protocol(config.data)
+    assert [len(gallery), len(query)] == [4, 2] and gallery.read(3).size == (40, 40)
+    of_query, of_gallery = align_labels(query, gallery)
+    assert (of_query[:, None] == of_gallery).tolist() == [
+        [False, False, True, False],
+        [False, True, False, True],
+    ]
+
+    write_split(tmp_path, "train", ["tea", "rice", "tea"])
+    write_split(tmp_path, "test", ["rice"])
+    training = TrainConfig()
+    training.data.source, training.data.dir = "csv", str(tmp_path)
+    validate_training(training)
+    assert [source.names for source in open_sources(training)] == [
+        ["train0.png", "train1.png", "train2.png"],
+        ["test0.png"],
+    ]
