@@ -11,6 +11,7 @@ from PIL import Image
 import vitjax
 from tests import ROOT
 from tests.photos import image
+from vitjax.cli import builtin
 
 TESTED = r"<!-- tested: tests/test_readme.py runs this block -->\n```python\n(.*?)```"
 BLOCKS = re.findall(TESTED, (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -59,3 +60,11 @@ def test_the_shell_commands_name_real_targets_and_configs():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
     assert all((ROOT / name).is_file() for name in re.findall(r"configs/\w+\.py", text))
+
+
+def test_the_commands_of_the_installed_program_name_its_configs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"vitjax (?:eval|train) --config (\w+)", text)
+    assert len(named) >= 10 and set(named) <= set(builtin.config_names())
+    commands = set(re.findall(r"^(?:.*`)?vitjax ([a-z]+)", text, re.MULTILINE))
+    assert commands <= {"demo", "eval", "train", "models", "doctor", "completion"}
