@@ -139,3 +139,9 @@ def test_arrays_that_say_nothing_sensible_are_refused(queries, exclude, told):
 def test_a_row_that_no_gallery_has_is_no_other_row():
     found = search(np.ones((1, 3)), np.ones((2, 3)), 2, exclude=np.array([2**32]))[1]
     assert found.tolist() == [[0, 1]]
+
+
+def test_images_with_some_padded_tokens_are_found():
+    gallery = random_descriptors(6)
+    gallery.valid[2, 4:] = False
+    assert np.sort(search(gallery, gallery, 6)[1], axis=1).tolist() == [list(range(6))] * 6

@@ -17,6 +17,7 @@ class Rows:
         self.spans, self.waiting, self.most = [], 0, 0
 
     def read(self, rows):
+        assert 0 <= rows.start < rows.stop <= len(self.points), rows
         self.spans.append((rows.start, rows.stop))
         self.waiting += 1
         self.most = max(self.most, self.waiting)

@@ -57,6 +57,7 @@ def test_columns_may_count_different_queries():
     values = np.stack([answers(40), answers(40, 1)], axis=1)
     values[30:, 1] = np.nan
     low, high = bootstrap_intervals(values)[1]
+    np.testing.assert_array_equal(bootstrap_intervals(values)[0], bootstrap_intervals(values[:, :1])[0])
     assert low < values[:30, 1].mean() < high
 
 

@@ -185,3 +185,12 @@ def test_flags_that_do_not_fit_the_queries_are_refused(inside, told):
             ref_includes_query=inside,
             ks=(1,),
         )
+
+
+def test_a_ranking_is_whole_only_if_it_is_for_every_query():
+    labels, queries = np.array([0, 0, 1, 1]), np.array([0, 1])
+    ranking = np.array([[1, 2, 3], [0, 1, 2]])  # the first query lies in the gallery, the second does not
+    found = retrieval_metrics(ranking, queries, labels, ref_includes_query=np.array([True, False]), ks=(1,))
+    assert "mean_average_precision" not in found and "mean_reciprocal_rank" not in found
+    found = retrieval_metrics(ranking, labels[[0, 2]], labels, ref_includes_query=True, ks=(1,))
+    assert found["mean_reciprocal_rank"] == (1 + 1 / 3) / 2

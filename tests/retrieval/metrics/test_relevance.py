@@ -52,6 +52,9 @@ def test_intervals_hold_the_metrics_and_pair_the_difference():
         assert found["metrics"][order]["queries_counted"] == 6
         for name, (low, high) in found["intervals"][order].items():
             assert low <= found["metrics"][order][name] <= high
+    best = np.array([np.argsort(LABELS[row] != LABELS[i], kind="stable") for i, row in enumerate(before)])
+    gain = judge(by_class(), before, np.take_along_axis(before, best, axis=1))["intervals"]["difference"]
+    assert all(low > 0 for low, _ in (gain["r_precision"], gain["mean_average_precision"]))
     same = judge(by_class(), before, before)["intervals"]["difference"]
     assert all(ends == [0.0, 0.0] for ends in same.values())
     assert (found["intervals"]["level"], found["intervals"]["seed"]) == (0.95, 4)
@@ -199,3 +202,11 @@ def test_a_listed_query_is_no_answer_to_itself():
     truth = Truth.from_rows([[3, 1, 3], [2], []], np.array([1, 2, -1]))
     assert [rows.tolist() for rows in truth.positives] == [[3], [], []]
     assert truth.right(0, 1) is False
+
+
+def test_a_query_outside_the_gallery_has_its_whole_class_to_find():
+    gallery = np.array([0, 1, 1])  # the last row's class: -1, for no row, must not be read as that one
+    truth = Truth.from_labels(np.array([1, 1]), gallery, np.array([-1, 2]))
+    found = truth.per_query(np.array([[1, 0, 2], [1, 0, -1]]))
+    np.testing.assert_array_equal(found["r_precision"], [1 / 2, 1])
+    np.testing.assert_array_equal(found["mean_average_precision"], [(1 + 2 / 3) / 2, 1])

@@ -82,3 +82,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_names_that_do_not_fit_are_refused(tmp_path, queries, gallery, text):
     with pytest.raises(ValueError, match=text):
         runs.write_run(tmp_path / "run", queries, gallery, np.array([[0], [1]]), np.zeros((2, 1)))
+
+
+def test_ranks_count_from_one_and_padding_has_none(tmp_path):
+    runs.write_run(tmp_path / "run", ["q"], ["a", "b"], np.array([[1, 0, -1]]), np.array([[0.5, 0.25, 9]]))
+    assert (tmp_path / "run").read_text() == "q Q0 b 1 0.5 vitjax\nq Q0 a 2 0.25 vitjax\n"

@@ -207,3 +207,9 @@ def test_a_gate_in_another_encoding_says_so_and_one_with_a_mark_is_read(tmp_path
     (tmp_path / "gate.json").write_bytes(text.encode("cp1252"))
     with pytest.raises(ValueError, match=r"gate\.json is not UTF-8 text .*; save it as UTF-8"):
         Gate.read(tmp_path / "gate.json")
+
+
+def test_a_signal_at_the_threshold_opens():
+    pooled = np.array([[0.75, 0.5, 0.0], [0.75, 0.25, 0.0], [1.0, 0.875, 0.0]])
+    before, after = made(np.zeros((3, 3)), pooled)
+    assert Gate("doubt", -0.25, 0.5).open(before, after, CONFIG)[1].tolist() == [True, False, True]

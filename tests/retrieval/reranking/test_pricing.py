@@ -54,3 +54,12 @@ def test_too_few_images_are_an_error_that_says_what_to_do():
     one.valid[:] = False
     with pytest.raises(ValueError, match="no drawn pair has valid tokens"):
         match_price(one, random_descriptors(3))
+
+
+def test_each_token_of_the_first_image_asks_for_its_best_match_in_the_second():
+    axes = np.eye(3)
+    image = Descriptors.from_arrays(np.ones((1, 1)), axes[None, [0, 1]])
+    other = Descriptors.from_arrays(np.ones((1, 1)), np.stack([0.8 * axes[0] + 0.6 * axes[2]] * 2)[None])
+    # The best matches of the two tokens are 0.8 and 0; those of the other's are both 0.8.
+    assert match_price(image, other, quantile=0.25) == pytest.approx(1.0)
+    assert match_price(other, image, quantile=0.25) == pytest.approx(0.2)
