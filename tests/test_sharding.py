@@ -156,3 +156,14 @@ def test_two_processes_share_rows_and_rank_alike(tmp_path):
             run.kill()
     for rank, (run, text) in enumerate(zip(runs, texts, strict=True)):
         assert run.returncode == 0 and f"done {rank}" in text, text
+
+
+@pytest.mark.parametrize(("step", "job", "joined"), [("1", "4", False), ("2", "1", True), (None, "4", True)])
+def test_the_tasks_of_a_slurm_step_count_before_those_of_its_job(monkeypatch, step, job, joined):
+    for name in [name for name in os.environ if name.startswith(("SLURM", "OMPI", "TPU", "KUBERNETES"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", job)
+    if step:
+        monkeypatch.setenv("SLURM_STEP_NUM_TASKS", step)
+    assert sharding._in_cluster() is joined

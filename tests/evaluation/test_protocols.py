@@ -12,7 +12,8 @@ from tests import ROOT
 from tests.data.layouts import write_cars, write_cub, write_msls, write_photo, write_sop
 from vitjax.cli import flags
 from vitjax.config import DataConfig, EvalConfig
-from vitjax.evaluation.protocols import near, open_protocol, turned
+from vitjax.evaluation.protocols import named_place_truth, near, open_protocol, protocol_truth, turned
+from vitjax.retrieval.metrics.relevance import Truth
 from vitjax.retrieval.reranking import rerank_candidates
 
 SIZES = {"img_size": 48, "patch_size": 0, "embed_dim": 24, "depth": 2, "num_heads": 2, "block": -1}
@@ -235,3 +236,18 @@ def test_a_folder_of_photos_is_judged_by_places_or_names_in_a_file(tmp_path, kno
     assert (results["queries"], results["queries_counted"]) == (3, 2)
     assert "1 of 3 queries has no relevant item in the gallery" in results["notes"][0]
     assert ("recall_at_20" in results["metrics"]["pooled"]) == (known == "places")
+
+
+def test_zones_part_places_only_where_both_names_say_theirs():
+    names = ["@500@60@31@a@.jpg", "@500@60@32@a@.jpg", "@500@60@@a@.jpg"]
+    found = named_place_truth(DataConfig(), names, names, np.full(3, -1))
+    assert [rows.tolist() for rows in found.positives] == [[0, 2], [1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("source", "ks"), [("cub", (1, 2, 4, 8)), ("cars", (1, 2, 4, 8)), ("sop", (1, 10, 100))]
+)
+def test_each_protocol_has_the_ranks_of_its_papers_and_their_released_metrics(source, ks):
+    truth = Truth.from_labels(np.array([0, 0]), np.array([0, 0]), np.arange(2))
+    found = protocol_truth(DataConfig(source=source), truth)
+    assert found.ks == ks and found.released

@@ -38,6 +38,11 @@ def test_metrics_keep_their_names_where_there_is_no_room_for_intervals(printed):
     for name in ("Recall@1", "MAP@1", "Recall@10", "gain in Recall@1", "epsilon"):
         assert name in narrow and name in wide
     assert " to " in wide and "\u2026" not in narrow + wide
+    assert (
+        JUDGED["metrics"]["pooled"]["recall_at_1"] == 0.25
+        and JUDGED["metrics"]["reranked"]["recall_at_1"] == 0
+    )
+    assert "-25.0" in narrow and "+25.0" not in narrow + wide
     assert max(map(len, narrow.splitlines())) <= 80
 
 
@@ -76,3 +81,18 @@ def test_the_line_of_results_is_for_pipes(monkeypatch, capsys, terminal):
     result_tables.print_results({"a": float("nan")})
     printed = capsys.readouterr().out
     assert printed == "" if terminal else json.loads(printed) == {"a": None}
+
+
+def test_a_sweep_gives_up_metrics_before_it_gives_up_intervals(monkeypatch):
+    both_would_fit = 0
+    for columns in range(60, 161, 5):
+        file = io.StringIO()
+        monkeypatch.setattr(result_tables, "console", Console(file=file, width=columns))
+        one, five = (
+            result_tables.fits(result_tables.sweep_table(SWEEP, count, ends=ends))
+            for count, ends in ((1, True), (5, False))
+        )
+        result_tables.show_sweep(SWEEP)
+        assert (" to " in file.getvalue()) == one
+        both_would_fit += one and five
+    assert both_would_fit > 1

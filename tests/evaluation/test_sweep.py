@@ -64,3 +64,15 @@ def test_a_number_that_no_array_holds_is_named(value):
     for name in ("weight", "top_k", "tolerance"):
         with pytest.raises(ValueError, match=rf"rerank\.{name}"):
             parse_sweep(f"rerank.{name}={value}", RerankConfig())
+
+
+def test_as_many_combinations_as_are_allowed_are_run():
+    found = parse_sweep("rerank.top_k=" + ",".join(map(str, range(1, 1001))), RerankConfig())
+    assert [rule.top_k for _, rule in found] == list(range(1, 1001))
+
+
+def test_marginals_that_are_measured_already_may_be_swept():
+    base = RerankConfig(marginals="rollout")
+    assert [rule.marginals for _, rule in parse_sweep("rerank.tau=0.5,0.7", base)] == ["rollout"] * 2
+    swept = parse_sweep("rerank.marginals=rollout,uniform", base)
+    assert [rule.marginals for _, rule in swept] == ["rollout", "uniform"]

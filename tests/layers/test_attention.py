@@ -157,3 +157,16 @@ def test_every_family_asks_for_the_kernel_and_falls_back_without_a_gpu(monkeypat
 def test_an_unknown_kind_of_attention_is_an_error():
     with pytest.raises(ValueError, match="attention 'flash' is neither 'xla' nor 'cudnn'"):
         build("swin_tiny_patch4_window7_224", attention="flash")
+
+
+def test_a_token_of_size_k_gets_attention_as_if_it_were_there_k_times(rng):
+    layer, tokens = Attention(num_heads=2), 2 * jax.random.normal(rng, (1, 3, 8))
+    variables, sizes = layer.init(rng, tokens), np.array([1, 3, 2])
+    copies = np.repeat(np.arange(3), sizes)
+    with jax.default_matmul_precision("highest"):
+        found, weights, _ = layer.apply(
+            variables, tokens, sizes=jnp.asarray(sizes, jnp.float32)[None], return_attention=True
+        )
+        want, _, _ = layer.apply(variables, tokens[:, copies])
+    np.testing.assert_allclose(found[:, copies], want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(weights.sum(axis=-1), np.ones((1, 2, 3)), rtol=1e-6)

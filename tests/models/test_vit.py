@@ -78,3 +78,13 @@ def test_average_pooling_normalises_after_pooling(class_token):
     wanted = unit * np.asarray(weights["scale"]) + np.asarray(weights["bias"])
     np.testing.assert_allclose(out.pooled, wanted, rtol=1e-4, atol=1e-4)
     assert out.prefix.shape[1] == int(class_token)
+
+
+@pytest.mark.parametrize(("no_embed_class", "rows"), [(True, 15), (False, 19)])
+def test_the_prefix_has_positions_unless_the_model_says_not(no_embed_class, rows):
+    model = build(
+        "vit_small_patch16_224", img_size=(24, 40), patch_size=8, embed_dim=8, num_heads=2, depth=1,
+        reg_tokens=3, no_embed_class=no_embed_class, num_classes=0,
+    )  # fmt: skip
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 24, 40, 3)))
+    assert shapes["params"]["pos_embed"].shape == (1, rows, 8)

@@ -5,6 +5,7 @@ import pytest
 
 from tests.ot.problems import difference, problem, reference_plan
 from vitjax import ot
+from vitjax.ot.priced import extended
 
 
 def test_one_pair_of_points_splits_its_mass_as_worked_out_by_hand():
@@ -128,3 +129,9 @@ def test_a_side_without_mass_matches_nothing_and_harms_nobody():
     found = ot.priced_sinkhorn(cost, a.at[0].set(0.0), b, price=0.5, epsilon=0.05)
     assert found.mass[0] == 0 and found.mass[1] > 0
     assert np.isfinite(found.row_error + found.col_error).all()
+
+
+@pytest.mark.parametrize(("a", "b"), [([0.0, 0.0], [0.25, 0.25, 0.5]), ([0.5, 0.5], [0.0, 0.0, 0.0])])
+def test_both_sides_of_the_extended_problem_weigh_the_same_where_one_has_no_mass(a, b):
+    whole = extended(jnp.ones((2, 3)), jnp.array(a), jnp.array(b), 0.5)
+    assert float(whole.a.sum()) == float(whole.b.sum()) == 0.5

@@ -99,3 +99,15 @@ def test_shapes_that_do_not_belong_together_are_named():
     x = tokens(14, 5, 16)
     with pytest.raises(Exception, match=r"belong together|Type-check"):
         ot.structural_similarity(x, x, _even(4), _even(5))
+
+
+def test_released_errors_are_those_of_their_own_side():
+    rng = np.random.default_rng(0)
+    query, candidate = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 5, 4)))
+    a, b = np.array([0.4, 0.1, 0.5]), np.array([0.3, 0.2, 0.1, 0.1, 0.3])
+    transport = ot.structural_match(
+        query[None, :3], candidate[None], a[None], b[None], iterations=2, epsilon=0.02, compat="released"
+    ).transport
+    errors = np.abs(transport.plan.sum(2) - a).sum(), np.abs(transport.plan.sum(1) - b).sum()
+    assert abs(errors[0] - errors[1]) > 1e-3
+    np.testing.assert_allclose([transport.row_error[0], transport.col_error[0]], errors, rtol=1e-4, atol=1e-6)

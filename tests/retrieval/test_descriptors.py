@@ -310,3 +310,11 @@ def test_a_center_is_measured_on_every_place_from_what_is_there():
     center = token_center(raw.tokens, "position", valid=raw.valid)
     mean = np.array([4.0, 3, 0]) / 3
     np.testing.assert_allclose(center, [[2, 0, 0], [2, 0, 0], mean, [0, 3, 0]], rtol=1e-6)
+
+
+def test_descriptions_come_in_the_order_of_their_images_whatever_the_batches(images, variables):
+    describe = make_describe(forward)
+    want, _ = describe_batches(describe, variables, batches_of(images, 3))
+    found, index = describe_batches(describe, variables, reversed(list(batches_of(images, 3))))
+    assert index.tolist() == list(range(7))
+    np.testing.assert_array_equal(found.tokens, want.tokens)

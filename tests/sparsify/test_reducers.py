@@ -194,3 +194,11 @@ def test_missing_scores_or_keys_are_asked_for(tokens):
     for name in ("topk", "dynamicvit", "tome"):
         with pytest.raises(ValueError, match="give `"):
             reduce(make_reducer(name, blocks=(0,), keep_ratio=0.5), 0, tokens, TokenMap.all(B, N))
+
+
+def test_a_token_as_likely_kept_as_dropped_is_kept():
+    scores = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75], [0.75, 0.25], [0.5, 0.5]]]))
+    wanted = (
+        reducers.DynamicViT(budget="own").bound(4).wanted(0, scores, jnp.array([[1.0, 1, 1, 0]]), total=4)
+    )
+    assert wanted.tolist() == [[1, 0, 1, 0]]

@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from vitjax.system.files import expanded, parse_json, read_text, replacing
+from vitjax.system.files import canonical, expanded, parse_json, read_text, replacing
 
 
 def test_a_failure_leaves_the_older_file_and_no_scrap(tmp_path: pathlib.Path):
@@ -114,3 +114,7 @@ def test_text_in_another_encoding_is_one_line_with_the_remedy(tmp_path, data):
     (tmp_path / "a.txt").write_bytes(data)
     with pytest.raises(ValueError, match=r"a\.txt is not UTF-8 text \(byte \d\); save it as UTF-8"):
         read_text(tmp_path / "a.txt")
+
+
+def test_names_are_compared_as_one_letter_with_its_accent():
+    assert canonical("cafe\u0301") == canonical("caf\xe9") == "caf\xe9"

@@ -125,3 +125,11 @@ def test_google_positions_equal_scipy_zoom():
         zoom = (target[0] / 5, target[1] / 5, 1)
         theirs = scipy.ndimage.zoom(table, zoom, order=1)
         np.testing.assert_allclose(np.asarray(ours).reshape(*target, 3), theirs, atol=1e-5)
+
+
+def test_the_models_own_prefix_is_split_off_first():
+    # 16 rows are a class token and 3 x 5 patches; without a prefix they would be 4 x 4.
+    rows = np.random.default_rng(0).normal(size=(15, D)).astype("f")
+    table, report = _load((3, 5), (3, 5), rows)
+    np.testing.assert_array_equal(table, rows)
+    assert not report.notes

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vitjax.weights import WeightsError
-from vitjax.weights.rename import Positions, rename
+from vitjax.weights.rename import Positions, rename, to_path, torch_shape
 
 # Names as transformers 5 writes them to a file ("file") and holds them in memory ("memory").
 _FILE = {
@@ -100,3 +100,21 @@ def test_two_weights_for_one_place_are_both_reported():
 def test_unknown_names_are_an_error_that_quotes_them():
     with pytest.raises(WeightsError, match=r"'conv1\.weight'"):
         rename({"conv1.weight": np.zeros((1, 3, 7, 7))})
+
+
+def test_rows_and_columns_of_a_convolution_stay_apart():
+    weight = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+    path, kernel = to_path("patch_embed.proj.weight", weight)
+    assert path == ("patch_embed", "proj", "kernel") and kernel.shape == (4, 5, 3, 2)
+    assert kernel[3, 1, 2, 0] == weight[0, 2, 3, 1]
+    assert torch_shape(path, kernel.shape) == weight.shape
+
+
+def test_blocks_in_chunks_keep_their_numbers_where_some_are_missing():
+    state = {"patch_embed.proj.weight": np.zeros((4, 3, 2, 2)), "mask_token": np.zeros((1, 4))}
+    state |= {f"blocks.1.{i}.norm1.weight": np.full(4, i) for i in (2, 3)}
+    found = rename(state).state
+    assert {name: array[0] for name, array in found.items() if "norm1" in name} == {
+        "blocks.2.norm1.weight": 2,
+        "blocks.3.norm1.weight": 3,
+    }

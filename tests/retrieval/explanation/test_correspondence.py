@@ -89,3 +89,9 @@ def test_disparities_are_taken_through_both_placements():
         np.full((2, 16), 2.0), (1, 4), query_placement=crop, candidate_placement=crop
     )
     assert truth.cell.tolist() == [-1, 0, 1, 2]
+
+
+def test_what_lies_behind_and_mapped_to_the_middle_is_not_visible():
+    # All is mapped near the middle, but w = 1 - 1.25 y has another sign at the lowest centre, y = .875.
+    fold = np.array([[0.01, -0.625, 0.5], [0, -0.615, 0.5], [0, -1.25, 1.0]])
+    assert homography_correspondence(fold, (4, 1), (1, 1)).visible.tolist() == [True, True, True, False]

@@ -98,3 +98,18 @@ def test_boxes_tile_the_image():
     assert boxes[5].tolist() == [1 / 4, 1 / 3, 2 / 4, 2 / 3]
     with pytest.raises(ValueError, match="patch 12 is not on a 3x4 grid"):
         patch_box(12, (3, 4))
+
+
+def test_each_side_of_a_match_has_the_patches_of_its_own_tokens():
+    x = random_descriptors(1, tokens=3)
+    placed = {"query": [[7, 2, 5]], "candidate": [[1, 8, 0]]}
+    for given in ({"query"}, {"candidate"}, {"query", "candidate"}):
+        query, candidate = (
+            x.replace(places=np.array(placed[side], np.int32)) if side in given else x
+            for side in ("query", "candidate")
+        )
+        found = match_pairs(query, candidate, np.array([0]), np.array([0]), top=3)
+        own = placed["query"][0] if "query" in given else [0, 1, 2]
+        theirs = placed["candidate"][0] if "candidate" in given else [0, 1, 2]
+        pairs = zip(found.query_patch[0].tolist(), found.candidate_patch[0].tolist(), strict=True)
+        assert set(pairs) == set(zip(own, theirs, strict=True))

@@ -213,3 +213,9 @@ def test_a_signal_at_the_threshold_opens():
     pooled = np.array([[0.75, 0.5, 0.0], [0.75, 0.25, 0.0], [1.0, 0.875, 0.0]])
     before, after = made(np.zeros((3, 3)), pooled)
     assert Gate("doubt", -0.25, 0.5).open(before, after, CONFIG)[1].tolist() == [True, False, True]
+
+
+def test_the_surer_a_plan_the_sooner_accuracy_opens():
+    before, after = made(np.zeros((3, 2)), np.tile([0.9, 0.5], (3, 1)))
+    after.error[:, 0] = [0.5, 0.0, 0.125]
+    assert Gate("accuracy", -0.25, 0.5).open(before, after, CONFIG)[1].tolist() == [False, True, True]
