@@ -1,8 +1,11 @@
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
+from tests import ROOT
 from vitjax import doctor
 
 
@@ -38,3 +41,11 @@ def test_no_message_names_an_extra_of_a_package_that_no_index_has():
 def test_what_is_missing_comes_with_a_command_that_works(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda name: None)
     assert "  hub         missing: pip install huggingface-hub" in doctor._extras()
+
+
+def test_the_doctor_knows_every_extra_for_users():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    accelerators = {"cuda12", "cuda13", "tpu"}  # of JAX; `_devices` tells
+    assert set(doctor.EXTRAS) == set(extras) - accelerators - {"dev"}
+    for extra, packages in doctor.EXTRAS.items():
+        assert [re.match(r"[\w-]+", text)[0] for text in extras[extra]] == list(packages)

@@ -61,3 +61,9 @@ def test_an_environment_of_another_python_and_a_half_made_one_are_told(make, tmp
     shutil.rmtree(tmp_path / ".venv")
     (tmp_path / ".venv").mkdir()
     assert ".venv is half made" in make("python").stderr
+
+
+def test_the_demo_needs_no_extra(make):
+    commands = make("-n", "demo").stdout
+    assert "-c constraints.txt -e .\n" in commands and ".venv/bin/vitjax demo" in commands
+    assert "-e '.[dev]'" in make("-n", "test").stdout
