@@ -1,8 +1,8 @@
 """What --help says, how wide it is, and that neither it nor a wrong flag waits for JAX."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -100,12 +100,12 @@ def test_help_and_wrong_flags_are_answered_without_importing_jax(program, argume
     assert done.stderr.splitlines()[-1].split()[1:] in ([], ["numpy"])
 
 
-def test_help_is_there_at_once():
-    fastest = min(_seconds() for _ in range(3))
-    assert fastest < 0.4, "on an idle machine it takes .15 s"
+def test_help_takes_less_than_four_tenths_of_a_second():
+    assert min(_seconds() for _ in range(3)) < 0.4  # about .1; of the processor, as other tests run beside
 
 
 def _seconds() -> float:
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, ROOT / "eval.py", "--help"], capture_output=True, check=True)
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
