@@ -27,7 +27,7 @@ from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fing
 from vitjax.data.sources.synthetic import KINDS, SyntheticSource
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
-from vitjax.models.from_config import backbone
+from vitjax.models.from_config import backbone, init_variables
 from vitjax.retrieval import (
     Descriptors,
     Gallery,
@@ -294,8 +294,7 @@ class Reranker:
         if config.weights:
             variables, report = load_with_report(config.weights, model, entry=config.entry or None)
         else:
-            blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
-            variables = jax.jit(model.init)(jax.random.key(config.seed), blank)
+            variables = init_variables(model, recipe.image_size, config.seed)
         reranker = cls(model, variables, config, preprocess=recipe, compilation_cache=compilation_cache)
         reranker.load_report = report
         return reranker

@@ -1,7 +1,18 @@
+from dataclasses import dataclass
+
+import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from vitjax.config import EvalConfig, ModelConfig
 from vitjax.models import build, list_models, pretrained_source
+from vitjax.models.from_config import init_variables
+from vitjax.models.outputs import BackboneOutput, dense, reduction_of
+from vitjax.pretrained import MODELS, InputSpec, ModelCard
+from vitjax.reranker import Reranker
+from vitjax.sparsify import count
+from vitjax.sparsify.reducers import KeepRatio
 
 
 def test_an_unknown_name_gets_the_nearest_ones():
@@ -62,3 +73,79 @@ def test_pretrained_sources_exist_for_the_names_listed_as_pretrained():
         assert source.startswith((f"hf:timm/{name}.", "hf:microsoft/"))
     with pytest.raises(ValueError, match="no weights of model 'lvvit_s'"):
         pretrained_source("lvvit_s")
+
+
+@dataclass(frozen=True)
+class EveryOther(KeepRatio):
+    """Keeps tokens by the parity of their row among those left, as many as the keep ratio says."""
+
+    name = "every_other"
+
+    def select(self, token_map, given, kept):
+        batch, count = token_map.index.shape
+        order = np.argsort(np.arange(count) % 2, kind="stable")[:kept]
+        return jnp.broadcast_to(jnp.asarray(np.sort(order), jnp.int32), (batch, kept))
+
+
+_TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 12, "depth": 4, "num_heads": 3, "num_classes": 5}
+
+
+def test_a_reducer_of_ones_own_gathers_counts_and_is_described():
+    model = build("vit_tiny_patch16_224", **_TINY, reduce=EveryOther(blocks=(1,), keep_ratio=0.5))
+    output = model.apply(init_variables(model, 32, 0), jnp.ones((2, 32, 32, 3)))
+    np.testing.assert_array_equal(output.keep_index[0], [[0, 2, 4, 6, 8, 10, 12, 14]] * 2)
+    assert output.tokens.shape == (2, 8, 12)
+    assert model.token_reduction[:5] == ("every_other", False, 0.5, (0.5,), 1)
+    assert count(model, 32).macs < count(dense(model), 32).macs
+    assert dense(model).token_reduction is None
+    fewer = build("vit_tiny_patch16_224", **_TINY, reduce=EveryOther(blocks=(1,)), keep_ratio=0.25)
+    assert fewer.token_reduction.keep_ratio == 0.25
+
+
+class Mean(nn.Module):
+    """The smallest backbone there is: mean colours of patches."""
+
+    img_size: int = 32
+    num_classes: int = 0
+    dtype: str = "float32"
+    grid = (4, 4)
+
+    @nn.compact
+    def __call__(self, images, *, return_attention=False, block=None, train=False):
+        tokens = images.reshape(len(images), 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(len(images), 16, 3)
+        tokens = nn.Dense(6, name="embed")(tokens)
+        return BackboneOutput(tokens=tokens, pooled=tokens.mean(axis=1), prefix=tokens[:, :0], grid=(4, 4))
+
+
+def test_a_backbone_of_ones_own_is_built_listed_and_searched_with(monkeypatch):
+    monkeypatch.setitem(MODELS, "mean_colour", ModelCard(Mean, {}, input=InputSpec(32)))
+    assert list_models("mean*") == ["mean_colour"]
+    assert reduction_of(build("mean_colour", img_size=32)) is None
+    config = EvalConfig(model=ModelConfig(name="mean_colour"))
+    reranker = Reranker.from_config(config, compilation_cache=False)
+    colours = [np.full((32, 32, 3), grey, np.uint8) for grey in (30, 220, 90)]
+    descriptors, _, skipped = reranker.describe(colours, batch_size=2)
+    assert descriptors.pooled.shape == (3, 6)
+    assert not skipped
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("dynamicvit_deit_tiny_patch16_224", {}, ("dynamicvit", True, 0.7, (0.7, 0.49, 0.343), 3)),
+        ("dynamicvit_lvvit_s", {"keep_ratio": 0.5}, ("dynamicvit", True, 0.5, (0.5, 0.25, 0.125), 3)),
+        ("dynamicswin_tiny_patch4_window7_224", {}, ("dynamicswin", True, 0.7, (0.7, 0.5, 0.3), 3)),
+        ("vit_tiny_patch16_224", {"reduce": "tome"}, ("tome", False, None, (), 12)),
+    ],
+)
+def test_a_model_says_how_it_reduces_its_tokens(name, fields, said):
+    model = build(name, **fields)
+    told = model.token_reduction
+    assert (told.name, told.trained, told.keep_ratio, told.stages) == (*said[:3], said[4])
+    np.testing.assert_allclose(told.ratios, said[3], rtol=1e-12)
+    assert reduction_of(dense(model)) is None
+
+
+@pytest.mark.parametrize("name", ["cvt_13", "resnet50", "lvvit_s", "swin_tiny_patch4_window7_224"])
+def test_a_model_that_keeps_all_tokens_says_so(name):
+    assert reduction_of(build(name)) is None

@@ -8,7 +8,7 @@ import pytest
 from tests import ROOT
 from vitjax.config.train_config import DistillConfig, OptimConfig, StudentConfig, TrainConfig
 from vitjax.errors import UserError
-from vitjax.models.from_config import dense as dense_of
+from vitjax.models.outputs import dense as dense_of
 from vitjax.training.data import model_input
 from vitjax.training.init_state import build, check_dynamic, initial, open_teacher, with_metric
 from vitjax.training.optim import make_rates

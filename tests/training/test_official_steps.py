@@ -13,7 +13,7 @@ import pytest
 from vitjax import models, sharding
 from vitjax.config.train_config import AugmentConfig, OptimConfig, SparsifyConfig, TrainConfig
 from vitjax.data.train_loader import TrainBatch
-from vitjax.models.from_config import dense
+from vitjax.models.outputs import dense
 from vitjax.training import optim
 from vitjax.training.losses import make_loss
 from vitjax.training.pixels import Pixels

@@ -16,7 +16,7 @@ from vitjax.config.train_config import (
     TrainConfig,
 )
 from vitjax.data.train_loader import TrainBatch
-from vitjax.models.from_config import dense
+from vitjax.models.outputs import dense
 from vitjax.training import optim
 from vitjax.training.losses import Rows, make_distill_loss, make_loss, make_metric_loss, metric_start
 from vitjax.training.pixels import Pixels, Renormalise

@@ -23,7 +23,8 @@ from vitjax.data.sources.base import ImageSource, class_places, notes_of, read_c
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.evaluation.protocols import data_spec
-from vitjax.models.from_config import backbone, dense, reducer_name
+from vitjax.models.from_config import backbone, init_variables, takes_r
+from vitjax.models.outputs import dense, reduction_of
 from vitjax.reranker import model_input
 from vitjax.sparsify import count
 from vitjax.system.files import replacing
@@ -73,8 +74,7 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     if config.weights:
         variables, report = load_with_report(config.weights, largest(variants), entry=config.entry or None)
     else:
-        blank = jnp.zeros((1, recipe.image_size, recipe.image_size, 3), jnp.float32)
-        variables, report = jax.jit(largest(variants).init)(jax.random.key(config.seed), blank), None
+        variables, report = init_variables(largest(variants), recipe.image_size, config.seed), None
         warn("the weights are RANDOM: the figures say nothing; set config.weights")
     labels = true_classes(config, source, model.num_classes)
     mesh = sharding.make_mesh()
@@ -122,12 +122,12 @@ def make_variants(config: EvalConfig, image_size: int) -> list[Variant]:
     """
     classes = config.model.num_classes or None
     model = backbone(config, image_size, num_classes=classes)
-    found, name = [Variant("dense", dense(model))], reducer_name(model)
-    if name:
-        own = config.reduce.r if name == "tome" else config.reduce.keep_ratio
-        for amount in config.reduce.sweep or (own,):
+    found, reduction = [Variant("dense", dense(model))], reduction_of(model)
+    if reduction:
+        by_r = takes_r(config, model)
+        for amount in config.reduce.sweep or (config.reduce.r if by_r else config.reduce.keep_ratio,):
             reduced = backbone(config, image_size, num_classes=classes, amount=amount)
-            found.append(Variant(f"{name} {'r=' if name == 'tome' else ''}{amount:g}", reduced))
+            found.append(Variant(f"{reduction.name} {'r=' if by_r else ''}{amount:g}", reduced))
     return found
 
 

@@ -104,4 +104,5 @@ def _with_reducer(fields: dict[str, Any]) -> dict[str, Any]:
         flat["blocks"] = flat.pop("pruning_loc")
     if isinstance(reduce, str):
         return rest if not reduce else rest | {"reducer": make_reducer(reduce, **flat)}
-    return rest | {"reducer": reduce}
+    own = {name: value for name, value in flat.items() if hasattr(reduce, name)}  # a config's keep ratio
+    return rest | {"reducer": dataclasses.replace(reduce, **own) if own else reduce}

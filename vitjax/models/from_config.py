@@ -1,61 +1,86 @@
-"""The model a config names, and how it goes on with fewer tokens."""
+"""The model a config names, how it reduces its tokens, and its random variables."""
 
-from typing import Any
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
 
 from vitjax import models
 from vitjax.config import EvalConfig
 from vitjax.errors import UserError
-from vitjax.models.swin import SwinTransformer
+from vitjax.models.outputs import reduction_of
+from vitjax.sparsify.reducers import REDUCERS
+
+_SIZES = ("patch_size", "embed_dim", "depth", "num_heads")
+
+
+@runtime_checkable
+class ModelSpec(Protocol):
+    """Fields of a config's model that both programs have; a size of 0 is as the name says."""
+
+    name: str
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    dtype: str
+
+
+def create_model(spec: ModelSpec, image_size: int, *, num_classes: int | None = None, **fields: Any) -> Any:
+    """Builds the model of a config.
+
+    Args:
+        spec: its name, sizes and type.
+        image_size: side of its input, in pixels.
+        num_classes: of its classifier; 0 = none; None = the model's own number.
+        fields: others of the model; see `vitjax.build`.
+
+    Raises:
+        UserError: values that the model cannot have.
+    """
+    sizes = {name: value for name in _SIZES if (value := getattr(spec, name))}
+    if num_classes is not None:
+        sizes["num_classes"] = num_classes
+    return models.build(spec.name, img_size=image_size, dtype=spec.dtype, **sizes, **fields)
+
+
+def init_variables(model: Any, image_size: int, seed: int) -> Any:
+    """Random variables of a model, decided by the seed."""
+    blank = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+    return jax.jit(model.init)(jax.random.key(seed), blank)
 
 
 def backbone(
     config: EvalConfig, image_size: int, *, num_classes: int | None = None, amount: float | int | None = None
 ) -> Any:
-    """Builds the model of a config, reducing its tokens as `config.reduce` says.
+    """Builds the model of a config, reducing its tokens as `reduce` of the config says.
 
     Args:
         config: its `model` and `reduce` count.
         image_size: side of its input.
         num_classes: of its classifier; 0 = none; None = the model's own number.
-        amount: instead of `config.reduce.keep_ratio` or, for "tome", of `config.reduce.r`.
+        amount: instead of the config's keep ratio or, for a reducer that merges r tokens, of its r.
 
     Raises:
         ValueError: a model that cannot do it.
     """
     wanted, reduce = config.model, config.reduce
-    fields: dict[str, Any] = {"img_size": image_size, "dtype": wanted.dtype}
-    sizes = ("patch_size", "embed_dim", "depth", "num_heads")
-    fields |= {name: value for name in sizes if (value := getattr(wanted, name))}
-    if num_classes is not None:
-        fields["num_classes"] = num_classes
-    model: Any = models.build(wanted.name, **fields)
-    name = reduce.name or reducer_name(model)
-    if not name:
+    model = create_model(wanted, image_size, num_classes=num_classes)
+    if not (reduce.name or reduction_of(model)):
         return model
-    if not reduce.name and isinstance(model, SwinTransformer):
-        return models.build(
-            wanted.name, **fields, keep_ratio=float(reduce.keep_ratio if amount is None else amount)
-        )
-    if not hasattr(model, "reducer"):
-        raise UserError(f"config.reduce.name is {name!r}, which model {wanted.name!r} has no way to do.")
-    if name == "tome":
+    if reduce.name and not hasattr(model, "reducer"):
+        raise UserError(f"reducer {reduce.name!r}: model {wanted.name!r} has no way to reduce tokens by it.")
+    fields: dict[str, Any] = {"reduce": reduce.name} if reduce.name else {}
+    if takes_r(config, model):
         fields["r"] = int(reduce.r if amount is None else amount)
     else:
         fields["keep_ratio"] = float(reduce.keep_ratio if amount is None else amount)
-        fields["budget"] = reduce.budget
-    return models.build(wanted.name, **fields, reduce=name)
+        fields |= {"budget": reduce.budget} if hasattr(model, "reducer") else {}
+    return create_model(wanted, image_size, num_classes=num_classes, **fields)
 
 
-def reducer_name(model: Any) -> str:
-    """How a model reduces its tokens: a name of `vitjax.sparsify.reducers`, "dynamicswin", or "" if not."""
-    if getattr(model, "reducer", None) is not None:
-        return model.reducer.name
-    return "dynamicswin" if getattr(model, "pruning_loc", ()) else ""
-
-
-def dense(model: Any) -> Any:
-    """The same model with all its tokens; it finds its weights among those of the other."""
-    name = reducer_name(model)
-    if not name:
-        return model
-    return model.clone(pruning_loc=()) if name == "dynamicswin" else model.clone(reducer=None)
+def takes_r(config: EvalConfig, model: Any) -> bool:
+    """Whether tokens are reduced by a number r, as ToMe does, instead of by a keep ratio."""
+    kind = REDUCERS.get(config.reduce.name) or type(getattr(model, "reducer", None))
+    return dataclasses.is_dataclass(kind) and "r" in (field.name for field in dataclasses.fields(kind))

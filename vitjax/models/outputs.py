@@ -1,6 +1,7 @@
 """What every backbone returns: one typed tree, so that nothing needs to be captured from inside a model."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.struct
 from jaxtyping import Array, Float, Int
@@ -44,3 +45,36 @@ class BackboneOutput(flax.struct.PyTreeNode):
     worth: Float[Array, "b n"] | None = None
     overflow: Int[Array, " b"] | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))
+
+
+class TokenReduction(NamedTuple):
+    """How a model reduces its tokens: what its property `token_reduction` says, None where it does not.
+
+    Attributes:
+        name: of the method.
+        trained: whether it learns which tokens to drop, so that the model returns `decisions` in training.
+        keep_ratio: as the model's field; None of a method that keeps no share.
+        ratios: share of the tokens that stays after each stage; () of a method that keeps no share.
+        stages: how often it happens.
+        dense: fields with which the model keeps all tokens, and finds its weights among those it has.
+        drops: whether tokens leave; False: they take a cheaper path and stay.
+    """
+
+    name: str
+    trained: bool
+    keep_ratio: float | int | tuple[float, ...] | None
+    ratios: tuple[float, ...]
+    stages: int
+    dense: Mapping[str, Any]
+    drops: bool = True
+
+
+def reduction_of(model: Any) -> TokenReduction | None:
+    """The `token_reduction` of a model; None of one that keeps all tokens, as those without the property."""
+    return getattr(model, "token_reduction", None)
+
+
+def dense(model: Any) -> Any:
+    """The same model with all its tokens; it finds its weights among those of the other."""
+    reduction = reduction_of(model)
+    return model.clone(**reduction.dense) if reduction else model

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from vitjax.layers.basic import LayerNorm, PatchEmbed, drop_rates, linear_init
 from vitjax.layers.windows import WindowAttention
 from vitjax.models.call_checks import last_block, patch_grid, refuse_pruning
-from vitjax.models.outputs import BackboneOutput
+from vitjax.models.outputs import BackboneOutput, TokenReduction
 from vitjax.models.swin_blocks import Block, PatchMerging
 from vitjax.models.swin_dynamic import DynamicStage, swin_ratios
 
@@ -132,6 +132,16 @@ class SwinTransformer(nn.Module):
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens of the last stage at `img_size`."""
         return self.grids[-1]
+
+    @property
+    def token_reduction(self) -> TokenReduction | None:
+        """How tokens of the third stage take a cheaper path; None = they do not."""
+        stages = len(self.pruning_loc)
+        if not stages:
+            return None
+        ratios = swin_ratios(self.keep_ratio, stages)
+        off = {"pruning_loc": ()}
+        return TokenReduction("dynamicswin", True, self.keep_ratio, ratios, stages, off, drops=False)
 
     @property
     def windows(self) -> list[tuple[int, int]]:

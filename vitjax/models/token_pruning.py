@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from vitjax.errors import UserError
 from vitjax.models.block_stack import fields_of, run_blocks
 from vitjax.models.call_checks import refuse_pruning
-from vitjax.sparsify.decisions import cumulative, sample, take
+from vitjax.models.outputs import TokenReduction
+from vitjax.sparsify.decisions import cumulative, sample, stage_ratios, take
 from vitjax.sparsify.predictor import Predictor
 from vitjax.sparsify.reducers import DynamicViT, Reducer, StepInput
 from vitjax.sparsify.token_map import ReducedAttention, TokenMap, restore
@@ -44,6 +45,15 @@ def reducer_errors(model: Any) -> list[str]:
     if reducer.needs_attention and not getattr(model, "class_token", True):
         wrong.append(f"reduce {reducer.name!r} ranks tokens by the attention of CLS, which the model lacks")
     return wrong
+
+
+def reduction_by(reducer: Reducer | None, depth: int) -> TokenReduction | None:
+    """The `token_reduction` of a model with a field `reducer` and so many blocks."""
+    if reducer is None:
+        return None
+    bound, share = reducer.bound(depth), getattr(reducer, "keep_ratio", None)
+    ratios = () if share is None else stage_ratios(share, bound.steps)
+    return TokenReduction(reducer.name, reducer.trained, share, ratios, bound.steps, {"reducer": None})
 
 
 def _chosen(reducer: Reducer, depth: int, keep_ratio: Any) -> Reducer:

@@ -16,8 +16,8 @@ from vitjax.layers.attention import Attention
 from vitjax.layers.basic import LayerNorm, LayerScale, Mlp, PatchEmbed, drop_branch, linear_init
 from vitjax.layers.pos_embed import resize_positions
 from vitjax.models.call_checks import last_block, patch_grid, refuse_facet
-from vitjax.models.outputs import BackboneOutput
-from vitjax.models.token_pruning import reducer_errors, run_reduced
+from vitjax.models.outputs import BackboneOutput, TokenReduction
+from vitjax.models.token_pruning import reducer_errors, reduction_by, run_reduced
 from vitjax.sparsify.predictor import masked_mean
 from vitjax.sparsify.reducers import Reducer, StepInput
 from vitjax.sparsify.token_map import TokenMap
@@ -164,6 +164,11 @@ class VisionTransformer(nn.Module):
         """Rows and columns of patches at `img_size`."""
         height, width = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
         return height // self.patch_size, width // self.patch_size
+
+    @property
+    def token_reduction(self) -> TokenReduction | None:
+        """How tokens become fewer on the way; None = they do not."""
+        return reduction_by(self.reducer, self.depth)
 
     @property
     def prefix_count(self) -> int:

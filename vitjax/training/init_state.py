@@ -14,7 +14,8 @@ from vitjax.cli.console import say, warn
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.transforms import Preprocess, preprocess
 from vitjax.errors import UserError
-from vitjax.models.from_config import dense
+from vitjax.models.from_config import create_model, init_variables
+from vitjax.models.outputs import dense
 from vitjax.training import optim
 from vitjax.training.losses import embedding_of, is_dynamic, metric_start
 from vitjax.training.pixels import Pixels, Renormalise
@@ -26,16 +27,9 @@ _HOW_WIDE = "; config.metric.embed_dim sets how many, 0 = those of the pooled fe
 def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
     """The model that is trained."""
     wanted = config.model
-    sizes = {
-        name: value
-        for name in ("patch_size", "embed_dim", "depth", "num_heads", "keep_ratio", "remat")
-        if (value := getattr(wanted, name))
-    }
-    if wanted.drop_path:
-        sizes["drop_path_rate"] = wanted.drop_path
-    return models.build(
-        wanted.name, img_size=recipe.image_size, num_classes=classes, dtype=wanted.dtype, **sizes
-    )
+    given = {"keep_ratio": wanted.keep_ratio, "remat": wanted.remat, "drop_path_rate": wanted.drop_path}
+    fields = {name: value for name, value in given.items() if value}
+    return create_model(wanted, recipe.image_size, num_classes=classes, **fields)
 
 
 def check_dynamic(config: TrainConfig, model: Any) -> None:
@@ -98,7 +92,7 @@ def initial(
         rest = f"; {len(report.missing)} start at random" if report.missing else ""
         say(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{rest}")
     else:
-        variables = _random_variables(config, model, recipe)
+        variables = init_variables(model, recipe.image_size, config.seed)
     if not is_dynamic(model) or config.task != "classify":
         return variables, {}
     if source:
@@ -111,7 +105,7 @@ def initial(
                 f": {error}"
             ) from None
     warn("the teacher is RANDOM; set config.sparsify.teacher or config.model.weights")
-    return variables, _random_variables(config, dense(model), recipe)
+    return variables, init_variables(dense(model), recipe.image_size, config.seed)
 
 
 def _load(
@@ -186,11 +180,6 @@ def open_teacher(
             f"that learns one of {width}{_HOW_WIDE}"
         )
     return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))
-
-
-def _random_variables(config: TrainConfig, model: Any, recipe: Preprocess) -> dict:
-    """Initial variables, decided by the seed."""
-    return jax.jit(model.init)(jax.random.key(config.seed), _blank(recipe))
 
 
 def _blank(recipe: Preprocess) -> jax.Array:

@@ -9,11 +9,8 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from vitjax.config.train_config import DistillConfig, MetricConfig, SparsifyConfig
-from vitjax.models.from_config import dense
-from vitjax.models.swin import SwinTransformer
-from vitjax.models.swin_dynamic import swin_ratios
+from vitjax.models.outputs import dense, reduction_of
 from vitjax.ot import structural_similarity
-from vitjax.sparsify.decisions import stage_ratios
 from vitjax.sparsify.losses import Weights, soft_cross_entropy, sparsification_loss
 from vitjax.training import metric_losses
 from vitjax.training.pixels import Renormalise
@@ -39,8 +36,8 @@ Loss = Callable[[dict, Any, Rows, Array], tuple[Array, tuple[dict, dict[str, Arr
 
 def is_dynamic(model: Any) -> bool:
     """Tells whether a model learns which tokens to drop."""
-    reducer = getattr(model, "reducer", None)
-    return bool(_swin_stages(model)) or (reducer is not None and reducer.trained)
+    reduction = reduction_of(model)
+    return reduction is not None and reduction.trained
 
 
 def make_loss(model: Any, config: SparsifyConfig) -> Loss:
@@ -69,7 +66,7 @@ def make_loss(model: Any, config: SparsifyConfig) -> Loss:
             _tokens(output),
             _tokens(target),
             output.decisions,
-            jnp.array(_ratios(model, output.decisions.shape[1]), jnp.float32),
+            jnp.array(model.token_reduction.ratios, jnp.float32),
             keep=output.decisions[:, -1] if _tokens_by(model, output) != "all" else None,
             weights=weights,
             tokens_by=_tokens_by(model, output),
@@ -200,16 +197,6 @@ def _tokens(output: Any) -> Array:
 
 
 def _tokens_by(model: Any, output: Any) -> str:
-    if _swin_stages(model):
+    if not model.token_reduction.drops:
         return "all"
     return "scores" if "aux" in output.heads else "kept"
-
-
-def _ratios(model: Any, stages: int) -> tuple[float, ...]:
-    if _swin_stages(model):
-        return swin_ratios(model.keep_ratio, stages)
-    return stage_ratios(model.reducer.keep_ratio, stages)
-
-
-def _swin_stages(model: Any) -> tuple[int, ...]:
-    return model.pruning_loc if isinstance(model, SwinTransformer) else ()
