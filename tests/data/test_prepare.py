@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -94,6 +95,15 @@ def test_folders_of_splits_share_their_classes(tmp_path):
     train, test = (TfdsSource("vitjax/folder", split, str(tmp_path / "out")) for split in ("train", "test"))
     assert train.class_names == test.class_names == ["class_0", "class_1", "class_2"]
     assert (len(train), len(test)) == (9, 6)
+
+
+def test_loose_images_are_left_out_with_a_note(tmp_path, capsys):
+    write_folder(tmp_path / "raw", kinds=2)
+    shutil.copy(next((tmp_path / "raw").glob("*/*")), tmp_path / "raw" / "loose.png")
+    assert main(["folder", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]) == 0
+    assert "1 of 7 images lie beside the sub-folders of classes: left out" in capsys.readouterr().err
+    train = TfdsSource("vitjax/folder", "train", str(tmp_path / "out"))
+    assert (train.class_names, len(train)) == (["class_0", "class_1"], 6)
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

@@ -251,3 +251,13 @@ def test_each_protocol_has_the_ranks_of_its_papers_and_their_released_metrics(so
     truth = Truth.from_labels(np.array([0, 0]), np.array([0, 0]), np.arange(2))
     found = protocol_truth(DataConfig(source=source), truth)
     assert found.ks == ks and found.released
+
+
+def test_positions_in_the_names_of_one_side_only_are_said(capsys):
+    own = np.full(1, -1)
+    assert named_place_truth(DataConfig(), ["@10@0@a@.png"], ["plain.png"], own) is None
+    assert "names of the queries say UTM positions, those of the gallery do not" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert named_place_truth(DataConfig(), ["a.png"], ["plain.png"], own) is None
+    assert not capsys.readouterr().err

@@ -14,14 +14,14 @@ import argparse
 import hashlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vitjax.data.sources.base import FolderSource
+from vitjax.data.sources.base import FolderSource, notes_of
 from vitjax.data.sources.cub_cars_sop import Listing, read_cars, read_cub, read_cub_parts, read_sop
 from vitjax.data.sources.msls import VALIDATION, PlaceSource, all_cities, read_msls
 from vitjax.data.sources.tfds import own_features_only
@@ -51,7 +51,9 @@ class Columns:
     more: Mapping[str, Any]
 
 
-def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
+def prepare(
+    name: str, raw: str, out: str, *, dataset: str = "", say: Callable[[str], None] = lambda line: None
+) -> Path:
     """Writes a dataset; one that is there already, of the same files and labels, is left as it is.
 
     Args:
@@ -59,6 +61,7 @@ def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
         raw: folder of the download.
         out: folder that datasets are kept in, TFDS's `data_dir`.
         dataset: it will be called vitjax/DATASET; empty = `name`.
+        say: told each line about what is left out, as images beside the sub-folders of classes are.
 
     Returns:
         The dataset's own folder.
@@ -81,7 +84,7 @@ def prepare(name: str, raw: str, out: str, *, dataset: str = "") -> Path:
         )
     if not Path(raw).is_dir():
         raise UserError(f"{raw!r} is not a folder; give the unpacked download")
-    classes, splits = _read(name, Path(raw))
+    classes, splits = _read(name, Path(raw), say)
     for columns in splits.values():
         missing = next((file for file in columns.files if not file.is_file()), None)
         if missing is not None:
@@ -119,10 +122,10 @@ def _made_of(folder: Path) -> str:
     return str(found.get("made_of", "")) if isinstance(found, dict) else ""
 
 
-def _read(name: str, raw: Path) -> tuple[list[str], dict[str, Columns]]:
-    """Class names, and the splits that hold a image."""
+def _read(name: str, raw: Path, say: Callable[[str], None]) -> tuple[list[str], dict[str, Columns]]:
+    """Class names, and the splits that hold an image."""
     if name == "folder":
-        return _folders(raw)
+        return _folders(raw, say)
     if name == "msls":
         return _places(raw)
     listing = {"cub": read_cub, "cars": read_cars, "sop": read_sop}[name](raw)
@@ -168,10 +171,13 @@ def _photos(source: PlaceSource, first: int) -> Columns:
     return Columns(files, source.names, source.cities + first, more)
 
 
-def _folders(raw: Path) -> tuple[list[str], dict[str, Columns]]:
+def _folders(raw: Path, say: Callable[[str], None]) -> tuple[list[str], dict[str, Columns]]:
     inside = sorted(path.name for path in raw.iterdir() if path.is_dir() and not path.name.startswith("."))
     parts = {name: raw / name for name in inside} if set(inside) <= set(_SPLITS) else {"train": raw}
-    sources = {split: FolderSource(folder) for split, folder in parts.items()} or {"train": FolderSource(raw)}
+    parts = parts or {"train": raw}
+    sources = {split: FolderSource(folder, loose=False) for split, folder in parts.items()}
+    for line in notes_of(*sources.values()):
+        say(line)
     classes = sorted({name for source in sources.values() for name in source.class_names})
     found = {}
     for split, source in sources.items():
@@ -235,6 +241,10 @@ def _feature(tfds: Any, values: Any) -> Any:
     return tfds.features.Tensor(shape=values.shape[1:], dtype=values.dtype.type)
 
 
+def _warn(line: str) -> None:
+    print(clean(f"note: {line}"), file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program; returns its exit code."""
     parser = argparse.ArgumentParser("python -m vitjax.data.prepare", description="Raw download -> TFDS.")
@@ -244,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="", help="it will be called vitjax/DATASET; default: NAME")
     asked = parser.parse_args(arguments)
     try:
-        folder = prepare(asked.name, asked.raw, asked.out, dataset=asked.dataset)
+        folder = prepare(asked.name, asked.raw, asked.out, dataset=asked.dataset, say=_warn)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {clean(' '.join(str(error).split()))}", file=sys.stderr)
         return 1

@@ -141,20 +141,19 @@ class Feed:
             raise UserError("training needs classes: put the images into one sub-folder for each.")
         if len(self.source) < self.batch_size:
             raise UserError(
-                f"config.batch_size is {self.batch_size}, but there are only {len(self.source)} images; "
+                f"batch_size is {self.batch_size}, but there are only {len(self.source)} images; "
                 "set it lower."
             )
         if self.batch_size % self.shard[1]:
             raise UserError(
-                f"config.batch_size {self.batch_size} is no multiple of the {self.shard[1]} processes; "
-                "give one."
+                f"batch_size {self.batch_size} is no multiple of the {self.shard[1]} processes; give one."
             )
 
         classes = np.unique(np.asarray(self.source.labels)) if self.per_class else ()
         self._members = [np.flatnonzero(np.asarray(self.source.labels) == c) for c in classes]
         if self.per_class and len(classes) * self.per_class < self.batch_size:
             raise UserError(
-                f"config.batch_size {self.batch_size} is {self.batch_size // self.per_class} classes of "
+                f"batch_size {self.batch_size} is {self.batch_size // self.per_class} classes of "
                 f"{self.per_class} images, but there are only {len(classes)} classes; set it lower."
             )
 
@@ -257,7 +256,7 @@ class Feed:
         end = time.monotonic() + self.patience
         while not (coming.done() or stopped()) and (left := end - time.monotonic()) > 0:
             concurrent.futures.wait([coming], min(left, _LOOK))
-        reason = f"no image came for {self.patience:.0f} s, config.data.timeout; is their disk there?"
+        reason = f"no image came for {self.patience:.0f} s (data.timeout): is the storage reachable?"
         try:
             if coming.done():
                 return coming.result()
@@ -324,7 +323,7 @@ class Feed:
             some = "; ".join(list(self.bad.values())[:3])
             raise TooManyBadImages(
                 f"{len(self.bad)} of {len(self.source)} images cannot be read, more than "
-                f"config.data.bad_limit {self.bad_limit}: {some}"
+                f"bad_limit {self.bad_limit}: {some}"
             )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
+from vitjax.cli.console import warn
 from vitjax.config import DataConfig
 from vitjax.data.sources.base import ImageSource
 from vitjax.data.sources.msls import PlaceSource
@@ -120,6 +121,9 @@ def named_place_truth(
     """
     asked, held = places_in_names(queries), places_in_names(gallery)
     if asked is None or held is None:
+        if asked is not held:
+            one, other = ("queries", "gallery") if held is None else ("gallery", "queries")
+            warn(f"names of the {one} say UTM positions, those of the {other} do not: they are not used")
         return None
     rows = positives_within(asked.places, held.places, data.radius)
     for i, found in enumerate(rows):

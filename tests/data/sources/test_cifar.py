@@ -48,3 +48,10 @@ def test_files_that_are_missing_or_cut_off_are_named(cifar10, tmp_path_factory):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"data_batch_3\.bin has 12291 bytes"):
         CifarSource(cifar10, "train")
+
+
+def test_a_class_name_that_comes_twice_is_refused(cifar10):
+    names = [f"kind {i}" for i in range(9)] + ["kind 3"]
+    (cifar10 / "batches.meta.txt").write_text("\n".join(names))
+    with pytest.raises(ValueError, match=r"batches\.meta\.txt: 'kind 3' comes twice, as numbers 3 and 9"):
+        CifarSource(cifar10, "test")

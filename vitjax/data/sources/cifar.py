@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vitjax.data.sources.base import class_places
 from vitjax.errors import UserError
 from vitjax.system.files import expanded, read_text
 
@@ -32,7 +33,7 @@ class CifarSource:
         split: "train" or "test".
 
     Raises:
-        ValueError: files that are missing or of the wrong length.
+        ValueError: files that are missing or of the wrong length, or a class name that comes twice.
     """
 
     def __init__(self, path: str | os.PathLike, split: str) -> None:
@@ -65,6 +66,7 @@ def _read(path: Path, length: int) -> np.ndarray:
 
 
 def _names(path: Path, classes: int) -> list[str]:
-    """Class names of the file beside the images; numbers where it is not there."""
+    """Class names of the file beside the images; numbers where it is not there, or has not one for each."""
     lines = [x.strip() for x in read_text(path).splitlines() if x.strip()] if path.is_file() else []
-    return lines if len(set(lines)) == classes else [f"{i:03d}" for i in range(classes)]
+    class_places(lines, str(path))
+    return lines if len(lines) == classes else [f"{i:03d}" for i in range(classes)]

@@ -66,7 +66,7 @@ class TfdsSource:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"TFDS dataset {name!r}, split {split!r}, in {data_dir or 'its own folder'!r} cannot be read "
-                f"({reason}); prepare it with file_format='array_record' and set config.data.dir."
+                f"({reason}); prepare it with file_format='array_record' and give its data_dir."
             ) from None
         features = builder.info.features or {}
         if "image" not in features or "label" not in features:
