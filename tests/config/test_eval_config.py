@@ -89,6 +89,7 @@ def sections(config: Any, name: str = "config") -> Iterator[tuple[str, Any]]:
 def test_every_field_is_read_somewhere(config):
     if isinstance(config, training.TrainConfig):
         files = [*ROOT.glob("vitjax/training/*.py"), ROOT / "vitjax/data/augment.py", ROOT / "train.py"]
+        files.append(ROOT / "vitjax/models/from_config.py")
     else:
         files = [path for path in ROOT.glob("vitjax/**/*.py") if path.parent.name != "training"]
         files.append(ROOT / "eval.py")

@@ -1,37 +1,26 @@
 """The model a config names, how it reduces its tokens, and its random variables."""
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from vitjax import models
-from vitjax.config import EvalConfig
+from vitjax.config import EvalConfig, ModelConfig
+from vitjax.config.train_config import StudentConfig
 from vitjax.errors import UserError
 from vitjax.models.outputs import reduction_of
 from vitjax.sparsify.reducers import REDUCERS
 
-_SIZES = ("patch_size", "embed_dim", "depth", "num_heads")
 
-
-@runtime_checkable
-class ModelSpec(Protocol):
-    """Fields of a config's model that both programs have; a size of 0 is as the name says."""
-
-    name: str
-    patch_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    dtype: str
-
-
-def create_model(spec: ModelSpec, image_size: int, *, num_classes: int | None = None, **fields: Any) -> Any:
+def create_model(
+    spec: ModelConfig | StudentConfig, image_size: int, *, num_classes: int | None = None, **fields: Any
+) -> Any:
     """Builds the model of a config.
 
     Args:
-        spec: its name, sizes and type.
+        spec: its name, type, and sizes, of which 0 is as the name says.
         image_size: side of its input, in pixels.
         num_classes: of its classifier; 0 = none; None = the model's own number.
         fields: others of the model; see `vitjax.build`.
@@ -39,7 +28,8 @@ def create_model(spec: ModelSpec, image_size: int, *, num_classes: int | None = 
     Raises:
         UserError: values that the model cannot have.
     """
-    sizes = {name: value for name in _SIZES if (value := getattr(spec, name))}
+    names = ("patch_size", "embed_dim", "depth", "num_heads")
+    sizes = {name: value for name in names if (value := getattr(spec, name))}
     if num_classes is not None:
         sizes["num_classes"] = num_classes
     return models.build(spec.name, img_size=image_size, dtype=spec.dtype, **sizes, **fields)
@@ -70,7 +60,7 @@ def backbone(
     if not (reduce.name or reduction_of(model)):
         return model
     if reduce.name and not hasattr(model, "reducer"):
-        raise UserError(f"reducer {reduce.name!r}: model {wanted.name!r} has no way to reduce tokens by it.")
+        raise UserError(f"reduce is {reduce.name!r}, which model {wanted.name!r} has no way to do.")
     fields: dict[str, Any] = {"reduce": reduce.name} if reduce.name else {}
     if takes_r(config, model):
         fields["r"] = int(reduce.r if amount is None else amount)
