@@ -9,7 +9,7 @@ import pytest
 
 from tests.ot.problems import problem
 from vitjax import ot
-from vitjax.ot.solvers import iteration, pallas
+from vitjax.ot.solvers import iteration, loop, pallas
 
 KINDS = {
     "balanced": ot.sinkhorn,
@@ -61,33 +61,39 @@ def test_gradients_are_those_of_the_optimality_conditions():
         np.testing.assert_allclose(x, y, atol=1e-5)
 
 
-until_0_10 = pytest.mark.skipif(
-    jax.__version_info__ >= (0, 11), reason="JAX deprecates Pallas's Triton there"
+def _prepared(kind, cost, a, b):
+    each = jnp.full(len(cost), 0.5)
+    slack, taus = each if kind == "partial" else None, (each, each) if kind == "relaxed" else None
+    return iteration.prepare(cost, a, b, jnp.full(len(cost), 0.05), slack, taus)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "m"), [("balanced", 9, 7), ("partial", 49, 49), ("relaxed", 7, 70), ("partial", 64, 64)]
 )
+def test_the_kernel_of_a_gpu_interpreted_gives_what_the_fused_solver_finds(kind, n, m):
+    prepared, tolerance = _prepared(kind, *problem(6, 3, n, m, zeros=True)), jnp.array([1e-5, 1e-2, 1e-4])
+    found = pallas.solve(prepared, tolerance, 103, platform="gpu", interpret=True)
+    wanted = loop.solve(prepared, tolerance, 103)
+    for x, y in zip(loop.result(found, None)[0], loop.result(wanted, None)[0], strict=True):
+        np.testing.assert_allclose(x, y, atol=2e-5)
 
 
-@pytest.mark.parametrize("platform", [pytest.param("gpu", marks=until_0_10), "tpu"])
-@pytest.mark.parametrize("kind", ["balanced", "partial", "relaxed"])
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_kernel_lowers_for_an_accelerator(platform, kind):
     cost, a, b = problem(4, 3, 49, 49)
-    each = jnp.full(3, 0.5)
-    slack, taus = each if kind == "partial" else None, (each, each) if kind == "relaxed" else None
 
     def solve(cost, a, b):
-        prepared = iteration.prepare(cost, a, b, jnp.full(3, 0.05), slack, taus)
-        return pallas.solve(prepared, jnp.full(3, 1e-3), 100, platform=platform)
+        return pallas.solve(_prepared(kind, cost, a, b), jnp.full(3, 1e-3), 100, platform=platform)
 
-    name = {"gpu": "cuda", "tpu": "tpu"}[platform]
-    text = jax.jit(solve).trace(cost, a, b).lower(lowering_platforms=(name,)).as_text()
-    assert {"gpu": "triton", "tpu": "tpu_custom_call"}[platform] in text
-
-
-def test_a_jax_without_triton_is_refused_on_a_gpu_in_one_line(monkeypatch):
-    monkeypatch.setattr(pallas, "_ON_GPU", False)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    cost, a, b = problem(5, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"runs on a GPU up to JAX 0\.10, not .*; use solver 'fused'"):
-        ot.sinkhorn(cost, a, b, epsilon=0.05, solver="pallas")
+    name, call = {"gpu": ("cuda", "mosaic_gpu"), "tpu": ("tpu", "tpu_custom_call")}[platform]
+    hopper = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu") if platform == "gpu" else None
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((1,), ("x",), auto, abstract_device=hopper)
+    with jax.sharding.use_abstract_mesh(mesh):
+        text = jax.jit(solve).trace(cost, a, b).lower(lowering_platforms=(name,)).as_text()
+    assert call in text
+    assert "triton" not in text
 
 
 def test_what_does_not_fit_is_refused_in_one_line():
