@@ -173,14 +173,14 @@ def _layout(shape: tuple[int, ...]) -> Any:
     return matrix.reduce(0 if shape[0] % _TILE[0] else 1)  # columns are never a multiple of 64
 
 
-def _place(x: Array) -> Array:
+def _place(x: Any) -> Any:
     """Says how a value lies in a warpgroup's registers: left to itself Mosaic GPU does not find out."""
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     return plgpu.layout_cast(x, _layout(x.shape)) if jnp.ndim(x) else x
 
 
-def _run(program: Any, values: Sequence[Array], place: Callable[[Array], Array]) -> list[Array]:
+def _run(program: Any, values: Sequence[Any], place: Callable) -> list[Any]:
     """Evaluates a jaxpr without its axes of size 1; knows what `loop.solve` is made of, and no more."""
     jaxpr = getattr(program, "jaxpr", program)
     known = dict(zip(jaxpr.constvars, program.consts, strict=True))
@@ -195,7 +195,7 @@ def _run(program: Any, values: Sequence[Array], place: Callable[[Array], Array])
     return [read(x) for x in jaxpr.outvars]
 
 
-def _apply(equation: Any, values: list[Any], place: Callable[[Array], Array]) -> Sequence[Array]:
+def _apply(equation: Any, values: list[Any], place: Callable) -> Sequence[Any]:
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "custom_jvp_call", "cond", "scan", "while"):
         return _apply_programs(equation, values, lambda program, *values: _run(program, values, place))
@@ -215,7 +215,7 @@ def _apply(equation: Any, values: list[Any], place: Callable[[Array], Array]) ->
     return [equation.primitive.bind(*values, **params)]
 
 
-def _apply_programs(equation: Any, values: list[Any], run: Callable) -> Sequence[Array]:
+def _apply_programs(equation: Any, values: list[Any], run: Callable) -> Sequence[Any]:
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "custom_jvp_call"):
         return run(params["jaxpr" if name == "jit" else "call_jaxpr"], *values)
