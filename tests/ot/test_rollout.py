@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vitjax import ot
+from vitjax.ot.attention_maps import count_of
 
 
 def _attention(seed: int, blocks: int, batch: int, heads: int, n: int) -> list[jax.Array]:
@@ -244,3 +245,7 @@ def test_odd_grids_are_found_and_lose_no_weight(fine, coarse):
     # Two uniform blocks: half of the uniform row of the fine grid comes from there, half from the coarse one.
     wanted = 0.5 * cell / before + 0.5 / count
     np.testing.assert_allclose(weights[0], wanted, atol=1e-6)
+
+
+def test_a_share_of_entries_is_rounded_down():
+    assert [count_of(share, 10) for share in (0.0, 0.09, 0.29, 0.99)] == [0, 0, 2, 9]

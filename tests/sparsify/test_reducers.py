@@ -202,3 +202,8 @@ def test_a_token_as_likely_kept_as_dropped_is_kept():
         reducers.DynamicViT(budget="own").bound(4).wanted(0, scores, jnp.array([[1.0, 1, 1, 0]]), total=4)
     )
     assert wanted.tolist() == [[1, 0, 1, 0]]
+
+
+def test_a_step_that_keeps_all_tokens_fuses_none():
+    evit = reducers.EViT(keep_ratio=(1.0, 0.5), blocks=(0, 1))
+    assert [evit.tokens_after(stage, alive=9, total=9) for stage in (0, 1)] == [9, 6]

@@ -232,3 +232,8 @@ def test_blocks_in_chunks_are_read_in_their_order(prefix, anew):
         np.testing.assert_array_equal(
             ours["params"][f"blocks_{i}"]["mlp"]["fc1"]["bias"], state[f"blocks.{i}.mlp.fc1.bias"]
         )
+
+
+def test_the_target_of_a_flax_optimizer_is_weights_and_its_state_is_not():
+    anchor = "patch_embed.proj.weight"
+    assert choose([f"opt.state.{anchor}", f"opt.target.{anchor}"]).prefix == "opt.target."
