@@ -7,7 +7,7 @@ from tests.weights.tiny import state_of, tiny
 from vitjax.layers.pos_embed import resize_positions
 from vitjax.models import build
 from vitjax.weights import WeightsError, load_weights, load_with_report
-from vitjax.weights.grids import fit_positions
+from vitjax.weights.grids import _split_rows, fit_positions
 from vitjax.weights.layout import Positions
 from vitjax.weights.rename import Renamed
 
@@ -129,7 +129,5 @@ def test_google_positions_equal_scipy_zoom():
 
 def test_the_models_own_prefix_is_split_off_first():
     # 16 rows are a class token and 3 x 5 patches; without a prefix they would be 4 x 4.
-    rows = np.random.default_rng(0).normal(size=(15, D)).astype("f")
-    table, report = _load((3, 5), (3, 5), rows)
-    np.testing.assert_array_equal(table, rows)
-    assert not report.notes
+    assert _split_rows(16, Positions(), 1, (3, 5)) == (1, [(3, 5)])
+    assert _split_rows(16, Positions(), 0, (3, 5)) == (0, [(4, 4)])
