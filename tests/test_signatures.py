@@ -8,17 +8,10 @@ from tests import ROOT
 MOST = 6
 # Functions that still take more; the list only gets shorter.
 LONGER = {
-    "eval.py: compare",
-    "eval.py: find_gate",
-    "eval.py: open_gate",
-    "eval.py: summarize",
-    "eval.py: write",
     "train.py: loop",
     "train.py: note_evaluation",
     "train.py: summarize",
     "vitjax/data/sources/msls.py: __init__",
-    "vitjax/evaluation/classify.py: write",
-    "vitjax/evaluation/report_builder.py: draw",
     "vitjax/models/token_pruning.py: _masked",
     "vitjax/ot/marginals.py: pair_marginals",
     "vitjax/ot/solve.py: _solve",

@@ -77,12 +77,12 @@ class Hit:
 
 
 class Reranker:
-    """Orders images by how well their patches match a query's, with one model and one recipe.
+    """Orders images by how well their patches match a query's, with one model and one config.
 
     Args:
         model: a backbone of `vitjax.build`.
         variables: its weights, as `vitjax.load_weights` gives them.
-        config: the recipe: which tokens (`config.model`), how they are matched (`config.rerank`), how
+        config: which tokens (`config.model`), how they are matched (`config.rerank`), how
             images become input (`config.data.resize`, `config.data.interpolation`), and photos to measure
             the tokens' centre on (`config.data.center`). A RerankConfig alone takes the last block and every
             patch token. None = the last block, balanced transport.
@@ -220,7 +220,7 @@ class Reranker:
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides the descriptors of a image, as plain data; a gallery keeps it."""
+        """Everything that decides the descriptors of an image, as plain data; a gallery keeps it."""
         chosen, photos = self.config.model, self.config.data.center
         kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
         kept |= {"facet": chosen.facet, "smooth": chosen.smooth}
@@ -288,14 +288,14 @@ class Reranker:
         if compilation_cache:
             use_compilation_cache()
         validate(config)
-        recipe = model_input(config)
-        model = backbone(config, recipe.image_size, num_classes=0)
+        preprocess = model_input(config)
+        model = backbone(config, preprocess.image_size, num_classes=0)
         report = None
         if config.weights:
             variables, report = load_with_report(config.weights, model, entry=config.entry or None)
         else:
-            variables = init_variables(model, recipe.image_size, config.seed)
-        reranker = cls(model, variables, config, preprocess=recipe, compilation_cache=compilation_cache)
+            variables = init_variables(model, preprocess.image_size, config.seed)
+        reranker = cls(model, variables, config, preprocess=preprocess, compilation_cache=compilation_cache)
         reranker.load_report = report
         return reranker
 
@@ -323,7 +323,7 @@ class Reranker:
             and the images left out with their reasons.
 
         Raises:
-            ImageError: a image cannot be read and `on_bad_image` is "error"; or none of them can: the line
+            ImageError: an image cannot be read and `on_bad_image` is "error"; or none of them can: the line
                 names the first and why.
             TypeError: `images` is one image and not several.
         """
@@ -348,7 +348,7 @@ class Reranker:
 
         Args:
             source: of `vitjax.data`.
-            batch_size: as for `describe`, but never less: a build that goes on computes in the same shapes.
+            batch_size: as for `describe`, but never less: a build that resumes computes in the same shapes.
             on_bad_image: likewise.
             progress: likewise.
 
@@ -394,7 +394,7 @@ class Reranker:
             One `Hit` per returned candidate.
 
         Raises:
-            ImageError: a image cannot be read; the line names it.
+            ImageError: an image cannot be read; the line names it.
             ValueError: no candidates, `top_k` below 1, another number of ids than candidates, ids that are
                 neither texts nor whole numbers, or a gallery or searcher that another model, other weights or
                 another recipe described (`GalleryError`).
@@ -518,7 +518,7 @@ def similarity(
     Args:
         image_a: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file.
         image_b: another.
-        reranker: model and recipe to compare with.
+        reranker: model and config to compare with.
         compilation_cache: as for `Reranker`; of a given reranker it is settled already.
 
     Returns:
@@ -534,7 +534,9 @@ def _built_with(model: Any) -> dict[str, Any]:
     """The numbers and names that a model was built with: the same weights fit models of different ones."""
     names = [field.name for field in fields(model) if field.name != "parent"]
     values = {name: getattr(model, name) for name in names}
-    found = {name: x for name, x in values.items() if isinstance(x, bool | int | float | str | tuple)}
+    found: dict[str, Any] = {
+        name: x for name, x in values.items() if isinstance(x, bool | int | float | str | tuple)
+    }
     if (reducer := values.get("reducer")) is not None:
         found["reducer"] = {"name": reducer.name, **asdict(reducer)}
     return found

@@ -12,7 +12,7 @@ from rich.console import Console
 from vitjax.cli import console
 from vitjax.evaluation import result_tables
 from vitjax.retrieval.metrics.relevance import Truth, judge, shares
-from vitjax.viz.rankings import Rankings
+from vitjax.viz.rankings import NamedRanking
 
 ORDER = np.arange(10)[None, :].repeat(4, axis=0)
 JUDGED = judge(Truth([np.array([i]) for i in range(4)], None, np.full(4, -1)), ORDER, ORDER[:, ::-1])
@@ -62,15 +62,15 @@ def test_a_path_is_printed_as_it_is_named(path, capsys):
 
 def test_a_few_queries_are_answered_in_the_terminal(capsys):
     after = types.SimpleNamespace(index=np.array([[2, 0, -1]]), score=np.array([[0.9, 0.25, -np.inf]]))
-    ways = {"right": lambda q, r: None, "weight": 1.0, "ranks": 5}
+    ways = {"relevant": lambda q, r: None, "weight": 1.0, "ranks": 5}
     ways |= {"query_labels": None, "gallery_labels": None}
     result_tables.show_answers(
-        Rankings(after.index, after, ["[a].png"], ["x.png", "y.png", "[z].png"], **ways)
+        NamedRanking(after.index, after, ["[a].png"], ["x.png", "y.png", "[z].png"], **ways)
     )
     assert capsys.readouterr().err.splitlines() == [
         "[a].png: rank, score, image", "   1  0.900  [z].png", "   2  0.250  x.png",
     ]  # fmt: skip
-    many = Rankings(after.index, after, ["a", "b", "c", "d"], ["x.png"], **ways)
+    many = NamedRanking(after.index, after, ["a", "b", "c", "d"], ["x.png"], **ways)
     result_tables.show_answers(many)
     assert capsys.readouterr().err == ""
 

@@ -40,7 +40,7 @@ def each_for_itself() -> Patches:
     return Patches(np.arange(GRID**2).reshape(GRID, GRID), np.zeros((GRID, GRID), bool))
 
 
-def candidate(number: int, before: int, after: int, right: bool | None = None, **changes) -> CandidateView:
+def candidate(number: int, before: int, after: int, relevant: bool | None = None, **changes) -> CandidateView:
     matches = [
         MatchView(cell(i, i), cell(i, (i + number) % GRID), 0.9 - 0.1 * i, 0.05, 0.05 * (0.9 - 0.1 * i))
         for i in range(3)
@@ -55,7 +55,7 @@ def candidate(number: int, before: int, after: int, right: bool | None = None, *
         "pooled": pooled,
         "structural": structural,
         "score": structural + pooled,
-        "right": right,
+        "relevant": relevant,
         "matches": matches,
         "remaining_pairs": GRID**4 - 3,
         "remaining_contribution": structural - drawn,
@@ -66,15 +66,15 @@ def candidate(number: int, before: int, after: int, right: bool | None = None, *
     return CandidateView(**(fields | changes))
 
 
-def report(*, right: bool | None = True, **changes) -> Report:
+def report(*, relevant: bool | None = True, **changes) -> Report:
     """Two queries; the first's relevant image rises from rank 3 to 1, the second's stays first."""
-    wrong = None if right is None else not right
+    wrong = None if relevant is None else not relevant
     first = QueryView(
         "photo0",
         "query/a.jpg",
-        [candidate(1, 1, 2, wrong), candidate(2, 2, 3, wrong), candidate(3, 3, 1, right)],
+        [candidate(1, 1, 2, wrong), candidate(2, 2, 3, wrong), candidate(3, 3, 1, relevant)],
     )
-    second = QueryView("photo4", "query/b.jpg", [candidate(1, 1, 1, right), candidate(2, 2, 2, wrong)])
+    second = QueryView("photo4", "query/b.jpg", [candidate(1, 1, 1, relevant), candidate(2, 2, 2, wrong)])
     whole = Report(
         title="Noise",
         subtitle="2 queries against 3 gallery images",

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.viz.example import candidate, cell, photos, report
-from vitjax.viz.figures import RIGHT, WRONG, matches_figure, ranking_figure, save_figure
+from vitjax.viz.figures import IRRELEVANT, RELEVANT, matches_figure, ranking_figure, save_figure
 from vitjax.viz.views import MatchView, QueryView
 
 
@@ -18,14 +18,14 @@ def test_ranking_is_as_wide_as_asked_and_marks_right_and_wrong():
     image = ranking_figure(example.images, example.queries[0], ranks=3)
     assert image.mode == "RGB"
     assert image.width == 1000
-    assert share(image, RIGHT) > 0.005
-    assert share(image, WRONG) > share(image, RIGHT)  # four wrong frames, two right ones and a curve
+    assert share(image, RELEVANT) > 0.005
+    assert share(image, IRRELEVANT) > share(image, RELEVANT)  # four wrong frames, two right ones and a curve
 
 
 def test_without_labels_nothing_is_marked():
-    example = report(right=None)
+    example = report(relevant=None)
     image = ranking_figure(example.images, example.queries[0], ranks=3)
-    assert share(image, RIGHT) == share(image, WRONG) == 0
+    assert share(image, RELEVANT) == share(image, IRRELEVANT) == 0
 
 
 def test_marks_differ_in_shape_not_only_in_colour():

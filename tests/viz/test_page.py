@@ -78,6 +78,31 @@ def test_intervals_stand_below_their_figures(show):
     assert narrow.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_further_sections_are_shown_as_text_pairs_and_tables(show):
+    tab = show(
+        report(
+            sections={
+                "Said": "<b>not bold</b>",
+                "Named": {"share": 0.25, "known": True},
+                "Listed": [["city", "queries"], ["cph", 3], ["sf", None]],
+            }
+        )
+    )
+    titles = "[...document.querySelectorAll('.summary h2')].map((e) => e.textContent)"
+    assert [title for title in tab.evaluate(titles) if title in ("Said", "Named", "Listed")] == [
+        "Said", "Named", "Listed",
+    ]  # fmt: skip
+    assert "<b>not bold</b>" in tab.evaluate("document.querySelector('.summary').textContent")
+    pairs = (
+        "[...document.querySelectorAll('.summary .panel:first-child dl.pairs *')].map((e) => e.textContent)"
+    )
+    assert tab.evaluate(pairs) == ["share", "0.25", "known", "yes"]
+    rows = (
+        "[...document.querySelectorAll('table.rows tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+    )
+    assert tab.evaluate(rows) == [["city", "queries"], ["cph", "3"], ["sf", "none"]]
+
+
 def test_right_and_wrong_carry_signs_and_words(show):
     tab = show(report())
     marks = "[...document.querySelectorAll('#q1 .row.after .mark')].map((e) => e.textContent).join('')"
@@ -121,7 +146,7 @@ def several() -> list[QueryView]:
         QueryView(
             "photo0",
             f"query/{name}.jpg",
-            [candidate(i, i, after[i - 1], right=i == before) for i in (1, 2, 3)],
+            [candidate(i, i, after[i - 1], relevant=i == before) for i in (1, 2, 3)],
         )
         for name, (before, now) in zip("abcd", places, strict=True)
         for after in [_order(before, now)]

@@ -1,4 +1,4 @@
-"""Task `classify`: how often a model is right and how fast it is, dense and with fewer tokens, in a table."""
+"""Task `classify`: accuracy, cost and throughput of a model, dense and with fewer tokens."""
 
 import csv
 import functools
@@ -55,16 +55,39 @@ class Variant:
     timed: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class ClassifyRun:
+    """What was classified, and by what.
+
+    Attributes:
+        config: everything the run was told.
+        source: of the images.
+        preprocess: what turns them into model input.
+        variants: the model, dense and with fewer tokens, with its predictions.
+        variables: the weights of all of them, on the host.
+        rows: (n,), positions in `source` of the images that could be read.
+        truth: (n,), their classes; None where there are no labels.
+    """
+
+    config: EvalConfig
+    source: ImageSource
+    preprocess: Preprocess
+    variants: list[Variant]
+    variables: Any
+    rows: np.ndarray
+    truth: np.ndarray | None
+
+
 def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     """Classifies all images with every variant; writes results, predictions, page and images under `out`.
 
     Raises:
         ValueError: no images, or labels that the model's classes do not fit.
     """
-    recipe = model_input(config)
+    preprocess = model_input(config)
     source = open_source(config)
     warn(*notes_of(source))
-    variants = make_variants(config, recipe.image_size)
+    variants = make_variants(config, preprocess.image_size)
     model = variants[0].model
     if not model.num_classes:
         raise UserError(
@@ -74,16 +97,16 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     if config.weights:
         variables, report = load_with_report(config.weights, largest(variants), entry=config.entry or None)
     else:
-        variables, report = init_variables(largest(variants), recipe.image_size, config.seed), None
+        variables, report = init_variables(largest(variants), preprocess.image_size, config.seed), None
         warn("the weights are RANDOM: the figures say nothing; set config.weights")
     labels = true_classes(config, source, model.num_classes)
     mesh = sharding.make_mesh()
     variables = sharding.replicate(variables, mesh)
-    loader, rows = classify(config, source, recipe, variants, variables, mesh)
+    loader, rows = classify(config, source, preprocess, variants, variables, mesh)
     if not len(rows):
         raise UserError(loader.nothing_read("images"))
     truth = None if labels is None else labels[rows]
-    table = [summary(variant, variants[0], truth, recipe.image_size) for variant in variants]
+    table = [summary(variant, variants[0], truth, preprocess.image_size) for variant in variants]
     results = {
         "task": config.task,
         "images": len(rows),
@@ -101,7 +124,11 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
         "config": to_dict(config),
     }
     if sharding.is_main_process():
-        write(config, out, source, recipe, variants, sharding.fetch(variables), rows, truth, results)
+        write(
+            ClassifyRun(config, source, preprocess, variants, sharding.fetch(variables), rows, truth),
+            results,
+            out,
+        )
         page = f" and {out / 'report.html'}" if config.figures.report else ""
         say(f"wrote {out / 'results.json'}{page}")
     return results
@@ -152,14 +179,14 @@ def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.nd
                 f"config.data.classes has {len(lines)} lines, the model knows {classes} classes: give the "
                 "model's own list, whose line i names class i."
             )
-        place = {name: i for i, name in enumerate(lines)}
+        number = {name: i for i, name in enumerate(lines)}
         known = list(class_places(names, "classes of the images"))
-        unknown = [name for name in known if name not in place]
+        unknown = [name for name in known if name not in number]
         if unknown:
             raise UserError(
                 f"config.data.classes lacks {unknown[0]!r} and {len(unknown) - 1} more of the folders' names."
             )
-        numbers = np.array([place[name] for name in known])
+        numbers = np.array([number[name] for name in known])
     elif len(names) > classes:
         raise UserError(
             f"the images are of {len(names)} classes, the model knows {classes}: set "
@@ -178,7 +205,7 @@ def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.nd
 def classify(
     config: EvalConfig,
     source: ImageSource,
-    recipe: Preprocess,
+    preprocess: Preprocess,
     variants: list[Variant],
     variables: Any,
     mesh: Mesh,
@@ -186,7 +213,7 @@ def classify(
     """Runs every variant on every batch, each image being decoded once; which images the rows are."""
     loader = batches(
         source,
-        recipe,
+        preprocess,
         -(-config.batch_size // mesh.size) * mesh.size,
         workers=config.data.workers,
         on_bad_image=config.data.on_bad_image,
@@ -225,11 +252,11 @@ def summary(variant: Variant, whole: Variant, truth: np.ndarray | None, image_si
     """One row of the table; shares in [0, 1]."""
     best, reference = np.concatenate(variant.best), np.concatenate(whole.best)
     cost = count(variant.model, image_size)
-    right = None if truth is None else best == truth[:, None]
+    correct = None if truth is None else best == truth[:, None]
     return {
         "name": variant.label,
-        "top1": None if right is None else float(right[:, 0].mean()),
-        "top5": None if right is None else float(right.any(axis=1).mean()),
+        "top1": None if correct is None else float(correct[:, 0].mean()),
+        "top5": None if correct is None else float(correct.any(axis=1).mean()),
         "same_as_dense": float((best[:, 0] == reference[:, 0]).mean()),
         "macs": cost.macs,
         "params": cost.params,
@@ -245,40 +272,31 @@ def cells(row: dict[str, Any]) -> list[str]:
     return [row["name"], *percent, *speed]
 
 
-def write(
-    config: EvalConfig,
-    out: pathlib.Path,
-    source: ImageSource,
-    recipe: Preprocess,
-    variants: list[Variant],
-    variables: Any,
-    rows: np.ndarray,
-    truth: np.ndarray | None,
-    results: dict[str, Any],
-) -> None:
-    """Writes results.json first, then what can fail: predictions, the table, the images and the page."""
+def write(run: ClassifyRun, results: dict[str, Any], out: pathlib.Path) -> None:
+    """Writes results.json first, then what can fail: predictions, the table, the figures and the page."""
     run_files.write_json(out / "results.json", results)
     run_files.remove_outputs(out)
     with replacing(out / "predictions.csv", "w") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image", "class", *(variant.label for variant in variants)])
-        each = [np.concatenate(variant.best)[:, 0] for variant in variants]
-        for row, image in enumerate(rows):
-            known = "" if truth is None else int(truth[row])
-            writer.writerow([source.names[image], known, *(int(best[row]) for best in each)])
-    warn(*run_files.append_row(out / "results.csv", run_files.plain(csv_row(config, results))))
-    figures = {}
-    if len(variants) > 1:
-        drawn = variants[1 + (len(variants) - 1) // 2]  # of several ratios the middle one
-        figures = draw(out, drawn.model, variables, source, recipe, rows[: config.figures.count])
-    if config.figures.report:
+        writer.writerow(["image", "class", *(variant.label for variant in run.variants)])
+        each = [np.concatenate(variant.best)[:, 0] for variant in run.variants]
+        for row, image in enumerate(run.rows):
+            known = "" if run.truth is None else int(run.truth[row])
+            writer.writerow([run.source.names[image], known, *(int(best[row]) for best in each)])
+    warn(*run_files.append_row(out / "results.csv", run_files.plain(csv_row(results))))
+    figures, notes = {}, []
+    if len(run.variants) > 1:
+        drawn = run.variants[1 + (len(run.variants) - 1) // 2]  # of several ratios the middle one
+        figures = draw(run, drawn.model, out)
+        notes = [f"Photos: what each stage of {drawn.label} left."] if figures else []
+    if run.config.figures.report:
         write_classes_page(
             out / "report.html",
-            title=f"{config.model.name}: {len(rows)} images",
+            title=f"{run.config.model.name}: {len(run.rows)} images",
             notes=[
                 f"weights: {results['weights']['source'].partition('#')[0]}; "
-                f"{results['device']['count']} x {results['device']['kind']}; batch {config.batch_size}",
-                *([f"Photos: what each stage of {drawn.label} left."] if figures else []),
+                f"{results['device']['count']} x {results['device']['kind']}; batch {run.config.batch_size}",
+                *notes,
             ],
             columns=COLUMNS,
             rows=[cells(row) for row in results["rows"]],
@@ -286,34 +304,32 @@ def write(
         )
 
 
-def csv_row(config: EvalConfig, results: dict[str, Any]) -> dict[str, Any]:
+def csv_row(results: dict[str, Any]) -> dict[str, Any]:
     """One line for results.csv, the last row of the table, with timm's column names."""
-    last = results["rows"][-1]
+    last, config = results["rows"][-1], results["config"]
     return {
-        "model": f"{config.model.name}, {last['name']}",
+        "model": f"{config['model']['name']}, {last['name']}",
         "weights": results["weights"]["source"],
         "top1": last["top1"],
         "top5": last["top5"],
         "param_count": round(last["params"] / 1e6, 2),
         "infer_gmacs": round(last["macs"] / 1e9, 4),
         "infer_samples_per_sec": round(last["images_per_second"], 2),
-        "infer_batch_size": config.batch_size,
+        "infer_batch_size": config["batch_size"],
     }
 
 
-def draw(
-    out: pathlib.Path, model: Any, variables: Any, source: ImageSource, recipe: Preprocess, rows: np.ndarray
-) -> dict[str, Any]:
-    """Writes a image per photo of what each stage dropped; returns them by caption."""
+def draw(run: ClassifyRun, model: Any, out: pathlib.Path) -> dict[str, Any]:
+    """Writes a figure per image of what each stage dropped; returns them by caption."""
     figures = {}
     see = owners_of(model)
-    for place, row in enumerate(rows):
-        image = source.read(int(row))
-        owners, titles = see(variables, recipe(image)[None])
-        figure = reduced_figure(recipe.view(image), owners, titles)
+    for i, row in enumerate(run.rows[: run.config.figures.count]):
+        image = run.source.read(int(row))
+        owners, titles = see(run.variables, run.preprocess(image)[None])
+        figure = reduced_figure(run.preprocess.view(image), owners, titles)
         (out / "figures").mkdir(exist_ok=True)
-        save_figure(out / "figures" / f"{place:04d}_tokens.png", figure, limit=500_000)
-        figures[source.names[row]] = figure
+        save_figure(out / "figures" / f"{i:04d}_tokens.png", figure, limit=500_000)
+        figures[run.source.names[row]] = figure
     return figures
 
 

@@ -1,28 +1,39 @@
-"""One side of a search: images and what is known of them."""
+"""Images with their descriptors: described in this run, or stored in a gallery before."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vitjax.data.eval_loader import Skipped
+from vitjax.cli.console import bar, count_of, say, warn
+from vitjax.config import EvalConfig
+from vitjax.data.eval_loader import Batch, Skipped
 from vitjax.data.sources.base import ImageSource
+from vitjax.evaluation.index_images import index_images
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, Gallery
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """One side of the search: its images, and the descriptors of those that could be read.
+class DescribedImages:
+    """The queries or the gallery of a search: images, and the descriptors of those that could be read.
 
-    `rows[i]` is the image (position in file-name order) that row i of the descriptors describes. A gallery
-    is on a disk, and is read where it is needed.
+    Attributes:
+        source: of the images.
+        descriptors: in memory, or of a gallery on a disk that is read where it is needed.
+        rows: (n,), the image that row i of the descriptors describes: its position in `source`.
+        skipped: images that could not be read.
+        described: images that this run had to describe.
     """
 
     source: ImageSource
     descriptors: Descriptors | Gallery
     rows: np.ndarray
     skipped: list[Skipped]
-    described: int  # images that this run had to describe
+    described: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def names(self) -> list[str]:
         """Name of the image of each row."""
@@ -33,6 +44,57 @@ class Side:
         labels = self.source.labels
         return None if labels is None else [self.source.class_names[labels[i]] for i in self.rows]
 
-    def seen(self, row: int, reranker: Reranker) -> np.ndarray:
-        """The image of a row as the model saw it."""
+    def pooled(self) -> np.ndarray:
+        """Pooled vector of each row, (n, d)."""
+        stored = self.descriptors
+        return stored.read_pooled(slice(None))()[0] if isinstance(stored, Gallery) else stored.pooled
+
+    def model_input(self, row: int, reranker: Reranker) -> np.ndarray:
+        """The image of a row as the model sees it, uint8 (h, w, 3)."""
         return reranker.preprocess.view(self.source.read(int(self.rows[row])))
+
+
+def describe_images(
+    reranker: Reranker, source: ImageSource, config: EvalConfig, name: str
+) -> DescribedImages:
+    """Runs the model over the images, with a progress bar of this name."""
+
+    def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+        images = len(source)
+        return bar(batches, count, f"{name} ({count_of(images, 'image', 'images')})", total=images)
+
+    descriptors, rows, skipped = reranker.describe(
+        source, batch_size=config.batch_size, on_bad_image=config.data.on_bad_image, progress=progress
+    )
+    warn_skipped(skipped)
+    return DescribedImages(source, descriptors, rows, skipped, len(rows))
+
+
+def describe_gallery(reranker: Reranker, source: ImageSource, config: EvalConfig) -> DescribedImages:
+    """The gallery's descriptors, in memory or at `config.index.path`, to which only new images are added."""
+    path = config.index.path
+    if not path:
+        return describe_images(reranker, source, config, "gallery")
+    before = len(Gallery.open(path)) if Gallery.exists(path) else 0
+    images = count_of(len(source), "image", "images")
+
+    def progress(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+        return bar(
+            batches, count, f"gallery ({images}, {before} described before)", total=len(source) - before
+        )
+
+    gallery, rows, skipped = index_images(
+        reranker, source, path, dtype=config.index.dtype, batch_size=config.batch_size,
+        on_bad_image=config.data.on_bad_image, progress=progress,
+    )  # fmt: skip
+    say(f"{path} holds {len(gallery)} described images, {before} of them from before")
+    warn_skipped(skipped)
+    return DescribedImages(source, gallery, rows, skipped, len(gallery) - before)
+
+
+def warn_skipped(skipped: Sequence[Skipped]) -> None:
+    """Names the first images that were left out."""
+    for item in skipped[:5]:
+        warn(f"skipped {item.reason}")
+    if len(skipped) > 5:
+        warn(f"skipped {len(skipped) - 5} more: results.json names them")

@@ -1,4 +1,4 @@
-"""From images to a gallery on a disk: a build that goes on where it was stopped, and is not repeated."""
+"""From images to a gallery on a disk: a build that resumes where it was stopped, and is not repeated."""
 
 import os
 import warnings
@@ -30,13 +30,13 @@ def index_images(
     """Describes images into a gallery; what is there already is not described again.
 
     The gallery holds what it was made of: model, weights, preprocessing, and the images with their sizes
-    and times of change. The same call after a kill goes on, and the files are those of an undisturbed build.
+    and times of change. The same call after a kill resumes, and the files are those of an undisturbed build.
     A gallery made of anything else is refused and stays as it is. Memory does not grow with the number of
     images, apart from their names. With several processes each describes its share, and process 0 writes;
     all must see `path`.
 
     Args:
-        reranker: model and recipe.
+        reranker: model, weights and config.
         images: paths, PIL images, uint8 arrays (h, w, 3), bytes of image files, or a source of `vitjax.data`.
         path: a folder, gs://bucket/folder or s3://bucket/folder.
         dtype: of the stored tokens, float16 or int8.
@@ -49,7 +49,7 @@ def index_images(
         out with their reasons.
 
     Raises:
-        ImageError: a image cannot be read and `on_bad_image` is "error".
+        ImageError: an image cannot be read and `on_bad_image` is "error".
         GalleryError: `path` holds something else, another program writes there, or no space is left.
         ValueError: there are no images, or none could be read.
         TypeError: `images` is one image and not several.

@@ -1,21 +1,22 @@
-"""Published search protocols from raw downloads: what is searched, for what, and which answers are right."""
+"""What is searched for what, and which gallery images are relevant: published protocols, and folders."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from vitjax.cli.console import warn
-from vitjax.config import DataConfig
-from vitjax.data.sources.base import ImageSource
+from vitjax.config import PROTOCOLS, DataConfig
+from vitjax.data.sources.base import ImageSource, ListedSource, align_labels
 from vitjax.data.sources.msls import PlaceSource
 from vitjax.data.sources.open import open_source
 from vitjax.data.sources.spec import DataSpec
 from vitjax.data.sources.utm_names import places_in_names
 from vitjax.errors import UserError
+from vitjax.evaluation.described_images import DescribedImages
 from vitjax.retrieval.metrics import positives_within
-from vitjax.retrieval.metrics.relevance import Truth
+from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
 
 RECALL_AT = {"cub": (1, 2, 4, 8), "cars": (1, 2, 4, 8), "sop": (1, 10, 100), "msls": (1, 5, 10, 20)}
 
@@ -76,10 +77,10 @@ def near(
     """
     found = [np.zeros(0, np.int64)] * len(queries)
     for city in range(len(queries.class_names)):
-        ours, theirs = np.flatnonzero(queries.cities == city), np.flatnonzero(gallery.cities == city)
-        rows = positives_within(queries.places[ours], gallery.places[theirs], radius)
-        for i, right in zip(ours, rows, strict=True):
-            found[i] = theirs[right]
+        city_queries, city_gallery = (np.flatnonzero(each.cities == city) for each in (queries, gallery))
+        rows = positives_within(queries.places[city_queries], gallery.places[city_gallery], radius)
+        for i, relevant in zip(city_queries, rows, strict=True):
+            found[i] = city_gallery[relevant]
             if angle > 0:
                 found[i] = found[i][turned(queries.angles[i], gallery.angles[found[i]]) <= angle]
     return found
@@ -89,6 +90,36 @@ def turned(one: float, others: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n
     """Degrees between compass directions, in [0, 180]; infinite where one is unknown."""
     gap = np.abs((others - one + 180.0) % 360.0 - 180.0)
     return np.where(np.isnan(gap), np.inf, gap)
+
+
+def find_truth(data: DataConfig, queries: DescribedImages, gallery: DescribedImages) -> Truth:
+    """Relevant images from the ground-truth file, else from places, else from classes, else none."""
+    own = self_index(queries, gallery)
+    if data.ground_truth:
+        listed = read_ground_truth(data.ground_truth, queries.source.names, gallery.source.names)
+        positives = [np.flatnonzero(np.isin(gallery.rows, listed.get(int(i), []))) for i in queries.rows]
+        return Truth.from_rows(positives, own)
+    if isinstance(queries.source, PlaceSource) and isinstance(gallery.source, PlaceSource):
+        return place_truth(data, queries.source.take(queries.rows), gallery.source.take(gallery.rows))
+    if (places := named_place_truth(data, queries.names(), gallery.names(), own)) is not None:
+        return places
+    labels = align_labels(queries.source, gallery.source)
+    if labels is None:
+        return Truth(None, None, own)
+    truth = Truth.from_labels(labels[0][queries.rows], labels[1][gallery.rows], own)
+    return protocol_truth(data, truth) if data.source in PROTOCOLS else truth
+
+
+def self_index(queries: DescribedImages, gallery: DescribedImages) -> Int[np.ndarray, " q"]:
+    """Per query, the gallery row that is the same file and must not be its own first hit; -1 = none."""
+    if queries is gallery:
+        return np.arange(len(gallery))
+    if not (isinstance(queries.source, ListedSource) and isinstance(gallery.source, ListedSource)):
+        return np.full(len(queries), -1)
+    row_of: dict[Hashable, int] = {}
+    for row, i in enumerate(gallery.rows):
+        row_of.setdefault(gallery.source.identity(int(i)), row)
+    return np.array([row_of.get(queries.source.identity(int(i)), -1) for i in queries.rows])
 
 
 def protocol_truth(data: DataConfig, truth: Truth) -> Truth:

@@ -1,4 +1,4 @@
-"""What the programs print of their results: tables for people on stderr, one line for programs on stdout."""
+"""Result tables on stderr, and the JSON result line on stdout."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from vitjax.cli import run_files
 from vitjax.cli.console import console, count_of, say, warn
 from vitjax.evaluation import classify
 from vitjax.retrieval.metrics.relevance import shares
-from vitjax.viz.rankings import Rankings
+from vitjax.viz.rankings import NamedRanking
 from vitjax.viz.report import metric_name
 
 
@@ -45,16 +45,16 @@ def show_table(results: dict[str, Any]) -> None:
         warn(f"{count} pairs had a marginal of zeros; uniform weights took its place")
 
 
-def show_answers(rankings: Rankings, *, queries: int = 3, first: int = 5) -> None:
+def show_answers(ranking: NamedRanking, *, queries: int = 3, first: int = 5) -> None:
     """Prints the first results of each query, where there are no more than a few queries."""
-    if len(rankings.query_names) > queries:
+    if len(ranking.query_names) > queries:
         return
-    for query, name in enumerate(rankings.query_names):
+    for query, name in enumerate(ranking.query_names):
         say(f"{name}: rank, score, image")
-        rows, scores = (x[query, :first] for x in (rankings.after.index, rankings.after.score))
+        rows, scores = (x[query, :first] for x in (ranking.after.index, ranking.after.score))
         for rank, (row, score) in enumerate(zip(rows, scores, strict=True), start=1):
             if row >= 0:
-                say(f"{rank:>4}  {score:.3f}  {rankings.gallery_names[int(row)]}")
+                say(f"{rank:>4}  {score:.3f}  {ranking.gallery_names[int(row)]}")
 
 
 def print_results(results: dict[str, Any]) -> None:

@@ -42,8 +42,8 @@ def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], Rer
                 f"{', '.join(kinds)}"
             )
         choices[name] = [_value(name, kinds[name], word) for word in values.split(",")]
-    if (asked := math.prod(map(len, choices.values()))) > MOST:
-        raise UserError(f"config.sweep: {asked:,} combinations; give at most {MOST:,}, or several sweeps")
+    if (count := math.prod(map(len, choices.values()))) > MOST:
+        raise UserError(f"config.sweep: {count:,} combinations; give at most {MOST:,}, or several sweeps")
     found = []
     for values in itertools.product(*choices.values()):
         chosen = dict(zip(choices, values, strict=True))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vitjax.system.files import replacing
 from vitjax.viz.views import Box, CandidateView, MatchView, QueryView
 
-RIGHT, WRONG, NEUTRAL = (23, 121, 74), (189, 48, 39), (176, 178, 184)
+RELEVANT, IRRELEVANT, NEUTRAL = (23, 121, 74), (189, 48, 39), (176, 178, 184)
 # The same twelve as in page_base.js: bright enough for photos, neighbours far apart.
 COLOURS = (
     *("#ffd400", "#4cc9ff", "#ff7a59", "#7ee081", "#d8a0ff", "#ff9ecf"),
@@ -23,16 +23,16 @@ _FINE = 3  # drawing scale: Pillow does not smooth lines, so they are drawn larg
 def ranking_figure(
     images: Mapping[str, np.ndarray], query: QueryView, *, ranks: int = 5, width: int = 1000
 ) -> Image.Image:
-    """The query, its ranking before and its ranking after, right and wrong marked by colour and by sign.
+    """The query with both rankings; whether an image is relevant is marked by colour and by sign.
 
     Args:
         images: key -> uint8 (h, w, 3), as in `Report.images`.
         query: the query with its candidates; those with a rank up to `ranks` are drawn.
-        ranks: places in each row.
+        ranks: in each row.
         width: of the image in pixels.
 
     Returns:
-        RGB image, `width` wide; its height follows from the number of places.
+        RGB image, `width` wide; its height follows from the number of ranks.
     """
     margin, gap, slope = 16, 10, 34
     left = round(width * 0.19)
@@ -52,7 +52,7 @@ def ranking_figure(
     for name, y in (("before", top), ("after", bottom)):
         for place, candidate in enumerate(rows[name]):
             x = round(start + place * cell)
-            image.paste(_framed(images[candidate.image], side, candidate.right), (x, y))
+            image.paste(_framed(images[candidate.image], side, candidate.relevant), (x, y))
             line = y - text if name == "before" else y + side + 2
             _caption(draw, candidate, name, (x, line, side))
     draw.text((start, margin - 4), "Before: pooled search", _INK, _font(17))
@@ -161,19 +161,19 @@ def _fitted(image: np.ndarray, width: int, height: int) -> Image.Image:
     return _resized(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
 
 
-def _framed(image: np.ndarray, side: int, right: bool | None) -> Image.Image:
-    """A photo in a frame; known answers carry a sign as well, for eyes that do not tell red from green."""
-    colour = NEUTRAL if right is None else RIGHT if right else WRONG
+def _framed(image: np.ndarray, side: int, relevant: bool | None) -> Image.Image:
+    """A photo in a frame with, where it is known, a sign of relevance: not all eyes tell red from green."""
+    colour = NEUTRAL if relevant is None else RELEVANT if relevant else IRRELEVANT
     frame = Image.new("RGB", (side, side), colour)
     frame.paste((240, 240, 236), (3, 3, side - 3, side - 3))
     photo = _fitted(image, side - 10, side - 10)
     frame.paste(photo, ((side - photo.width) // 2, (side - photo.height) // 2))
-    if right is not None:
+    if relevant is not None:
         size = max(14, side // 6)
         sign = Image.new("RGB", (size * _FINE, size * _FINE), colour)
         strokes = (
             ((0.22, 0.52, 0.42, 0.72), (0.42, 0.72, 0.78, 0.3))
-            if right
+            if relevant
             else ((0.28, 0.28, 0.72, 0.72), (0.28, 0.72, 0.72, 0.28))
         )
         for stroke in strokes:
@@ -211,7 +211,7 @@ def _slopes(
 ) -> None:
     """Curves from a candidate's place before to its place after, relevant images in colour and on top."""
     moves = [
-        (bool(candidate.right), centres[i], centres[j])
+        (bool(candidate.relevant), centres[i], centres[j])
         for i, candidate in enumerate(before)
         for j, other in enumerate(after)
         if other is candidate
@@ -220,9 +220,9 @@ def _slopes(
     draw = ImageDraw.Draw(band)
     step = np.linspace(0.0, 1.0, 60)
     ease = step * step * (3 - 2 * step)
-    for right, x0, x1 in sorted(moves):
+    for relevant, x0, x1 in sorted(moves):
         xs, ys = _FINE * (x0 + (x1 - x0) * ease), step * (band.height - 1)
-        colour, width = (RIGHT, 3) if right else ((205, 207, 212), 2)
+        colour, width = (RELEVANT, 3) if relevant else ((205, 207, 212), 2)
         draw.line([*zip(xs.tolist(), ys.tolist(), strict=True)], colour, width * _FINE, joint="curve")
     image.paste(band.resize((image.width, bottom - top), Image.Resampling.LANCZOS), (0, top))
 

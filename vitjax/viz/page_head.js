@@ -50,6 +50,12 @@ function times() {
       h("div", {}, h("dt", {}, name), h("dd", {}, milliseconds(value))))));
 }
 
+// Further fields: text, names with values, or a table whose first row is its header.
+const content = (kind, said) => kind === "text" ? h("p", { class: "soft fact" }, said) : kind === "pairs" ? pairs(said)
+  : h("div", { class: "scroll" }, h("table", { class: "rows" },
+    h("thead", {}, h("tr", {}, (said[0] || []).map((cell) => h("th", { scope: "col" }, cell)))),
+    h("tbody", {}, said.slice(1).map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell)))))));
+
 function head() {
   const skipped = data.skipped.length > 0 && h("details", {},
     h("summary", {}, count(data.skipped.length, "file was", "files were"), " left out"),
@@ -64,7 +70,8 @@ function head() {
       data.notes.map((line) => h("p", { class: "banner", role: "note" }, line))),
     h("div", { class: "summary" },
       h("div", { class: "panel" }, h("section", {}, metrics()), times(),
-        data.explained && h("section", {}, h("h2", {}, "Is the explanation true?"), h("p", { class: "soft fact" }, data.explained))),
+        data.explained && h("section", {}, h("h2", {}, "Is the explanation true?"), h("p", { class: "soft fact" }, data.explained)),
+        data.sections.map(([title, kind, said]) => h("section", {}, h("h2", { class: "name" }, title), content(kind, said)))),
       h("div", { class: "panel" },
         h("section", {}, h("h2", {}, "Settings"), pairs(data.settings)),
         h("section", {},

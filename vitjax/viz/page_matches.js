@@ -5,7 +5,7 @@ function why(query, c) {
   const from = c.after !== null && c.before !== null && c.before !== c.after ? ", was " + c.before : "";
   const header = h("header", {},
     h("h3", {}, rank + from),
-    c.right !== null && h("span", { class: verdictWord(c.right) }, mark(c.right) + " " + verdictWord(c.right)),
+    c.relevant !== null && h("span", { class: verdictWord(c.relevant) }, mark(c.relevant) + " " + verdictWord(c.relevant)),
     h("span", { class: "soft name clamp", title: c.name }, c.name, c.label && ` (${c.label})`));
   const note = c.note && h("p", { class: "hint" }, c.note);
   if (c.structural === null) {

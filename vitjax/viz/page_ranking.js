@@ -2,11 +2,11 @@
 
 const ranked = (query, key) => query.candidates.filter((c) => c[key] !== null && c[key] <= data.ranks).sort((a, b) => a[key] - b[key]);
 const first = (query, key) => query.candidates.find((c) => c[key] === 1) || null;
-const firstRight = (query, key) => { const c = first(query, key); return c ? c.right : null; };
+const firstRight = (query, key) => { const c = first(query, key); return c ? c.relevant : null; };
 
 // Where the first relevant image stands; ranks beyond those shown count as one.
-const best = (query, key) => Math.min(data.ranks + 1, ...query.candidates.filter((c) => c.right && c[key] !== null).map((c) => c[key]));
-const judged = (query) => query.candidates.some((c) => c.right !== null);
+const best = (query, key) => Math.min(data.ranks + 1, ...query.candidates.filter((c) => c.relevant && c[key] !== null).map((c) => c[key]));
+const judged = (query) => query.candidates.some((c) => c.relevant !== null);
 
 function outcome(query) {
   if (!judged(query)) return "unknown";
@@ -35,14 +35,14 @@ function thumb(card, c, key, digits) {
   const [badge, moved, tone] = key === "after" ? move(c) : ["", "", ""];
   const score = key === "before" ? c.pooled : c.score;
   const label = ["rank " + c[key] + (key === "before" ? " before" : " after"), c.name, c.label,
-    score === null ? "not reranked" : "score " + number(score, 3), verdictWord(c.right), moved].filter(Boolean).join(", ");
+    score === null ? "not reranked" : "score " + number(score, 3), verdictWord(c.relevant), moved].filter(Boolean).join(", ");
   return h("button", {
     class: "thumb", type: "button", title: c.name, "aria-label": label, "aria-pressed": "false", tabindex: "-1",
     onclick: () => card.select(c), onpointerenter: () => card.light(c), onpointerleave: () => card.light(null),
     onfocus: () => card.light(c), onblur: () => card.light(null),
   },
-  h("span", { class: "frame" + (c.right === null ? "" : " is-" + verdictWord(c.right)) }, image(c.image, c.name),
-    c.right !== null && h("span", { class: "mark", "aria-hidden": "true" }, mark(c.right))),
+  h("span", { class: "frame" + (c.relevant === null ? "" : " is-" + verdictWord(c.relevant)) }, image(c.image, c.name),
+    c.relevant !== null && h("span", { class: "mark", "aria-hidden": "true" }, mark(c.relevant))),
   h("span", { class: "caption" }, h("b", {}, c[key]), h("span", { class: "move " + tone }, badge),
     h("span", { class: "score" }, number(score, digits)), h("span", { class: "name" }, base(c.name))));
 }
@@ -55,7 +55,7 @@ function slopes(card, before, after, columns) {
     // From or to a rank that is not shown: a short stub.
     const line = x0 === null ? `M${x1},27 V41` : x1 === null ? `M${x0},3 V17` : `M${x0},3 C${x0},24 ${x1},20 ${x1},41`;
     const path = s("path", { d: line,
-      class: (c.right ? "good" : "") + (far ? " far" : "") });
+      class: (c.relevant ? "good" : "") + (far ? " far" : "") });
     card.links.set(c, [path]);
     svg.append(path);
   }

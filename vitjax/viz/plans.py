@@ -19,7 +19,7 @@ _FAR = 255
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patches:
-    """What became of a image's patches.
+    """What became of an image's patches.
 
     Attributes:
         owner: (h, w), which token stands for each cell of the grid, -1 = none.
@@ -114,11 +114,11 @@ class PlanView:
         gaps, place = _gaps(self.rows, self.columns)
         counts = np.bincount(self.rows[place], minlength=len(largest))
         roots = np.rint(255 * np.sqrt(self.entry_mass / np.maximum(largest[self.rows] * unit, 1e-30)))
-        worth = self.entry_adds / np.maximum(self.entry_mass, 1e-30)
-        step = float(np.abs(worth).max(initial=0.0)) / 127 or 1.0
+        gains = self.entry_adds / np.maximum(self.entry_mass, 1e-30)
+        step = float(np.abs(gains).max(initial=0.0)) / 127 or 1.0
         real = gaps < _FAR
         entries = np.stack(
-            [gaps, np.where(real, roots[place], 0), np.where(real, np.rint(worth / step)[place], 0)]
+            [gaps, np.where(real, roots[place], 0), np.where(real, np.rint(gains / step)[place], 0)]
         )
         return {
             "size": [len(x) for x in self.mass],
@@ -177,7 +177,7 @@ def entries_within(size: int, tokens: tuple[int, int], pairs: int) -> int:
 
 
 _FEWEST, _MOST = 2, 32  # entries for each token
-_THIN = 1 / 500  # share of what a token moves, below which an entry is not worth its place
+_THIN = 1 / 500  # share of what a token moves, below which an entry is left out
 
 
 def _only(values: Float[np.ndarray, " n"]) -> float | None:

@@ -1,4 +1,4 @@
-"""Turns rankings and explanations into what the page and the images show."""
+"""Turns rankings and explanations into what the page and the figures show."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from vitjax.viz.views import CandidateView, MatchView, QueryView
 
 
 class Shown(NamedTuple):
-    """A image on the page: a row of the queries, "q", or of the gallery, "g"."""
+    """An image on the page: a row of the queries, "q", or of the gallery, "g"."""
 
     side: Literal["q", "g"]
     row: int
@@ -24,8 +24,8 @@ class Shown(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Rankings:
-    """Both orders of one search; rows are those of the descriptors.
+class NamedRanking:
+    """Both orders of one search with names and labels; rows are those of the descriptors.
 
     Attributes:
         before: gallery rows per query, best first, -1 = padding.
@@ -34,9 +34,9 @@ class Rankings:
         gallery_names: one per gallery row.
         query_labels: class names; None = no classes.
         gallery_labels: class names; None = no classes.
-        right: whether a gallery row answers a query; None = unknown.
+        relevant: whether a gallery row is relevant to a query; None = unknown.
         weight: of the pooled cosine in the score.
-        ranks: places shown of each order.
+        ranks: shown of each order.
     """
 
     before: Int[np.ndarray, "q k"]
@@ -45,12 +45,12 @@ class Rankings:
     gallery_names: Sequence[str]
     query_labels: Sequence[str] | None
     gallery_labels: Sequence[str] | None
-    right: Callable[[int, int], bool | None]
+    relevant: Callable[[int, int], bool | None]
     weight: float
     ranks: int
 
     def shown(self, query: int) -> list[int]:
-        """Gallery rows among the first places of either order, the new one first."""
+        """Gallery rows among the first ranks of either order, the new one first."""
         first = [*self.after.index[query, : self.ranks], *self.before[query, : self.ranks]]
         return [int(row) for row in dict.fromkeys(first) if row >= 0]
 
@@ -64,8 +64,8 @@ class Rankings:
 
     def matched(self, query: int) -> list[int]:
         """Of the rows shown, those that were matched patch by patch."""
-        place = self._places(query)[1]
-        return [row for row in self.shown(query) if np.isfinite(self.after.structural[query, place[row]])]
+        rank = self._ranks(query)[1]
+        return [row for row in self.shown(query) if np.isfinite(self.after.structural[query, rank[row]])]
 
     def view(
         self, query: int, explained: Mapping[int, Any], plans: Mapping[int, PlanView], pairs: int
@@ -78,39 +78,39 @@ class Rankings:
             plans: gallery row -> the whole plan, of the same or of some of them.
             pairs: number of patch pairs of two images.
         """
-        was, now = self._places(query)
+        was, now = self._ranks(query)
         candidates = []
         for row in self.shown(query):
-            place, why = now[row], explained.get(row)
-            pooled = float(self.after.pooled[query, place])
+            rank, why = now[row], explained.get(row)
+            pooled = float(self.after.pooled[query, rank])
             candidates.append(
                 CandidateView(
                     image=Shown("g", row).key,
                     name=self.gallery_names[row],
                     rank_before=was[row] + 1,
-                    rank_after=place + 1,
+                    rank_after=rank + 1,
                     pooled=pooled,
                     structural=why.structural if why else None,
                     score=why.structural + self.weight * pooled if why else None,
-                    right=self.right(query, row),
+                    relevant=self.relevant(query, row),
                     label=self.gallery_labels[row] if self.gallery_labels else "",
                     matches=_matches(why) if why else (),
                     plan=plans.get(row),
                     remaining_pairs=pairs - len(why.matches) if why else 0,
                     remaining_contribution=why.remainder if why else 0.0,
-                    note=self._note(query, place),
+                    note=self._note(query, rank),
                 )
             )
         label = self.query_labels[query] if self.query_labels else ""
         return QueryView(Shown("q", query).key, self.query_names[query], candidates, label)
 
-    def _note(self, query: int, place: int) -> str:
+    def _note(self, query: int, rank: int) -> str:
         """What the page adds about one candidate; a share of 1 goes without saying."""
-        mass = self.after.mass[query, place]
+        mass = self.after.mass[query, rank]
         lines = [f"{100 * mass:.0f} % of the images matched"] if 0 < mass < 0.995 else []
-        return "; ".join(lines + [_FELL_BACK] * bool(self.after.fallback[query, place]))
+        return "; ".join(lines + [_FELL_BACK] * bool(self.after.fallback[query, rank]))
 
-    def _places(self, query: int) -> tuple[dict[int, int], dict[int, int]]:
+    def _ranks(self, query: int) -> tuple[dict[int, int], dict[int, int]]:
         before, after = self.before[query], self.after.index[query]
         return {int(r): i for i, r in enumerate(before)}, {int(r): i for i, r in enumerate(after)}
 

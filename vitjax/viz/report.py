@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
     """Writes the page, whole or not at all: a failure leaves an older file as it was.
 
     Raises:
-        ValueError: a image is missing or not uint8 (h, w, 3), a box leaves its image, or a candidate's
+        ValueError: an image is missing or not uint8 (h, w, 3), a box leaves its image, or a candidate's
             contributions do not add up to its score: a page that explains something else is not written.
         OSError: the folder cannot be written to.
     """
@@ -48,8 +49,10 @@ def render(report: Report) -> bytes:
         '"use strict";\n(() => {\n' + "\n".join(_asset(f"page_{name}.js") for name in _SCRIPTS) + "})();\n"
     )
     data = _page(report)
-    room = max(1_000_000, _PAGE_BYTES - len(_json(data)))
-    data["images"] = embed_images(report.images, thumbnails=set(report.images) - _large(report), budget=room)
+    budget = max(1_000_000, _PAGE_BYTES - len(_json(data)))
+    data["images"] = embed_images(
+        report.images, thumbnails=set(report.images) - _large(report), budget=budget
+    )
     parts = {
         # Character references also carry the lone surrogates of undecodable file names, which UTF-8 cannot.
         "title": html.escape(report.title).encode("ascii", "xmlcharrefreplace").decode("ascii"),
@@ -93,6 +96,7 @@ def _page(report: Report) -> dict:
         ],
         "milliseconds": [[name, _number(value)] for name, value in report.milliseconds.items()],
         "settings": [[name, _text(value)] for name, value in report.settings.items()],
+        "sections": [[title, *_section(title, content)] for title, content in report.sections.items()],
         "environment": [[name, _text(value)] for name, value in report.environment.items()],
         "random": report.random_weights,
         "notes": list(report.notes),
@@ -128,7 +132,7 @@ def _candidate(item: CandidateView) -> dict:
         "pooled": _number(item.pooled),
         "structural": _number(item.structural),
         "score": _number(item.score),
-        "right": item.right,
+        "relevant": item.relevant,
         "matches": [
             [
                 *(_number(share, 4) for share in (*match.query_box, *match.candidate_box)),
@@ -154,6 +158,22 @@ def _ends(report: Report, order: str, name: str) -> list[float | None] | None:
     """Interval of a metric, None where there is none."""
     found = report.intervals.get(order, {}).get(name)
     return None if found is None else [_number(end) for end in found]
+
+
+def _section(title: str, content: object) -> tuple[str, object]:
+    """The kind of a further field, "text", "pairs" or "table", and what the page shows of it, as text."""
+    if isinstance(content, str):
+        return "text", content
+    if isinstance(content, Mapping):
+        return "pairs", [[str(name), _text(value)] for name, value in content.items()]
+    if isinstance(content, Iterable) and not isinstance(content, bytes):
+        rows = list(content)
+        if all(isinstance(row, Sequence) and not isinstance(row, str | bytes) for row in rows):
+            return "table", [[_text(cell) for cell in row] for row in rows]
+    raise UserError(
+        f"report: section {title!r} is a {type(content).__name__}; give text, a dictionary of names "
+        "and values, or rows of cells"
+    )
 
 
 def _text(value: object) -> str:

@@ -20,9 +20,9 @@ def paint_owners(
         owner: which token stands for each patch; -1 = dropped.
     """
     height, width = image.shape[:2]
-    lines = np.arange(height) * owner.shape[0] // height
-    posts = np.arange(width) * owner.shape[1] // width
-    group = owner[lines[:, None], posts[None, :]]
+    row = np.arange(height) * owner.shape[0] // height
+    column = np.arange(width) * owner.shape[1] // width
+    group = owner[row[:, None], column[None, :]]
     out = image.astype(np.float32)
     tokens, counts = np.unique(owner[owner >= 0], return_counts=True)
     merged = tokens[counts > 1]

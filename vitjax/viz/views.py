@@ -1,4 +1,4 @@
-"""What the report page and the images show: plain values, filled in by the program."""
+"""What the report page and the figures show: plain values, filled in by the program."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,12 +36,12 @@ class CandidateView:
     Attributes:
         image: key in `Report.images`.
         name: file name or id as the user knows it; any text.
-        rank_before: place in the pooled search, from 1; None = not in that ranking.
-        rank_after: place after reranking, from 1; None = not in that ranking.
+        rank_before: rank in the pooled search, from 1; None = not in that ranking.
+        rank_after: rank after reranking, from 1; None = not in that ranking.
         pooled: pooled cosine, in [-1, 1].
         structural: structural score; None = this candidate was not reranked.
         score: final score = structural + Report.weight * pooled; None = not reranked.
-        right: whether it answers the query; None = unknown (no labels), nothing is marked.
+        relevant: whether it is relevant to the query; None = unknown (no labels), nothing is marked.
         label: its class name, if any.
         matches: pairs to draw, largest contribution first; may be empty.
         plan: every patch's part; None = the page shows the matches only.
@@ -57,7 +57,7 @@ class CandidateView:
     pooled: float
     structural: float | None = None
     score: float | None = None
-    right: bool | None = None
+    relevant: bool | None = None
     label: str = ""
     matches: Sequence[MatchView] = ()
     plan: PlanView | None = None
@@ -100,7 +100,7 @@ class Report:
         subtitle: one line: what was compared.
         images: key -> uint8 (h, w, 3) RGB image as the model saw it; each is embedded once.
         queries: in the order of the page.
-        patches: key -> what became of a image's patches; of all images that a plan speaks of.
+        patches: key -> what became of an image's patches; of all images that a plan speaks of.
         ranks: thumbnails in each row: candidates with a rank up to this.
         weight: of the pooled cosine in the final score.
         metrics_before: pooled search, names of `retrieval_metrics` -> share in [0, 1]; empty = no labels.
@@ -109,6 +109,7 @@ class Report:
         milliseconds: stage ("extract", "search", "rerank") -> milliseconds per query.
         explained: how true the explanations were found to be, one sentence.
         settings: name -> value, in the order of the page: weights, model, block, grid, epsilon, mass...
+        sections: title -> text, name -> value, or rows of a table with its header first; any further fields.
         environment: name -> text: device and versions.
         random_weights: True puts a warning on top: the scores mean nothing.
         notes: further warnings, one line each.
@@ -128,6 +129,7 @@ class Report:
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     explained: str = ""
     settings: Mapping[str, object] = field(default_factory=dict)
+    sections: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, object] = field(default_factory=dict)
     random_weights: bool = False
     notes: Sequence[str] = ()

@@ -201,7 +201,7 @@ def test_how_many_queries_count_and_why_is_one_line():
 def test_a_listed_query_is_no_answer_to_itself():
     truth = Truth.from_rows([[3, 1, 3], [2], []], np.array([1, 2, -1]))
     assert [rows.tolist() for rows in truth.positives] == [[3], [], []]
-    assert truth.right(0, 1) is False
+    assert truth.relevant(0, 1) is False
 
 
 def test_a_query_outside_the_gallery_has_its_whole_class_to_find():

@@ -51,8 +51,8 @@ class Truth:
         rows = (np.unique(np.asarray(each, np.int64)) for each in positives)
         return cls([row[row != out] for row, out in zip(rows, own, strict=True)], None, own)
 
-    def right(self, query: int, row: int) -> bool | None:
-        """Whether a gallery row answers a query; None where nothing is known."""
+    def relevant(self, query: int, row: int) -> bool | None:
+        """Whether a gallery row is relevant to a query; None where nothing is known."""
         return None if self.positives is None else bool(np.isin(row, self.positives[query]))
 
     def hits(self, index: Int[np.ndarray, "q k"]) -> Bool[np.ndarray, "q k"]:
