@@ -305,7 +305,7 @@ def test_labels_that_nothing_shares_are_said_and_measured_as_nothing(folder, tmp
     assert set(results["metrics"]["pooled"].values()) == {None, 2, 0}
     page = page_data(tmp_path / "out")
     assert page["notes"] == results["notes"]
-    assert page["subtitle"].startswith("2 queries in 16 images (this page shows the first 1 of 2);")
+    assert page["subtitle"].startswith("2 queries in 16 pictures (this page shows the first 1 of 2);")
     assert results["explanations"]["deletion"]["gain_standard_error"] is None
     assert "standard error" not in page["explained"] and "of 1 first hit falls" in page["explained"]
 

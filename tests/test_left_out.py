@@ -104,7 +104,7 @@ def test_figures_are_those_of_the_trec_files_where_some_queries_are_gallery_file
     assert code == 0, err
     assert results["queries_found_in_gallery_and_left_out"] == 3
     assert (results["queries"], results["queries_counted"]) == (5, 4)
-    assert "5 queries in 6 images, 4 of them counted" in err
+    assert "5 queries in 6 pictures, 4 of them counted" in err
     assert "1 of classes that the gallery lacks (blue)" in results["notes"][0]
     right: dict[str, set[str]] = {}
     for line in (tmp_path / "out" / "qrels.trec").read_text().splitlines():

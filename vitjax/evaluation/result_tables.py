@@ -20,7 +20,7 @@ from vitjax.viz.report import metric_name
 def searched(results: dict[str, Any]) -> str:
     """What was searched for in what."""
     queries = count_of(results["queries"], "query", "queries")
-    return f"{queries} in {count_of(results['gallery'], 'image', 'images')}"
+    return f"{queries} in {count_of(results['gallery'], 'picture', 'pictures')}"
 
 
 def counted(judged: dict[str, Any]) -> str:

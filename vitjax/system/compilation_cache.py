@@ -7,7 +7,6 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from vitjax.system import disk_cache
 
-_FOLDER = "jax_compilation_cache_dir"
 _SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
@@ -20,14 +19,14 @@ def use_compilation_cache() -> bool:
     Returns:
         whether compiled programs are kept; False where the cache is off or no cache folder can be written.
     """
-    if not jax.config.read("jax_enable_compilation_cache"):
+    if not jax.config.jax_enable_compilation_cache:
         return False
-    if jax.config.read(_FOLDER) is None and not os.environ.get(_FOLDER.upper()):
+    if jax.config.jax_compilation_cache_dir is None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = disk_cache.writable_folder("compiled")
         if folder is None:
             return False
-        jax.config.update(_FOLDER, str(folder))
-        if _SECONDS.upper() not in os.environ and jax.config.read(_SECONDS) == 1.0:  # JAX's default
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        if _SECONDS.upper() not in os.environ and getattr(jax.config, _SECONDS) == 1.0:  # JAX's default
             jax.config.update(_SECONDS, 0.0)
         compilation_cache.reset_cache()  # JAX looks once; this process may have compiled before
     return True
