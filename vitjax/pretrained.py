@@ -103,6 +103,18 @@ _DEIT3 = {
 }
 _DINOV2 = {"small": _SMALL, "base": _BASE, "large": _LARGE}
 _DINOV2_FIELDS = {"patch_size": 14, "img_size": 518, "num_classes": 0, "init_values": 1e-5}
+_DINOV2_GIANT = {"embed_dim": 1536, "depth": 40, "num_heads": 24, "mlp": "swiglu", "mlp_hidden": 4096}
+_DINOV3 = {  # width of the gated MLP; S, B and L have a plain one
+    "small": _SMALL,
+    "small_plus": _SMALL | {"mlp": "swiglu", "mlp_hidden": 1536},
+    "base": _BASE,
+    "large": _LARGE,
+    "huge_plus": {"embed_dim": 1280, "depth": 32, "num_heads": 20, "mlp": "swiglu", "mlp_hidden": 5120},
+    "7b": {"embed_dim": 4096, "depth": 40, "num_heads": 32, "mlp": "swiglu", "mlp_hidden": 8192},
+}
+_DINOV3_FIELDS = {
+    "img_size": 256, "num_classes": 0, "init_values": 1e-5, "eps": 1e-5, "reg_tokens": 4, "rope_base": 100.0,
+}  # fmt: skip
 _REGISTERS = {"reg_tokens": 4, "no_embed_class": True}
 _SWIN_TINY = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 _SWIN_SMALL = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
@@ -135,6 +147,20 @@ MODELS: dict[str, ModelCard] = {
         )
         for registers, more in (("", {}), ("reg4_", _REGISTERS))
         for size, fields in _DINOV2.items()
+    },
+    "vit_giant_patch14_dinov2": ModelCard(
+        "VisionTransformer", _DINOV2_GIANT | _DINOV2_FIELDS, "lvd142m", _DINOV2_INPUT
+    ),
+    "vit_giant_patch14_reg4_dinov2": ModelCard(
+        "VisionTransformer", _DINOV2_GIANT | _DINOV2_FIELDS | _REGISTERS, "lvd142m", _DINOV2_INPUT
+    ),
+    # timm's two forms: without any bias of queries, keys and values, and with those of queries and values.
+    **{
+        f"vit_{size}_patch16_dinov3{form}": ModelCard(
+            "VisionTransformer", fields | _DINOV3_FIELDS | bias, "lvd1689m", InputSpec(256, 1.0)
+        )
+        for form, bias in (("", {"qkv_bias": False}), ("_qkvb", {"key_bias": False}))
+        for size, fields in _DINOV3.items()
     },
     **{
         f"dynamicvit_{name}": ModelCard(module, fields | {"reduce": "dynamicvit"}, "", _FROM_256)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.parity import (
     checks_cvt,
+    checks_dinov3,
     checks_lvvit,
     checks_ot,
     checks_retrieval,
@@ -20,6 +21,7 @@ from tests.parity import (
 CHECKS = {
     **checks_vit.CHECKS,
     **checks_cvt.CHECKS,
+    **checks_dinov3.CHECKS,
     **checks_lvvit.CHECKS,
     **checks_swin.CHECKS,
     **checks_ot.CHECKS,

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from vitjax.layers.basic import linear_init
 from vitjax.layers.masked_attention import masked_attention
+from vitjax.layers.rope import rotate
 
 
 class Facets(NamedTuple):
@@ -29,6 +30,7 @@ class Attention(nn.Module):
     qkv_bias: bool = True
     dtype: str = "float32"
     implementation: str = "xla"  # see `attend`
+    key_bias: bool = True  # False: only queries and values have one, as `q_bias` and `v_bias`
 
     @nn.compact
     def __call__(
@@ -36,6 +38,7 @@ class Attention(nn.Module):
         tokens: Float[Array, "b n d"],
         keep: Float[Array, "b n"] | None = None,
         sizes: Float[Array, "b n"] | None = None,
+        rope: Float[Array, "#b n 2 w"] | None = None,
         *,
         return_attention: bool = False,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b heads n n"] | None, Facets]:
@@ -49,14 +52,24 @@ class Attention(nn.Module):
             keep: 1 where a token is seen, 0 where only by itself; see `masked_softmax`. None = all.
             sizes: how many patches a token stands for: it gets attention as if it were there so many times
                 (Bolya et al. 2023, ToMe, arXiv:2210.09461, proportional attention). None = one each.
+            rope: rotations of queries and keys by position, from `vitjax.layers.rope`; facets are as they
+                were before. None = none.
             return_attention: whether maps are wanted.
         """
         batch, count, dim = tokens.shape
-        dense = nn.Dense(
-            3 * dim, use_bias=self.qkv_bias, dtype=self.dtype, kernel_init=linear_init, name="qkv"
-        )
-        qkv = dense(tokens).reshape(batch, count, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        whole = self.qkv_bias and self.key_bias
+        dense = nn.Dense(3 * dim, use_bias=whole, dtype=self.dtype, kernel_init=linear_init, name="qkv")
+        projected = dense(tokens)
+        if self.qkv_bias and not self.key_bias:
+            zeros = nn.initializers.zeros
+            q_bias, v_bias = (self.param(name, zeros, (dim,), jnp.float32) for name in ("q_bias", "v_bias"))
+            bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias])
+            projected = projected + bias.astype(projected.dtype)[None, None, :]
+        qkv = projected.reshape(batch, count, 3, self.num_heads, dim // self.num_heads)
+        facets = Facets(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        query, key, value = facets
+        if rope is not None:
+            query, key = rotate(query, rope), rotate(key, rope)
         bias = None
         if sizes is not None:
             bias = jnp.log(sizes)[:, None, None, :]
@@ -70,7 +83,7 @@ class Attention(nn.Module):
         else:
             mixed = attend(query, key, value, bias=bias, implementation=self.implementation)
         proj = nn.Dense(dim, dtype=self.dtype, kernel_init=linear_init, name="proj")
-        return proj(mixed.reshape(batch, count, dim)), weights, Facets(query, key, value)
+        return proj(mixed.reshape(batch, count, dim)), weights, facets
 
 
 def explicit_attention(

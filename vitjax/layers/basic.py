@@ -88,6 +88,26 @@ class Mlp(nn.Module):
         return nn.Dense(tokens.shape[-1], dtype=self.dtype, kernel_init=linear_init, name="fc2")(hidden)
 
 
+class SwiGlu(nn.Module):
+    """Gated MLP: one linear layer, through SiLU, multiplies another.
+
+    Source: Shazeer 2020 (arXiv:2002.05202), SwiGLU. Names are timm's, gate and value apart.
+    """
+
+    hidden_dim: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Returns an update of every token on its own."""
+        gate, value = (
+            nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=linear_init, name=name)(tokens)
+            for name in ("fc1_g", "fc1_x")
+        )
+        hidden = jax.nn.silu(gate.astype(jnp.float32)).astype(value.dtype) * value
+        return nn.Dense(tokens.shape[-1], dtype=self.dtype, kernel_init=linear_init, name="fc2")(hidden)
+
+
 class LayerScale(nn.Module):
     """Learned factor per feature on a residual branch.
 

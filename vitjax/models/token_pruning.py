@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitjax.errors import UserError
+from vitjax.layers.rope import Rope
 from vitjax.models.block_stack import fields_of, run_blocks
 from vitjax.models.call_checks import refuse_pruning
 from vitjax.models.outputs import TokenReduction
@@ -82,6 +83,7 @@ def run_reduced(
     train: bool = False,
     keep_ratio: Any = None,
     decisions: Float[Array, "b stages cells"] | None = None,
+    rope: Rope | None = None,
 ) -> Reduced:
     """Runs blocks 0 to `last` inside the compact method of `model`, with fewer tokens as it goes if so built.
 
@@ -97,6 +99,7 @@ def run_reduced(
             for real, as it does without `train`.
         keep_ratio: instead of the model's own.
         decisions: given ones, before they are made cumulative; they mask whatever `train` says.
+        rope: rotations of the tokens, as far as the model has them.
 
     Raises:
         ValueError: a ratio or decisions that this cannot be done with.
@@ -104,7 +107,8 @@ def run_reduced(
     owner: Any = model
     if owner.reducer is None:
         refuse_pruning(keep_ratio, decisions)
-        return Reduced(*run_blocks(model, block, fields, tokens, last=last), {})
+        shared = () if rope is None else (None, None, rope.all())
+        return Reduced(*run_blocks(model, block, fields, tokens, *shared, last=last), {})
     reducer = _chosen(owner.reducer, owner.depth, keep_ratio)
     if decisions is not None and not reducer.trained:
         raise UserError(f"decisions are for models with a predictor; this one reduces by {reducer.name!r}.")
@@ -114,8 +118,8 @@ def run_reduced(
         return kind(**fields_of(model, fields, i), **more, name=f"blocks_{i}")
 
     if reducer.trained and (train or decisions is not None):
-        return _masked(model, layer, tokens, reducer, last, grid, decisions)
-    return _gathered(model, layer, tokens, reducer, last, grid)
+        return _masked(model, layer, tokens, reducer, last, grid, decisions, rope)
+    return _gathered(model, layer, tokens, reducer, last, grid, rope)
 
 
 def _masked(
@@ -126,6 +130,7 @@ def _masked(
     last: int,
     grid: tuple[int, int],
     decisions: Float[Array, "b stages cells"] | None,
+    rope: Rope | None,
 ) -> Reduced:
     """All tokens go through all blocks; those dropped are not seen by the others."""
     cells, stages = grid[0] * grid[1], reducer.steps
@@ -136,6 +141,7 @@ def _masked(
             f"{(len(tokens), stages, cells)}."
         )
     kept, raw, scores, maps = None, [], [], []
+    turned = None if rope is None else rope.all()
     for i in range(last + 1):
         stage = reducer.stage(i)
         if stage is not None:
@@ -145,7 +151,7 @@ def _masked(
         keep = None
         if kept is not None:
             keep = jnp.concatenate([jnp.ones((len(tokens), prefix), kept.dtype), kept], axis=1)
-        tokens, weights = layer(i)(tokens, keep)
+        tokens, weights = layer(i)(tokens, keep, None, turned)
         maps.append(weights)
     applied = cumulative(jnp.stack(raw, axis=1)) if raw else None
     return Reduced(tokens, tuple(maps), {"scores": tuple(scores), "decisions": applied}, kept)
@@ -158,6 +164,7 @@ def _gathered(
     reducer: Reducer,
     last: int,
     grid: tuple[int, int],
+    rope: Rope | None,
 ) -> Reduced:
     """Tokens that leave are gone and cost nothing; where images keep different numbers, padding is masked."""
     cells = grid[0] * grid[1]
@@ -182,15 +189,16 @@ def _gathered(
             if patches.shape[1] < count:
                 tokens = jnp.concatenate([front, patches], axis=1)
         before, keep = token_map, None
+        turned = None if rope is None else rope.at(token_map.index)
         if valid is not None:
             keep = jnp.concatenate([jnp.ones((len(tokens), prefix), valid.dtype), valid], axis=1)
         if stage is not None and reducer.inside:
             tokens, (weights, token_map) = layer(i, reducer=reducer, stage=stage, prefix=prefix)(
-                tokens, None, token_map
+                tokens, None, token_map, turned
             )
         else:
             sized = token_map if reducer.merges else None
-            tokens, weights = layer(i)(tokens, keep, sized)
+            tokens, weights = layer(i)(tokens, keep, sized, turned)
         if weights is not None and (weights.shape[-1] < cells + prefix or valid is not None):
             weights = ReducedAttention(weights, before.owner, prefix)
         maps.append(weights)

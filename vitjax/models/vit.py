@@ -1,4 +1,4 @@
-"""Plain vision transformers: ViT, DeiT (also distilled), DeiT III and DINOv2, as one module.
+"""Plain vision transformers: ViT, DeiT (also distilled), DeiT III, DINOv2 and DINOv3, as one module.
 
 Submodules carry timm's names (`patch_embed`, `blocks_0`, `norm`, `head`), so that a weight's path is its
 timm key with other separators.
@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitjax.layers.attention import Attention
-from vitjax.layers.basic import LayerNorm, LayerScale, Mlp, PatchEmbed, drop_branch, linear_init
+from vitjax.layers.basic import LayerNorm, LayerScale, Mlp, PatchEmbed, SwiGlu, drop_branch, linear_init
 from vitjax.layers.pos_embed import resize_positions
+from vitjax.layers.rope import Rope
 from vitjax.models.call_checks import last_block, patch_grid, refuse_facet
 from vitjax.models.outputs import BackboneOutput, TokenReduction
 from vitjax.models.token_pruning import reducer_errors, reduction_by, run_reduced
@@ -40,6 +41,9 @@ class Block(nn.Module):
     reducer: Reducer | None = None  # what to do between attention and MLP, and which of its steps this is
     stage: int = 0
     prefix: int = 0
+    key_bias: bool = True  # see `Attention`
+    mlp: str = "gelu"  # or "swiglu"
+    mlp_hidden: int | None = None  # width inside the MLP; None = int(width * mlp_ratio)
 
     @nn.compact
     def __call__(
@@ -47,6 +51,7 @@ class Block(nn.Module):
         tokens: Float[Array, "b n d"],
         keep: Float[Array, "b n"] | None = None,
         token_map: TokenMap | None = None,
+        rope: Float[Array, "#b n 2 w"] | None = None,
     ) -> tuple[Float[Array, "b m d"], Any]:
         """Returns the updated tokens and, if asked for, the attention after softmax.
 
@@ -56,22 +61,28 @@ class Block(nn.Module):
             token_map: what the patch tokens stand for; they get attention by their size. With a `reducer`,
                 the second result is (attention, what they stand for now), and sizes count for merged tokens
                 only. With a `facet`, it is (attention, that facet of all tokens, heads side by side).
+            rope: see `Attention`.
         """
-        attn = Attention(self.num_heads, self.qkv_bias, self.dtype, self.attention, name="attn")
+        attn = Attention(
+            self.num_heads, self.qkv_bias, self.dtype, self.attention, self.key_bias, name="attn"
+        )
         normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
         looks = self.reducer is not None and self.reducer.needs_attention
         sizes = None
         if token_map is not None and (self.reducer is None or self.reducer.merges):
             front = jnp.ones((len(tokens), tokens.shape[1] - token_map.size.shape[1]), jnp.float32)
             sizes = jnp.concatenate([front, token_map.size], axis=1)
-        update, weights, facets = attn(normal, keep, sizes, return_attention=self.return_attention or looks)
+        update, weights, facets = attn(
+            normal, keep, sizes, rope, return_attention=self.return_attention or looks
+        )
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls1")(update)
         tokens = tokens + self._scaled(update)
         if self.reducer is not None and token_map is not None:
             tokens, token_map = self._reduce(self.reducer, tokens, token_map, weights, facets.key)
             weights = weights if self.return_attention else None
-        mlp = Mlp(int(tokens.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
+        kind, width = (SwiGlu if self.mlp == "swiglu" else Mlp), int(tokens.shape[-1] * self.mlp_ratio)
+        mlp = kind(self.mlp_hidden or width, self.dtype, name="mlp")
         update = mlp(LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype))
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls2")(update)
@@ -98,7 +109,9 @@ class VisionTransformer(nn.Module):
 
     Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); Touvron et al. 2021, DeiT (arXiv:2012.12877);
     Touvron et al. 2022, DeiT III (arXiv:2204.07118); Oquab et al. 2023, DINOv2 (arXiv:2304.07193); Darcet et
-    al. 2024, registers (arXiv:2309.16588). Field names, weight names and defaults are timm's. Different from
+    al. 2024, registers (arXiv:2309.16588); Siméoni et al. 2025, DINOv3 (arXiv:2508.10104), whose pooled
+    vector is here the CLS token, as in the paper (timm's default is the mean of its patches). Field names,
+    weight names and defaults are timm's. Different from
     timm: images of any size divisible by `patch_size` are accepted, the position table being resized to
     their grid.
 
@@ -128,6 +141,11 @@ class VisionTransformer(nn.Module):
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
         drop_path_rate: probability that an image goes without a branch of the last block, where a call has
             the rng "dropout"; that of the others rises evenly from 0.
+        key_bias: False: keys have no bias; see `Attention`.
+        mlp: "gelu", or "swiglu": gated.
+        mlp_hidden: width inside the MLP; None = int(embed_dim * mlp_ratio).
+        rope_base: tokens have rotary instead of added positions, with this base; None = added ones. See
+            `vitjax.layers.rope`.
         reducer: how tokens become fewer on the way, an object of `vitjax.sparsify.reducers` or of your own;
             None = not at all. `build` makes one from its name: `reduce="topk", keep_ratio=0.7,
             pruning_loc=(3, 6, 9)`. A trained one has a predictor before each step; the others work with any
@@ -157,6 +175,10 @@ class VisionTransformer(nn.Module):
     scan_layers: bool = False
     attention: str = "xla"
     drop_path_rate: float | int = 0.0
+    key_bias: bool = True
+    mlp: str = "gelu"
+    mlp_hidden: int | None = None
+    rope_base: float | int | None = None
     reducer: Reducer | None = None
 
     @property
@@ -205,6 +227,11 @@ class VisionTransformer(nn.Module):
             wrong.append("distilled needs class_token, global_pool 'token' and no reg_tokens")
         if self.depth < 1:
             wrong.append(f"depth is {self.depth}, below 1")
+        if self.mlp not in ("gelu", "swiglu"):
+            wrong.append(f"mlp {self.mlp!r} is neither 'gelu' nor 'swiglu'")
+        width = self.embed_dim // self.num_heads
+        if self.rope_base is not None and width % 4:
+            wrong.append(f"rope_base needs heads whose width is a multiple of 4; it is {width}")
         if not 0 <= self.drop_path_rate < 1 or (self.drop_path_rate and self.scan_layers):
             wrong.append(
                 f"drop_path_rate {self.drop_path_rate} is not in [0, 1), or above 0 with scan_layers"
@@ -255,11 +282,15 @@ class VisionTransformer(nn.Module):
             "num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio, "qkv_bias": self.qkv_bias,
             "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
             "attention": self.attention, "return_attention": return_attention, "facet": facet,
+            "key_bias": self.key_bias, "mlp": self.mlp, "mlp_hidden": self.mlp_hidden,
         }  # fmt: skip
         refuse_facet(self, facet)
+        rope = None
+        if self.rope_base is not None:
+            rope = Rope(grid, self.embed_dim // self.num_heads, self.prefix_count, self.rope_base)
         tokens, maps, parts, keep = run_reduced(
             self, Block, fields, tokens,
-            last=last, grid=grid, train=train, keep_ratio=keep_ratio, decisions=decisions,
+            last=last, grid=grid, train=train, keep_ratio=keep_ratio, decisions=decisions, rope=rope,
         )  # fmt: skip
         norm_after_pool = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
         tokens = tokens.astype(jnp.float32) if norm_after_pool else LayerNorm(self.eps, name="norm")(tokens)
@@ -284,7 +315,6 @@ class VisionTransformer(nn.Module):
 
     def _add_positions(self, tokens: Array, grid: tuple[int, int]) -> Array:
         """Puts the prefix tokens in front and adds positions, to the prefix too unless `no_embed_class`."""
-        batch = tokens.shape[0]
         small = nn.initializers.normal(1e-6)
         names = [(self.class_token, "cls_token", 1), (self.distilled, "dist_token", 1)]
         names.append((self.reg_tokens > 0, "reg_token", self.reg_tokens))
@@ -293,6 +323,9 @@ class VisionTransformer(nn.Module):
             for present, name, count in names
             if present
         ]
+        front = jnp.concatenate(prefix, axis=1) if prefix else None
+        if self.rope_base is not None:
+            return tokens if front is None else self._with_prefix(front, tokens)
         embedded = 0 if self.no_embed_class else self.prefix_count
         rows = embedded + self.grid[0] * self.grid[1]
         table = self.param("pos_embed", linear_init, (1, rows, self.embed_dim), jnp.float32)
@@ -304,12 +337,12 @@ class VisionTransformer(nn.Module):
             offset=self.interpolate_offset,
         )
         tokens = tokens + patches[None].astype(self.dtype)
-        if not prefix:
+        if front is None:
             return tokens
-        front = jnp.concatenate(prefix, axis=1)
-        if embedded:
-            front = front + table[:, :embedded]
-        front = jnp.broadcast_to(front, (batch, *front.shape[1:])).astype(self.dtype)
+        return self._with_prefix(front + table[:, :embedded] if embedded else front, tokens)
+
+    def _with_prefix(self, front: Array, tokens: Array) -> Array:
+        front = jnp.broadcast_to(front, (len(tokens), *front.shape[1:])).astype(self.dtype)
         return jnp.concatenate([front, tokens], axis=1)
 
     def _pool(self, prefix: Array, patches: Array, keep: Array | None) -> Array:

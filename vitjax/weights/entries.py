@@ -14,13 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitjax.errors import EntryError, WeightsError
-from vitjax.weights import names_cvt, names_google, names_lvvit, names_resnet, names_swin, names_vit
+from vitjax.weights import (
+    names_cvt,
+    names_dinov3,
+    names_google,
+    names_lvvit,
+    names_resnet,
+    names_swin,
+    names_vit,
+)
 from vitjax.weights.layout import Layout
 
 # The first whose anchor and mark a set of weights has is its layout; those of plain ViT tell by least, so
 # they come last.
 _LAYOUTS = (
     *names_cvt.LAYOUTS,
+    *names_dinov3.LAYOUTS,
     *names_lvvit.LAYOUTS,
     *names_resnet.LAYOUTS,
     *names_swin.LAYOUTS,

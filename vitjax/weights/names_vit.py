@@ -25,7 +25,8 @@ _HF_TABLE = {
     _BLOCK + r"attention\.(?:output\.dense|o_proj)\.(.*)": r"blocks.\1.attn.proj.\2",
     _BLOCK + r"layer_scale(\d)\.lambda1": r"blocks.\1.ls\2.gamma",
     _BLOCK + r"(?:intermediate\.dense|mlp\.fc1)\.(.*)": r"blocks.\1.mlp.fc1.\2",
-    _BLOCK + r"(?:output\.dense|mlp\.fc2)\.(.*)": r"blocks.\1.mlp.fc2.\2",
+    _BLOCK + r"mlp\.weights_in\.(.*)": r"blocks.\1.mlp.fc1.\2",
+    _BLOCK + r"(?:output\.dense|mlp\.fc2|mlp\.weights_out)\.(.*)": r"blocks.\1.mlp.fc2.\2",
     r"layernorm\.(.*)": r"norm.\1",
     r"(?:cls_)?classifier\.(.*)": r"head.\1",
     r"distillation_classifier\.(.*)": r"head_dist.\1",
@@ -37,7 +38,11 @@ def _hugging_face(mark: str, *, antialias: bool, rows: int) -> Layout:
     return Layout("Hugging Face", _HF, mark, _HF_TABLE, positions=positions)
 
 
-_DINOV2 = {"register_tokens": "reg_token"}
+_SWIGLU = {
+    r"(blocks\.\d+\.mlp)\.w12\.(.*)": r"\1.fc1.\2",
+    r"(blocks\.\d+\.mlp)\.w3\.(.*)": r"\1.fc2.\2",
+}
+_DINOV2 = _SWIGLU | {"register_tokens": "reg_token"}
 
 LAYOUTS = (
     _hugging_face(r"embeddings\.register_tokens", antialias=True, rows=1),
@@ -46,6 +51,6 @@ LAYOUTS = (
     Layout(
         "original DINOv2", _TIMM, "register_tokens", _DINOV2, positions=Positions(True, 0.0, 1, square=True)
     ),
-    Layout("original DINOv2", _TIMM, "mask_token", positions=Positions(False, 0.1, 1, square=True)),
+    Layout("original DINOv2", _TIMM, "mask_token", _SWIGLU, positions=Positions(False, 0.1, 1, square=True)),
     Layout("timm", _TIMM),
 )

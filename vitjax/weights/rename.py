@@ -84,9 +84,9 @@ def rename(state: Mapping[str, np.ndarray], choice: Choice | None = None) -> Ren
             renamed.state[name], renamed.origin[name] = array, raw
     renamed.ignored |= choice.left_out
     _join(renamed, CLS_ROWS, (CLS_ROWS, PATCH_ROWS), "pos_embed", axis=1)
-    for name in [n for n in renamed.state if re.search(r"\.attn\.q\.\w+$", n)]:
-        stem, leaf = name.split(".q.")
-        _join(renamed, name, tuple(f"{stem}.{x}.{leaf}" for x in "qkv"), f"{stem}.qkv.{leaf}", axis=0)
+    _join_attention(renamed)
+    _drop_key_biases(renamed)
+    _unpack_gates(renamed)
     return renamed
 
 
@@ -106,6 +106,45 @@ def _without_chunks(names: Collection[str]) -> dict[str, str]:
         else name
         for name in names
     }
+
+
+def _join_attention(renamed: Renamed) -> None:
+    """Queries, keys and values become one array; keys may have no bias."""
+    for name in [n for n in renamed.state if re.search(r"\.attn\.q\.\w+$", n)]:
+        stem, leaf = name.split(".q.")
+        parts = tuple(f"{stem}.{x}.{leaf}" for x in "qkv")
+        if parts[1] in renamed.state:
+            _join(renamed, name, parts, f"{stem}.qkv.{leaf}", axis=0)
+        elif leaf == "bias":  # keys without one
+            for x in "qv":
+                _split(renamed, f"{stem}.{x}.{leaf}", {f"{stem}.{x}_{leaf}": slice(None)})
+
+
+def _drop_key_biases(renamed: Renamed) -> None:
+    """Of biases of queries, keys and values in one array, those of keys count for nothing and go."""
+    for name in [n for n in renamed.state if n.endswith(".qkv.bias_without_keys")]:
+        third, stem = len(renamed.state[name]) // 3, name.removesuffix(".qkv.bias_without_keys")
+        _split(renamed, name, {f"{stem}.q_bias": slice(third), f"{stem}.v_bias": slice(2 * third, None)})
+
+
+def _unpack_gates(renamed: Renamed) -> None:
+    """Gated MLPs whose gate and value are one layer become two, the gate's rows first."""
+    for name in [n for n in renamed.state if re.search(r"\.mlp\.fc1\.\w+$", n)]:
+        stem, leaf = name.rsplit(".", 1)
+        after = renamed.state.get(f"{stem[:-1]}2.weight")
+        rows = renamed.state[name].shape[:1]
+        if after is not None and after.ndim == 2 and rows == (2 * after.shape[1],):
+            half = after.shape[1]
+            _split(renamed, name, {f"{stem}_g.{leaf}": slice(half), f"{stem}_x.{leaf}": slice(half, None)})
+
+
+def _split(renamed: Renamed, name: str, parts: Mapping[str, slice]) -> None:
+    """Replaces an array by rows of it under names of their own."""
+    if name not in renamed.state:
+        return
+    array, origin = renamed.state.pop(name), renamed.origin.pop(name)
+    for part, rows in parts.items():
+        renamed.state[part], renamed.origin[part] = array[rows], origin
 
 
 def _reason_to_ignore(layout: Layout, name: str) -> str:

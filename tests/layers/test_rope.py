@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vitjax.layers.rope import Rope, axial_rope, rotate
+from vitjax.models import build
+from vitjax.weights.scan_params import stack_blocks
+
+SMALL = {"img_size": (48, 80), "embed_dim": 24, "depth": 3, "num_heads": 2}
+
+
+def test_rotated_products_depend_on_the_shift_alone():
+    """On one row: query at column i, key at column j, the product is a function of j - i."""
+    rng = np.random.default_rng(0)
+    query, key = (jnp.tile(rng.normal(size=(1, 1, 1, 8)).astype("f"), (1, 6, 1, 1)) for _ in range(2))
+    sines, cosines = axial_rope((1, 6), 8)
+    rope = jnp.stack([sines, cosines], axis=1)[None]
+    products = np.einsum("bnhw,bmhw->nm", rotate(query, rope), rotate(key, rope))
+    for shift in range(-5, 6):
+        assert np.ptp(np.diagonal(products, shift)) < 1e-5
+    assert np.ptp(products) > 0.1
+
+
+def test_coordinates_are_scaled_by_each_side_on_its_own():
+    tall, _ = axial_rope((4, 2), 4)
+    wide, _ = axial_rope((2, 4), 4)
+    np.testing.assert_allclose(tall.reshape(4, 2, 4)[:, :, 0], wide.reshape(2, 4, 4)[:, :, 1].T, atol=1e-6)
+
+
+def test_tokens_without_a_position_are_not_rotated_and_half_precision_is_exact_in_between():
+    rope = Rope((2, 3), 4, 2, 100.0)
+    rows = rope.at(jnp.array([[5, 6]]))  # the last patch, and none
+    vectors = jax.random.normal(jax.random.key(0), (1, 4, 1, 4))
+    turned = rotate(vectors, rows)
+    np.testing.assert_array_equal(turned[:, [0, 1, 3]], vectors[:, [0, 1, 3]])
+    assert np.abs(turned[:, 2] - vectors[:, 2]).max() > 0.1
+    low = rotate(vectors.astype(jnp.bfloat16), rows)
+    np.testing.assert_array_equal(
+        low, rotate(vectors.astype(jnp.bfloat16).astype(jnp.float32), rows).astype(jnp.bfloat16)
+    )
+
+
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_pruned_tokens_keep_the_rotations_of_their_own_places(mlp):
+    model = build(
+        "vit_small_patch16_dinov3_qkvb",
+        **SMALL,
+        mlp=mlp,
+        mlp_hidden=40,
+        reduce="dynamicvit",
+        pruning_loc=(1, 2),
+    )
+    images = jax.random.normal(jax.random.key(1), (3, 48, 80, 3))
+    variables = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
+        jax.jit(model.init)(jax.random.key(0), images),
+    )
+    gathered = jax.jit(model.apply)(variables, images)
+    masked = jax.jit(lambda v, x, d: model.apply(v, x, decisions=d))(variables, images, gathered.decisions)
+    assert gathered.tokens.shape[1] == int(15 * 0.49)
+    kept = np.asarray(gathered.keep_index[-1])[..., None]
+    np.testing.assert_allclose(
+        gathered.tokens, np.take_along_axis(np.asarray(masked.tokens), kept, 1), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(gathered.prefix, masked.prefix, rtol=1e-5, atol=1e-5)
+
+
+def test_scanned_blocks_rotate_too():
+    model = build("vit_small_patch16_dinov3", **SMALL)
+    images = jax.random.normal(jax.random.key(1), (2, 48, 80, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    scanned = model.clone(scan_layers=True)
+    stacked = stack_blocks(variables)
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(variables, images).tokens,
+        jax.jit(scanned.apply)(stacked, images).tokens,
+        rtol=1e-5,
+        atol=1e-5,
+    )
