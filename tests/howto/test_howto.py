@@ -1,8 +1,10 @@
 """What docs/howto shows works: each file adds one thing from outside of the package."""
 
 import ast
+import json
 import re
 import runpy
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import eval as program
 import vitjax
 from tests import ROOT
-from tests.photos import image
+from tests.photos import image, write_folder
 from vitjax.config import EvalConfig, ModelConfig, validate
 from vitjax.config.train_config import TrainConfig
 from vitjax.config.train_config import validate as validate_training
 from vitjax.data.sources.base import align_labels
 from vitjax.data.sources.open import SOURCES
+from vitjax.evaluation.page_fields import SECTIONS
 from vitjax.evaluation.protocols import open_protocol
 from vitjax.pretrained import MODELS
 from vitjax.sparsify.reducers import StepInput
@@ -25,7 +29,7 @@ from vitjax.sparsify.token_map import TokenMap
 from vitjax.training.data import open_sources
 
 FOLDER = ROOT / "tests" / "howto"
-TABLES = (MODELS, SOURCES)
+TABLES = (MODELS, SOURCES, SECTIONS)
 FILES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith(("test_", "__init__")))
 
 
@@ -123,3 +127,30 @@ def test_a_data_source_is_an_entry_of_a_dictionary(run, tmp_path):
         ["train0.png", "train1.png", "train2.png"],
         ["test0.png"],
     ]
+
+
+def test_a_field_of_the_page_is_an_entry_of_a_dictionary(run):
+    changed = run("page_field.py")["changed"]
+    before, after = np.array([[2, 0], [1, 2], [0, 1]]), np.array([[0, 2], [1, 2], [1, 0]])
+    ranking = types.SimpleNamespace(before=before, after=types.SimpleNamespace(index=after))
+    assert SECTIONS["First hits that changed"] is changed
+    assert changed(ranking, {"queries": 3}) == [
+        ["query", "first hit before", "after"],
+        [0, 2, 0],
+        [2, 0, 1],
+    ]
+    ranking.after.index = before
+    assert changed(ranking, {"queries": 3}) == "none of 3 queries"
+
+
+def test_the_page_shows_the_field(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "cache"))
+    run("page_field.py")
+    config = EvalConfig(batch_size=2, model=ModelConfig("vit_small_patch14_dinov2", img_size=28))
+    config.model.embed_dim, config.model.depth, config.model.num_heads = 8, 1, 2
+    config.data.gallery = str(write_folder(tmp_path / "shop", kinds=2, variants=2))
+    config.rerank.method, config.figures.count = "chamfer", 0
+    program.evaluate(config, str(tmp_path / "out"))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    sections = json.loads(page.split('id="data">')[1].split("</script>")[0])["sections"]
+    assert [section[0] for section in sections] == ["First hits that changed"]
