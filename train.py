@@ -41,7 +41,7 @@ from vitjax.config.train_config import to_dict, validate
 from vitjax.data.augment import Augment
 from vitjax.data.eval_loader import batches
 from vitjax.data.sources.geo import Places
-from vitjax.data.train_loader import Feed, TrainBatch
+from vitjax.data.train_loader import Feed, RawBatch
 from vitjax.data.transforms import Preprocess
 from vitjax.evaluation.result_tables import print_results
 from vitjax.training import optim, preemption
@@ -167,7 +167,7 @@ def loop(
     run: Run,
     state: State,
     notes: dict[str, Any],
-    rows: Iterator[TrainBatch],
+    rows: Iterator[RawBatch],
     *,
     saves: Checkpoints,
     stop: preemption.Stop,
@@ -339,7 +339,7 @@ def compiled(run: Run, state: State) -> Run:
     def like(shape: tuple[int, ...], kind: Any) -> Any:
         return jax.ShapeDtypeStruct((rows, *shape), kind, sharding=spread)
 
-    batch = TrainBatch(like((side, side, 3), np.uint8), like((), np.int32), like((), np.int32))
+    batch = RawBatch(like((side, side, 3), np.uint8), like((), np.int32), like((), np.int32))
     with clock.stage("compile"):
         update = run.update.lower(state, batch, run.teacher).compile()
         evaluation = run.evaluation.compiled(state.evaluated, rows, side)

@@ -41,6 +41,7 @@ ALLOWED = {
         "data",
         "models",
         "ot",
+        "ranges",
         "retrieval",
         "sharding",
         "sparsify",

@@ -11,7 +11,7 @@ import pytest
 from vitjax.config.train_config import DistillConfig, MetricConfig
 from vitjax.ot import structural_similarity
 from vitjax.training import losses
-from vitjax.training.losses import Rows, make_distill_loss, make_metric_loss
+from vitjax.training.losses import Batch, make_distill_loss, make_metric_loss
 from vitjax.training.metric_losses import groups_loss, normalise, triplet_loss
 from vitjax.training.pixels import Pixels, Renormalise
 
@@ -33,8 +33,8 @@ class Given:
         return (self.output, {}) if train else self.output
 
 
-def rows(index: list[int]) -> Rows:
-    return Rows(jnp.zeros((6, 2, 2, 3)), jax.nn.one_hot(CLASSES, 3), jnp.array(index))
+def rows(index: list[int]) -> Batch:
+    return Batch(jnp.zeros((6, 2, 2, 3)), jax.nn.one_hot(CLASSES, 3), jnp.array(index))
 
 
 @pytest.mark.parametrize("negatives", [0, 1])

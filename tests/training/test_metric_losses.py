@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitjax.errors import UserError
 from vitjax.training import metric_losses
 from vitjax.training.metric_losses import (
     groups_loss,
@@ -151,3 +152,58 @@ def test_a_batch_of_one_class_costs_nothing_in_pairs(rng):
     labels = jnp.zeros(6, int)
     assert float(margin_loss(rng, points(), labels, jnp.ones(1))) == 0
     assert float(multi_similarity_loss(points(), labels)) == 0
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda x, value: margin_loss(jax.random.key(0), x, LABELS, jnp.ones(3), margin=value),
+        lambda x, value: margin_loss(jax.random.key(0), x, LABELS, jnp.ones(3), cutoff=value),
+        lambda x, value: margin_loss(jax.random.key(0), x, LABELS, jnp.ones(3), largest=value),
+        lambda x, value: multi_similarity_loss(x, LABELS, alpha=value),
+        lambda x, value: multi_similarity_loss(x, LABELS, beta=value),
+        lambda x, value: proxy_anchor_loss(x, LABELS, points(1, 3), alpha=value),
+        lambda x, value: proxy_anchor_loss(x, LABELS, points(1, 3), margin=value),
+        lambda x, value: triplet_loss(x, LABELS, margin=value),
+        lambda x, value: groups_loss(x, group=3, margin=value),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(loss, value):
+    with pytest.raises(UserError, match=r"(margin|cutoff|largest|alpha|beta) is .*; it must be"):
+        loss(points(), value)
+
+
+def test_scales_of_zero_and_groups_that_do_not_fit_are_refused():
+    for loss in (
+        lambda: multi_similarity_loss(points(), LABELS, beta=0),
+        lambda: multi_similarity_loss(points(), LABELS, base=1.5),
+        lambda: proxy_anchor_loss(points(), LABELS, points(1, 3), alpha=0),
+        lambda: margin_loss(jax.random.key(0), points(), LABELS, jnp.ones(3), cutoff=0),
+        lambda: groups_loss(points(), group=2, margin=0.1),
+        lambda: groups_loss(points(), group=4, margin=0.1),
+    ):
+        with pytest.raises(UserError, match=r"(is .*; it must be|no groups of 4)"):
+            loss()
+
+
+@pytest.mark.parametrize("name", ["margin", "multi", "proxy", "triplet", "groups"])
+def test_second_derivatives_are_finite_also_for_equal_points_and_right_for_others(name, rng):
+    def loss(x):
+        x = normalise(x)
+        return {
+            "margin": lambda: margin_loss(rng, x, LABELS, jnp.full(3, 0.9)),
+            "multi": lambda: multi_similarity_loss(x, LABELS),
+            "proxy": lambda: proxy_anchor_loss(x, LABELS, points(1, 3)),
+            "triplet": lambda: triplet_loss(x, LABELS, margin=0.3),
+            "groups": lambda: groups_loss(x, group=3, margin=0.3),
+        }[name]()
+
+    along = jax.random.normal(jax.random.key(7), (6, 5))
+    curved = jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (along,))[1])
+    assert jnp.isfinite(curved(jnp.ones((6, 5)))).all()
+    assert jnp.isfinite(curved(jnp.zeros((6, 5)))).all()
+    x, step = points(3), 1e-3
+    gradient = jax.jit(jax.grad(loss))
+    measured = (gradient(x + step * along) - gradient(x - step * along)) / (2 * step)
+    np.testing.assert_allclose(curved(x), measured, atol=0.02 * float(jnp.abs(measured).max()))

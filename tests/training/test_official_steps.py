@@ -12,7 +12,7 @@ import pytest
 
 from vitjax import models, sharding
 from vitjax.config.train_config import AugmentConfig, OptimConfig, SparsifyConfig, TrainConfig
-from vitjax.data.train_loader import TrainBatch
+from vitjax.data.train_loader import RawBatch
 from vitjax.models.outputs import dense
 from vitjax.training import optim
 from vitjax.training.losses import make_loss
@@ -98,7 +98,7 @@ def ours(kind: str) -> tuple:
     with pytest.MonkeyPatch.context() as patch, jax.default_matmul_precision("highest"):
         patch.setattr(jax.random, "gumbel", gumbel)
         for i in range(recipe["done"]):
-            batch = TrainBatch(inputs["images"][i % 2], inputs["labels"][i % 2], index)
+            batch = RawBatch(inputs["images"][i % 2], inputs["labels"][i % 2], index)
             state, metrics = step(state, sharding.shard_batch(batch, mesh), sharding.replicate(teacher, mesh))
             terms.append([float(metrics[n]) for n in ("loss", "classify", "ratio", "distill", "token")])
     stages = len(meta["keep"])

@@ -15,10 +15,10 @@ from vitjax.config.train_config import (
     SparsifyConfig,
     TrainConfig,
 )
-from vitjax.data.train_loader import TrainBatch
+from vitjax.data.train_loader import RawBatch
 from vitjax.models.outputs import dense
 from vitjax.training import optim
-from vitjax.training.losses import Rows, make_distill_loss, make_loss, make_metric_loss, metric_start
+from vitjax.training.losses import Batch, make_distill_loss, make_loss, make_metric_loss, metric_start
 from vitjax.training.pixels import Pixels, Renormalise
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import _averaged, make_eval_step, make_train_step
@@ -28,10 +28,10 @@ PIXELS = Pixels((0.5,) * 3, (0.5,) * 3)
 CONFIG = TrainConfig(batch_size=8, optim=OptimConfig(lr=1e-2, warmup_epochs=0.0, ema=0.9))
 
 
-def batch(seed: int = 0, rows: int = 8) -> TrainBatch:
+def batch(seed: int = 0, rows: int = 8) -> RawBatch:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (rows, 8, 8, 3), dtype=np.uint8)
-    return TrainBatch(images, rng.integers(0, 3, rows).astype(np.int32), np.arange(rows, dtype=np.int32))
+    return RawBatch(images, rng.integers(0, 3, rows).astype(np.int32), np.arange(rows, dtype=np.int32))
 
 
 class Trainer:
@@ -63,7 +63,7 @@ class Trainer:
         )
         self.check = make_eval_step(self.model, self.mesh, places.evaluated)
 
-    def run(self, *batches: TrainBatch) -> list[dict]:
+    def run(self, *batches: RawBatch) -> list[dict]:
         found = []
         for one in batches:
             self.state, metrics = self.step(self.state, sharding.shard_batch(one, self.mesh), self.teacher)
@@ -128,7 +128,7 @@ def test_a_step_that_is_not_finite_changes_only_counters_and_says_when():
     trainer = Trainer(config=dataclasses.replace(CONFIG, max_skipped=1), loss=loss)
     good = batch()
     good.images[0, 0, 0, 0] = 0
-    bad = TrainBatch(np.full_like(good.images, 255), good.labels, good.index)
+    bad = RawBatch(np.full_like(good.images, 255), good.labels, good.index)
     trainer.run(good)
     before = kept(trainer.state)
     (first,) = trainer.run(bad)
@@ -181,7 +181,7 @@ def test_the_teacher_computes_in_its_own_type():
     model = models.build("dynamicvit_deit_tiny_patch16_224", **SMALL)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     theirs = jax.eval_shape(dense(model).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    rows = Rows(jnp.zeros((2, 8, 8, 3)), jnp.ones((2, 3)) / 3, jnp.arange(2))
+    rows = Batch(jnp.zeros((2, 8, 8, 3)), jnp.ones((2, 3)) / 3, jnp.arange(2))
 
     def text(model, **fields) -> str:
         loss = make_loss(model, SparsifyConfig(**fields))

@@ -26,8 +26,8 @@ _LOOK = 0.5  # seconds between looks at whether to stop while none comes
 _TRIES = 20  # other images that take a bad one's place
 
 
-class TrainBatch(NamedTuple):
-    """What one step learns from, this process's rows of it.
+class RawBatch(NamedTuple):
+    """A batch as the data loader gives it, this process's rows of it.
 
     Attributes:
         images: pixels, not normalised.
@@ -67,8 +67,8 @@ class TooManyBadImages(UserError):
 
 
 @runtime_checkable
-class Rows(Protocol):
-    """Chooses the rows of every step, some steps at a time; see `vitjax.training.mining`."""
+class Sampler(Protocol):
+    """Chooses the images of every batch, some steps at a time; see `vitjax.training.mining`."""
 
     @property
     def rows_per_epoch(self) -> int:
@@ -131,7 +131,7 @@ class Feed:
     patience: float = 600.0
     shard: tuple[int, int] = (0, 1)
     per_class: int = 0
-    chosen: Rows | None = None
+    chosen: Sampler | None = None
     origin: Origin = field(default_factory=Origin)
     bad: dict[int, str] = field(default_factory=dict)
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class Feed:
         epoch, first = self.origin.place(step, self.batch_size, len(self.source))
         return self._order(epoch)[first : first + self.batch_size]
 
-    def batch(self, step: int) -> tuple[TrainBatch, list[tuple[int, str]]]:
+    def batch(self, step: int) -> tuple[RawBatch, list[tuple[int, str]]]:
         """This process's rows of a step, and which images it could not read, with reasons."""
         rows = self.batch_size // self.shard[1]
         first = self.shard[0] * rows
@@ -193,11 +193,11 @@ class Feed:
             images.append(self.augment(image, rng))
             index.append(found)
             labels.append(self._label(found))
-        return TrainBatch(np.stack(images), np.array(labels, np.int32), np.array(index, np.int32)), bad
+        return RawBatch(np.stack(images), np.array(labels, np.int32), np.array(index, np.int32)), bad
 
     def steps(
         self, start: int, stop: int, stopped: Callable[[], bool] = lambda: False
-    ) -> Generator[TrainBatch, None, None]:
+    ) -> Generator[RawBatch, None, None]:
         """Batches of the steps from `start` on, made in threads before they are asked for; see `_steps`.
 
         Where none comes and `stopped()` holds there are no more; a thread may then wait on, for ever.
@@ -207,7 +207,7 @@ class Feed:
             yield from self._steps(start, end, stopped)
             start = end
 
-    def _steps(self, start: int, stop: int, stopped: Callable[[], bool]) -> Generator[TrainBatch, None, None]:
+    def _steps(self, start: int, stop: int, stopped: Callable[[], bool]) -> Generator[RawBatch, None, None]:
         """Batches of steps whose rows are known.
 
         Raises:

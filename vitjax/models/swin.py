@@ -140,7 +140,7 @@ class SwinTransformer(nn.Module):
         if not stages:
             return None
         ratios = swin_ratios(self.keep_ratio, stages)
-        off = {"pruning_loc": ()}
+        off = {"pruning_loc": (), "keep_ratio": 1.0}  # a ratio per stage would have no stages
         return TokenReduction("dynamicswin", True, self.keep_ratio, ratios, stages, off, drops=False)
 
     @property

@@ -16,7 +16,7 @@ from vitjax.training import metric_losses
 from vitjax.training.pixels import Renormalise
 
 
-class Rows(NamedTuple):
+class Batch(NamedTuple):
     """What a loss is computed on.
 
     Attributes:
@@ -30,8 +30,8 @@ class Rows(NamedTuple):
     index: Int[Array, " b"]
 
 
-# (variables, teacher's variables, rows, rng) -> loss, (updated collections, metrics)
-Loss = Callable[[dict, Any, Rows, Array], tuple[Array, tuple[dict, dict[str, Array]]]]
+# (variables, teacher's variables, batch, rng) -> loss, (updated collections, metrics)
+Loss = Callable[[dict, Any, Batch, Array], tuple[Array, tuple[dict, dict[str, Array]]]]
 
 
 def is_dynamic(model: Any) -> bool:
@@ -51,17 +51,17 @@ def make_loss(model: Any, config: SparsifyConfig) -> Loss:
         teacher = teacher.clone(dtype=config.teacher_dtype)
     weights = Weights(config.classify, config.ratio, config.distill, config.token)
 
-    def loss(variables: dict, theirs: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:
+    def loss(variables: dict, theirs: Any, batch: Batch, rng: Array) -> tuple[Array, tuple[dict, dict]]:
         output, updated = model.apply(
-            variables, rows.images, train=True, rngs=_draws(rng), mutable=["batch_stats"]
+            variables, batch.images, train=True, rngs=_draws(rng), mutable=["batch_stats"]
         )
         scores = _scores(output)
         if teacher is None:
-            return soft_cross_entropy(scores, rows.labels), (updated, {})
-        target = teacher.apply(theirs, rows.images)
+            return soft_cross_entropy(scores, batch.labels), (updated, {})
+        target = teacher.apply(theirs, batch.images)
         terms = sparsification_loss(
             scores,
-            rows.labels,
+            batch.labels,
             _scores(target),
             _tokens(output),
             _tokens(target),
@@ -89,13 +89,13 @@ def make_metric_loss(model: Any, config: MetricConfig) -> Loss:
     over the batch; its gradient goes through the plan.
     """
 
-    def loss(variables: dict, _: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:
+    def loss(variables: dict, _: Any, batch: Batch, rng: Array) -> tuple[Array, tuple[dict, dict]]:
         mine, draws = jax.random.split(rng)
         own = variables["params"].get("metric", {})
         output, updated = model.apply(
-            variables, rows.images, train=True, rngs=_draws(draws), mutable=["batch_stats"]
+            variables, batch.images, train=True, rngs=_draws(draws), mutable=["batch_stats"]
         )
-        embeddings, classes = embedding_of(output), rows.labels.argmax(axis=-1)
+        embeddings, classes = embedding_of(output), batch.labels.argmax(axis=-1)
         if config.loss == "margin":
             value = metric_losses.margin_loss(mine, embeddings, classes, own["beta"], margin=config.margin)
         elif config.loss == "multi_similarity":
@@ -125,20 +125,20 @@ def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config:
         config: weights.
     """
 
-    def loss(variables: dict, theirs: Any, rows: Rows, rng: Array) -> tuple[Array, tuple[dict, dict]]:
+    def loss(variables: dict, theirs: Any, batch: Batch, rng: Array) -> tuple[Array, tuple[dict, dict]]:
         output, updated = model.apply(
-            variables, rows.images, train=True, rngs=_draws(rng), mutable=["batch_stats"]
+            variables, batch.images, train=True, rngs=_draws(rng), mutable=["batch_stats"]
         )
         mine = embedding_of(output)
         if teacher is None:
-            target = metric_losses.normalise(theirs[rows.index])
+            target = metric_losses.normalise(theirs[batch.index])
         else:
-            target = embedding_of(teacher.apply(theirs, to_teacher(rows.images)))
+            target = embedding_of(teacher.apply(theirs, to_teacher(batch.images)))
         gap = optax.losses.huber_loss(mine, jax.lax.stop_gradient(target)).mean()
         if config.negatives:
             triplet = metric_losses.groups_loss(mine, group=2 + config.negatives, margin=config.margin)
         else:
-            triplet = metric_losses.triplet_loss(mine, rows.labels.argmax(axis=-1), margin=config.margin)
+            triplet = metric_losses.triplet_loss(mine, batch.labels.argmax(axis=-1), margin=config.margin)
         total = config.weight * gap + config.triplet * triplet
         return total, (updated, {"distill": gap, "triplet": triplet})
 

@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vitjax.errors import UserError
+from vitjax.ranges import check
+
 
 def margin_loss(
     rng: Array,
@@ -28,10 +31,16 @@ def margin_loss(
         embeddings: of length 1.
         labels: classes, indices into `beta`.
         beta: the boundary between near and far of each class.
-        margin: half the gap.
-        cutoff: see above.
-        largest: see above.
+        margin: half the gap, at least 0.
+        cutoff: above 0 and at most 2, the largest distance there is.
+        largest: at least 0.
+
+    Raises:
+        UserError: a number out of its range.
     """
+    check("margin_loss", "margin", margin, 0)
+    check("margin_loss", "cutoff", cutoff, 0, 2, above=True)
+    check("margin_loss", "largest", largest, 0)
     distance = distances(embeddings)
     same, other = pairs(labels)
     negative = _draw_negatives(
@@ -54,7 +63,7 @@ def _draw_negatives(
     cutoff: float,
     largest: float,
 ) -> Int[Array, "b b"]:
-    """For every pair of anchor (row) and column a image of another class."""
+    """For every pair of anchor (row) and column an image of another class."""
     near = jnp.maximum(distance, cutoff)
     density = (dimension - 2) * jnp.log(near) + (dimension - 3) / 2 * jnp.log(
         jnp.maximum(1 - near**2 / 4, 1e-8)
@@ -84,17 +93,25 @@ def multi_similarity_loss(
     Args:
         embeddings: of length 1.
         labels: classes.
-        alpha: weight of positives.
-        beta: weight of negatives.
-        base: similarity that both are measured from.
-        epsilon: of the mining.
+        alpha: scale of positives, above 0.
+        beta: scale of negatives, above 0.
+        base: similarity that both are measured from, in [-1, 1].
+        epsilon: of the mining, in units of cosine.
+
+    Raises:
+        UserError: a number out of its range.
     """
+    check("multi_similarity_loss", "alpha", alpha, 0, above=True)
+    check("multi_similarity_loss", "beta", beta, 0, above=True)
+    check("multi_similarity_loss", "base", base, -1, 1)
+    check("multi_similarity_loss", "epsilon", epsilon)
     similarity = embeddings @ embeddings.T
+    mined = jax.lax.stop_gradient(similarity)
     same, other = pairs(labels)
-    hardest = jnp.where(other, similarity, -jnp.inf).max(axis=1, keepdims=True)
-    easiest = jnp.where(same, similarity, jnp.inf).min(axis=1, keepdims=True)
-    positive = same & (similarity - epsilon < hardest)
-    negative = other & (similarity + epsilon > easiest)
+    hardest = jnp.where(other, mined, -jnp.inf).max(axis=1, keepdims=True)
+    easiest = jnp.where(same, mined, jnp.inf).min(axis=1, keepdims=True)
+    positive = same & (mined - epsilon < hardest)
+    negative = other & (mined + epsilon > easiest)
     near = _log_one_plus_sum(-alpha * (similarity - base), positive) / alpha
     far = _log_one_plus_sum(beta * (similarity - base), negative) / beta
     return jnp.where(positive.any(axis=1) & negative.any(axis=1), near + far, 0.0).mean()
@@ -117,9 +134,14 @@ def proxy_anchor_loss(
         embeddings: of length 1.
         labels: classes, indices into `proxies`.
         proxies: one point for each class, of any length.
-        alpha: scale.
-        margin: in units of cosine.
+        alpha: scale, above 0.
+        margin: in units of cosine, at least 0.
+
+    Raises:
+        UserError: a number out of its range.
     """
+    check("proxy_anchor_loss", "alpha", alpha, 0, above=True)
+    check("proxy_anchor_loss", "margin", margin, 0)
     similarity = embeddings @ normalise(proxies).T
     mine = jax.nn.one_hot(labels, len(proxies), dtype=jnp.bool_)
     pull = _log_one_plus_sum(-alpha * (similarity - margin).T, mine.T)
@@ -138,12 +160,17 @@ def triplet_loss(
     Args:
         embeddings: of length 1.
         labels: classes.
-        margin: in units of Euclidean distance.
+        margin: in units of Euclidean distance, at least 0.
+
+    Raises:
+        UserError: a margin out of its range.
     """
+    check("triplet_loss", "margin", margin, 0)
     distance = distances(embeddings)
     same, other = pairs(labels)
-    near = jnp.where(same, distance, -jnp.inf).max(axis=1)
-    far = jnp.where(other, distance, jnp.inf).min(axis=1)
+    # By index: the gradient of max divides by how many it finds, which inside a program may be none.
+    near = _picked(distance, jnp.where(same, distance, -jnp.inf).argmax(axis=1))
+    far = _picked(distance, jnp.where(other, distance, jnp.inf).argmin(axis=1))
     counts = same.any(axis=1) & other.any(axis=1)
     gap = jnp.where(counts, margin + jnp.where(counts, near, 0.0) - jnp.where(counts, far, 0.0), 0.0)
     return jax.nn.relu(gap).sum() / jnp.maximum(counts.sum(), 1)
@@ -154,9 +181,18 @@ def groups_loss(embeddings: Float[Array, "b d"], *, group: int, margin: float) -
 
     Args:
         embeddings: of length 1; each `group` rows are an anchor, its positive, and its negatives.
-        group: rows that belong together.
-        margin: in units of Euclidean distance.
+        group: rows that belong together, at least 3; the number of embeddings is a multiple of it.
+        margin: in units of Euclidean distance, at least 0.
+
+    Raises:
+        UserError: a number out of its range.
     """
+    check("groups_loss", "margin", margin, 0)
+    check("groups_loss", "group", group, 3)
+    if len(embeddings) % group:
+        raise UserError(
+            f"groups_loss: {len(embeddings)} embeddings are no groups of {group}; give a multiple"
+        )
     rows = embeddings.reshape(-1, group, embeddings.shape[1])
     anchor, positive, negatives = rows[:, :1], rows[:, 1:2], rows[:, 2:]
 
@@ -180,9 +216,14 @@ def distances(embeddings: Float[Array, "b d"]) -> Float[Array, "b b"]:
 
 
 def pairs(labels: Int[Array, " b"]) -> tuple[Bool[Array, "b b"], Bool[Array, "b b"]]:
-    """Pairs of one class, a image and itself left out; and pairs of two classes."""
+    """Pairs of one class, an image and itself left out; and pairs of two classes."""
     same = labels[:, None] == labels[None, :]
     return same & ~jnp.eye(len(labels), dtype=bool), ~same
+
+
+def _picked(distance: Float[Array, "b b"], index: Int[Array, " b"]) -> Float[Array, " b"]:
+    """Of each row the entry in one column."""
+    return jnp.take_along_axis(distance, index[:, None], axis=1)[:, 0]
 
 
 def _log_one_plus_sum(values: Float[Array, "b m"], counts: Bool[Array, "b m"]) -> Float[Array, " b"]:

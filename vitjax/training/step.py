@@ -10,8 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from vitjax.config.train_config import OptimConfig, TrainConfig
+from vitjax.data.train_loader import RawBatch
 from vitjax.sharding import ROWS
-from vitjax.training.losses import Loss, Rows
+from vitjax.training.losses import Batch, Loss
 from vitjax.training.mixup import mix, soft_labels
 from vitjax.training.optim import Rates, without_gradient
 from vitjax.training.pixels import Pixels
@@ -29,7 +30,7 @@ def make_train_step(
     mesh: Mesh,
     state_shardings: Any,
 ) -> Callable[[State, Any, Any], tuple[State, dict[str, Array]]]:
-    """The update (state, batch, teacher's variables) -> (state, metrics); gives the old state's memory away.
+    """(state, raw batch, teacher's variables) -> (state, metrics); the old state's memory is reused.
 
     A step whose loss or gradient is not finite changes nothing but counters, so that no state is ever saved
     that NaN went into.
@@ -40,27 +41,27 @@ def make_train_step(
     """
     optim, augment = config.optim, config.augment
 
-    def prepare(batch: Any, rng: Array) -> Rows:
-        labels = soft_labels(batch.labels, classes, augment.smoothing)
+    def prepare(raw: RawBatch, rng: Array) -> Batch:
+        labels = soft_labels(raw.labels, classes, augment.smoothing)
         mixed = mix(
-            rng, pixels(batch.images), labels,
+            rng, pixels(raw.images), labels,
             mixup=augment.mixup, cutmix=augment.cutmix, group=augment.mix_group,
         )  # fmt: skip
-        return Rows(*mixed, batch.index)
+        return Batch(*mixed, raw.index)
 
-    def gradient(variables: dict, teacher: Any, rows: Rows, rng: Array) -> Any:
+    def gradient(variables: dict, teacher: Any, batch: Batch, rng: Array) -> Any:
         rest = {name: tree for name, tree in variables.items() if name != "params"}
 
         def of(params: Any) -> Any:
-            return loss({"params": without_gradient(params, optim.frozen), **rest}, teacher, rows, rng)
+            return loss({"params": without_gradient(params, optim.frozen), **rest}, teacher, batch, rng)
 
         (value, (updated, metrics)), grads = jax.value_and_grad(of, has_aux=True)(variables["params"])
         return grads, rest | dict(updated), metrics | {"loss": value}
 
-    def accumulated(variables: dict, teacher: Any, rows: Rows, rng: Array) -> Any:
+    def accumulated(variables: dict, teacher: Any, batch: Batch, rng: Array) -> Any:
         parts = optim.accumulate
         if parts == 1:
-            return gradient(variables, teacher, rows, rng)
+            return gradient(variables, teacher, batch, rng)
 
         def split(x: Array) -> Array:
             # Part i has the rows i, i + parts, ...: every device keeps its own rows.
@@ -68,12 +69,12 @@ def make_train_step(
             return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(None, *ROWS)))
 
         def one(rest: dict, part: Any) -> tuple[dict, Any]:
-            rows, i = part
-            found = gradient(variables | rest, teacher, rows, jax.random.fold_in(rng, i))
+            batch, i = part
+            found = gradient(variables | rest, teacher, batch, jax.random.fold_in(rng, i))
             return found[1], (found[0], found[2])
 
         rest = {name: tree for name, tree in variables.items() if name != "params"}
-        first = jax.tree.map(lambda x: x[: len(x) // parts], rows)
+        first = jax.tree.map(lambda x: x[: len(x) // parts], batch)
         shapes = jax.eval_shape(one, rest, (first, 0))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
 
@@ -82,15 +83,15 @@ def make_train_step(
             rest, found = one(rest, part)
             return (rest, jax.tree.map(jnp.add, total, found)), None
 
-        (rest, total), _ = jax.lax.scan(add, (rest, zeros), (jax.tree.map(split, rows), jnp.arange(parts)))
+        (rest, total), _ = jax.lax.scan(add, (rest, zeros), (jax.tree.map(split, batch), jnp.arange(parts)))
         grads, metrics = jax.tree.map(lambda x: x / parts, total)
         return grads, rest, metrics
 
-    def step(state: State, batch: Any, teacher: Any) -> tuple[State, dict[str, Array]]:
+    def step(state: State, raw: RawBatch, teacher: Any) -> tuple[State, dict[str, Array]]:
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
         for_mix, for_loss = jax.random.split(rng)
-        rows = prepare(batch, for_mix)
-        grads, rest, metrics = accumulated(state.variables, teacher, rows, for_loss)
+        batch = prepare(raw, for_mix)
+        grads, rest, metrics = accumulated(state.variables, teacher, batch, for_loss)
         norm = optax.tree.norm(grads)
         updates, opt = tx.update(grads, state.opt, state.variables["params"])
         params = jax.tree.map(
