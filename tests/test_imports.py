@@ -39,6 +39,7 @@ ALLOWED = {
         "cli",
         "config",
         "data",
+        "doctor",
         "models",
         "ot",
         "ranges",

@@ -8,9 +8,6 @@ from tests import ROOT
 MOST = 6
 # Functions that still take more; the list only gets shorter.
 LONGER = {
-    "train.py: loop",
-    "train.py: note_evaluation",
-    "train.py: summarize",
     "vitjax/data/sources/msls.py: __init__",
     "vitjax/models/token_pruning.py: _masked",
     "vitjax/ot/marginals.py: pair_marginals",
@@ -25,7 +22,6 @@ LONGER = {
     "vitjax/retrieval/first_stage/streaming.py: local",
     "vitjax/retrieval/reranking/plans.py: in_blocks",
     "vitjax/sparsify/losses.py: sparsification_loss",
-    "vitjax/training/step.py: make_train_step",
 }
 
 

@@ -86,7 +86,7 @@ MOVED = {
     "terminal": "system.terminal",
     "training.config": "config.train_config",
     "training.initial": "training.init_state",
-    "training.pace": "training.throughput",
+    "training.pace": "training.session",
     "training.images": "training.data",
     "training.stopping": "training.preemption",
     "viz.reduced": "viz.token_figures",

@@ -90,7 +90,7 @@ def test_damage_of_any_file_is_named_with_the_steps_that_are_whole(saved, tmp_pa
             assert saves.unfinished() == [3]
         else:
             with pytest.raises(
-                CheckpointError, match=r"whole steps: 2; delete .*/3 to go on from step 2"
+                CheckpointError, match=r"whole steps: 2; delete .*/3 to resume from step 2"
             ) as error:
                 saves.load(3, like(state(3)))
             assert path.name in str(error.value)

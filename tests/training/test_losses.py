@@ -11,9 +11,9 @@ import pytest
 from vitjax.config.train_config import DistillConfig, MetricConfig
 from vitjax.ot import structural_similarity
 from vitjax.training import losses
-from vitjax.training.losses import Batch, make_distill_loss, make_metric_loss
+from vitjax.training.batch import Batch, Pixels, Renormalise
+from vitjax.training.losses import make_distill_loss, make_metric_loss
 from vitjax.training.metric_losses import groups_loss, normalise, triplet_loss
-from vitjax.training.pixels import Pixels, Renormalise
 
 CLASSES = jnp.array([0, 0, 1, 1, 2, 2])
 SAME = Renormalise(*[Pixels((0.5,) * 3, (0.5,) * 3)] * 2)

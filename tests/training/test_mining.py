@@ -15,6 +15,7 @@ from vitjax.data.train_loader import Feed
 from vitjax.data.transforms import Preprocess
 from vitjax.pretrained import HALF
 from vitjax.training.mining import FAR, NEAR, Mining
+from vitjax.training.output import Output
 
 
 class Street:
@@ -67,16 +68,17 @@ def test_groups_are_a_query_a_near_photo_and_the_most_alike_of_those_far_away(tm
 
 
 @pytest.mark.parametrize("fields", [{"every": 2}, {"batch_size": 16}, {"negatives": 6}, {"every": 4}])
-def test_rows_chosen_for_other_batches_are_chosen_anew_with_a_word(tmp_path, fields, capsys):
+def test_rows_chosen_for_other_batches_are_chosen_anew_with_a_word(tmp_path, fields):
     mining(tmp_path).renew(0, look)
     mining(tmp_path).renew(3, look)
-    other = mining(tmp_path, **fields)
+    said: list[str] = []
+    other = mining(tmp_path, output=Output(said.append), **fields)
     if not (tmp_path / f"{5 // other.every * other.every}.npy").exists():
         (tmp_path / "3.npy").rename(tmp_path / "4.npy")
     other.renew(5, look)
     assert len(other.index(5)) == other.batch_size
     assert other.index(5).reshape(-1, other.group)[:, 0].max() < PHOTOS.queries
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = said
     assert "4.npy" in line or "3.npy" in line
 
 

@@ -15,8 +15,8 @@ from vitjax.config.train_config import AugmentConfig, OptimConfig, SparsifyConfi
 from vitjax.data.train_loader import RawBatch
 from vitjax.models.outputs import dense
 from vitjax.training import optim
+from vitjax.training.batch import Pixels, make_mixer
 from vitjax.training.losses import make_loss
-from vitjax.training.pixels import Pixels
 from vitjax.training.state import create, shardings
 from vitjax.training.step import make_train_step
 from vitjax.weights import load_weights, load_with_report
@@ -83,9 +83,8 @@ def ours(kind: str) -> tuple:
     places = shardings(state, mesh, "replicated")
     state = jax.device_put(state, places)
     pixels = Pixels((0.5,) * 3, (0.5,) * 3)
-    step = make_train_step(
-        config, loss, tx, rates, classes=meta["num_classes"], pixels=pixels, mesh=mesh, state_shardings=places
-    )
+    mixer = make_mixer(config.augment, pixels, meta["num_classes"])
+    step = make_train_step(config, loss, tx, rates, mixer, places)
     given = itertools.cycle(noise.astype(np.float32))
 
     def gumbel(rng, shape, dtype):

@@ -10,17 +10,15 @@ from tests.data.test_train_loader import feed
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.train_loader import Origin
 from vitjax.errors import UserError
-from vitjax.training import resuming
 from vitjax.training.checkpoint import MANIFEST, Checkpoints
+from vitjax.training.output import SILENT, Output
 from vitjax.training.resuming import check_checkpoints, feed_notes, offset_of, origin_of, say_batch_size
+from vitjax.training.session import Progress
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    lines: list[str] = []
-    monkeypatch.setattr(resuming, "say", lines.append)
-    monkeypatch.setattr(resuming, "warn", lines.append)
-    return lines
+def said() -> list[str]:
+    return []
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +41,13 @@ def copy(ended: pathlib.Path, tmp_path: pathlib.Path, *gone: str) -> pathlib.Pat
     return out
 
 
-def check(out: pathlib.Path, every: int = 10) -> None:
-    check_checkpoints(out, Checkpoints(out / "checkpoints", keep=2), every=every)
+def to(said: list[str]) -> Output:
+    return Output(said.append, said.append)
+
+
+def check(out: pathlib.Path, every: int = 10, said: list[str] | None = None) -> None:
+    saves = Checkpoints(out / "checkpoints", keep=2)
+    check_checkpoints(out, saves, every=every, output=SILENT if said is None else to(said))
 
 
 RECORDS = ["checkpoints.json", "metrics.jsonl", "results.json"]
@@ -71,10 +74,10 @@ def test_checkpoints_that_are_gone_are_missed_by_any_record_of_them(ended, tmp_p
 
 def test_a_run_killed_before_its_first_checkpoint_may_begin_again(ended, tmp_path, said):
     out = copy(ended, tmp_path, "checkpoints", "checkpoints.json", "results.json")
-    check(out, every=1000)
+    check(out, every=1000, said=said)
     shutil.rmtree(out)
     out.mkdir()
-    check(out)
+    check(out, said=said)
     assert said == []
 
 
@@ -84,7 +87,7 @@ def test_a_checkpoint_that_lost_its_manifest_is_not_said_to_be_unfinished(ended,
     with pytest.raises(UserError, match=r"step 30 .* was finished, .*delete .*/30 to resume from step 20"):
         check(out)
     shutil.rmtree(out / "checkpoints" / "30")
-    check(out)  # as the line says
+    check(out, said=said)  # as the line says
     (line,) = said
     assert "knows a run of 30 steps, the last checkpoint" in line and "step 20" in line
 
@@ -92,7 +95,7 @@ def test_a_checkpoint_that_lost_its_manifest_is_not_said_to_be_unfinished(ended,
 def test_a_save_that_a_kill_cut_short_stops_nothing(ended, tmp_path, said):
     out = copy(ended, tmp_path)
     (out / "checkpoints" / "40" / "state").mkdir(parents=True)
-    check(out)
+    check(out, said=said)
     assert said == []
 
 
@@ -112,8 +115,8 @@ def seen(one, steps) -> list[int]:
 def test_with_another_batch_size_no_image_of_the_epoch_comes_again(before, after):
     first = feed(batch=before)
     for step in range(2 * first.steps_per_epoch):
-        notes = {"feed": feed_notes(first)}
-        second = feed(batch=after, origin=origin_of(notes, step, batch_size=after, per_epoch=25))
+        progress = Progress(feed=feed_notes(first))
+        second = feed(batch=after, origin=origin_of(progress, step, batch_size=after, per_epoch=25))
         epoch, place = divmod(step, first.steps_per_epoch)
         rest = (25 - place * before) // after
         ours = seen(first, range(step - place, step)) if place else []
@@ -125,13 +128,13 @@ def test_with_another_batch_size_no_image_of_the_epoch_comes_again(before, after
 
 
 def test_a_third_batch_size_counts_from_the_second_and_the_same_one_changes_nothing():
-    notes = {"feed": feed_notes(feed(batch=8))}
-    second = origin_of(notes, 2, batch_size=3, per_epoch=25)
+    progress = Progress(feed=feed_notes(feed(batch=8)))
+    second = origin_of(progress, 2, batch_size=3, per_epoch=25)
     assert second == Origin(2, 0, 16)
-    notes = {"feed": feed_notes(feed(batch=3, origin=second))}
-    assert origin_of(notes, 4, batch_size=3, per_epoch=25) == second
-    assert origin_of(notes, 4, batch_size=2, per_epoch=25) == Origin(4, 0, 22)
-    assert origin_of({}, 4, batch_size=2, per_epoch=25) == Origin()
+    progress = Progress(feed=feed_notes(feed(batch=3, origin=second)))
+    assert origin_of(progress, 4, batch_size=3, per_epoch=25) == second
+    assert origin_of(progress, 4, batch_size=2, per_epoch=25) == Origin(4, 0, 22)
+    assert origin_of(Progress(), 4, batch_size=2, per_epoch=25) == Origin()
 
 
 def test_epochs_and_the_schedule_resume_where_they_were(said):
@@ -142,10 +145,10 @@ def test_epochs_and_the_schedule_resume_where_they_were(said):
     assert offset_of(TrainConfig(epochs=6.0), after) == 4  # step 4 of 3 an epoch is step 8 of 6 an epoch
     assert offset_of(TrainConfig(steps=50), after) == 0
     assert offset_of(TrainConfig(epochs=6.0), before) == 0
-    notes = {"feed": feed_notes(before)}
-    say_batch_size(notes, 4, TrainConfig(), before, 30)
+    progress = Progress(feed=feed_notes(before))
+    say_batch_size(progress, 4, TrainConfig(), before, 30, output=to(said))
     assert said == []
-    say_batch_size(notes, 4, TrainConfig(), after, 32)
+    say_batch_size(progress, 4, TrainConfig(), after, 32, output=to(said))
     (line,) = said
     assert "8 -> 4 at step 4: epoch 1 resumes behind the 8 images" in line
     assert "an epoch is now 6 steps; the run ends at step 32, its learning rate resumes at epoch 1.33" in line

@@ -18,8 +18,8 @@ from vitjax.config.train_config import (
 from vitjax.data.train_loader import RawBatch
 from vitjax.models.outputs import dense
 from vitjax.training import optim
-from vitjax.training.losses import Batch, make_distill_loss, make_loss, make_metric_loss, metric_start
-from vitjax.training.pixels import Pixels, Renormalise
+from vitjax.training.batch import Batch, Pixels, Renormalise, make_mixer
+from vitjax.training.losses import make_distill_loss, make_loss, make_metric_loss, metric_start
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import _averaged, make_eval_step, make_train_step
 
@@ -58,9 +58,8 @@ class Trainer:
             self.traces += 1
             return plain(*args)
 
-        self.step = make_train_step(
-            config, counted, tx, rates, classes=3, pixels=PIXELS, mesh=self.mesh, state_shardings=places
-        )
+        mixer = make_mixer(config.augment, PIXELS, 3)
+        self.step = make_train_step(config, counted, tx, rates, mixer, places)
         self.check = make_eval_step(self.model, self.mesh, places.evaluated)
 
     def run(self, *batches: RawBatch) -> list[dict]:

@@ -3,7 +3,7 @@
 A step's folder counts once `whole.json` lies in it, which is renamed into place after all else was written
 and read back: a save that was killed or failed is never the latest. That file holds a hash of every file, so
 that damage is found and named before anything is loaded, and a sum over the bits of every leaf, taken on the
-devices before the save and compared after a load: what goes on is what was saved, on any number of devices.
+devices before the save and compared after a load: a run resumes with what was saved, on any devices.
 The last finished step is also noted beside the folder, in `checkpoints.json`: a folder that was removed, or
 whose disk is not mounted, is not taken for a run that has not begun.
 """
@@ -237,7 +237,7 @@ class Checkpoints:
         whole = [str(other) for other in self.steps() if other != step and not self._damage(other)]
         remedy = "no other step is whole; start anew in another --workdir"
         if whole:
-            delete = f"delete {self.root / str(step)} to go on from step {whole[-1]}"
+            delete = f"delete {self.root / str(step)} to resume from step {whole[-1]}"
             remedy = f"whole steps: {', '.join(whole)}; {delete}"
         return CheckpointError(f"checkpoint of step {step} in {self.root} is damaged: {reason}; {remedy}")
 

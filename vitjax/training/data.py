@@ -1,26 +1,17 @@
-"""The images of a run: those to learn from, those held out, and which of them a step sees."""
+"""The images of a run: those to learn from, and those held out."""
 
-import pathlib
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from vitjax import sharding
-from vitjax.cli.console import say
 from vitjax.config.train_config import TrainConfig
 from vitjax.data import transforms
-from vitjax.data.eval_loader import batches
-from vitjax.data.sources.base import ClassesSource, ImageSource, RowsSource, class_places, notes_of
+from vitjax.data.sources.base import ClassesSource, ImageSource, class_places, notes_of
 from vitjax.data.sources.geo import Places
 from vitjax.data.sources.open import open_source
 from vitjax.data.sources.spec import DataSpec
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
-from vitjax.training.evaluation import embed_images
-from vitjax.training.mining import FAR, Mining
+from vitjax.training.mining import FAR
+from vitjax.training.output import flag
 
 
 def model_input(config: TrainConfig) -> Preprocess:
@@ -49,8 +40,8 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
     count = round((1 - config.metric.held_out) * len(learn.class_names))
     if not 0 < count < len(learn.class_names):
         raise UserError(
-            f"config.metric.held_out {config.metric.held_out} of {len(learn.class_names)} classes leaves "
-            f"{count} to learn from; choose another share, or name other images with config.data.test"
+            f"{flag('metric.held_out')} {config.metric.held_out} of {len(learn.class_names)} classes leaves "
+            f"{count} to learn from; choose another share, or name other images with {flag('data.test')}"
         )
     kept, unseen = range(count), range(count, len(learn.class_names))
     return ClassesSource(learn, kept), ClassesSource(learn, unseen)
@@ -94,37 +85,3 @@ def labels_to_find(held_out: ImageSource) -> np.ndarray:
             "each sub-folder"
         )
     return labels
-
-
-def mine(config: TrainConfig, learn: Places, out: pathlib.Path) -> Mining:
-    """What chooses queries, photos of their places and hard negatives."""
-    wanted = config.distill
-    return Mining(
-        learn, config.batch_size, wanted.negatives, wanted.mine_every, wanted.pool, config.seed,
-        folder=out / "mined", writes=sharding.is_main_process(),
-    )  # fmt: skip
-
-
-def renewal(
-    config: TrainConfig,
-    mining: Mining,
-    embed: Any,
-    recipe: Preprocess,
-    mesh: Mesh,
-) -> Callable[[int, Any, Callable[[], bool]], None]:
-    """(step, variables, whether to stop) -> nothing; `mining` chooses anew where that is due."""
-    data, shard = config.data, (jax.process_index(), jax.process_count())
-
-    def renew(step: int, variables: Any, stopped: Callable[[], bool]) -> None:
-        def embedded(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-            say(f"step {step}: looking at {len(rows)} photos for what is mistaken for what")
-            photos = batches(
-                RowsSource(mining.photos, rows), recipe, config.batch_size,
-                workers=data.workers, on_bad_image=data.on_bad_image, shard=shard,
-            )  # fmt: skip
-            vectors, index = embed_images(embed, variables, photos, mesh, stopped)
-            return None if stopped() else (vectors, rows[index])
-
-        mining.renew(step, embedded)
-
-    return renew

@@ -1,4 +1,4 @@
-"""What is measured on held-out images while a model learns: right classes, or right neighbours."""
+"""Evaluation on held-out images while a model learns: accuracy, or metrics of retrieval."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vitjax import sharding
-from vitjax.cli.console import bar
 from vitjax.config import RerankConfig
 from vitjax.config.train_config import MetricConfig
 from vitjax.data.eval_loader import Batches
@@ -22,6 +21,7 @@ from vitjax.retrieval.metrics import positives_within, relevance_metrics
 from vitjax.retrieval.metrics.relevance import KS, Truth
 from vitjax.training.losses import embedding_of
 from vitjax.training.mining import FAR
+from vitjax.training.output import SILENT, Output
 from vitjax.training.step import make_eval_step
 
 Stopped = Callable[[], bool]
@@ -36,7 +36,8 @@ class Classification:
         truth: class of each.
         mesh: devices.
         step: see `make_eval_step`.
-        score: which of the figures tells the best model.
+        score: which of the metrics tells the best model.
+        output: where progress is shown.
     """
 
     loader: Batches
@@ -44,13 +45,22 @@ class Classification:
     mesh: Mesh
     step: Any
     score: str = "accuracy"
+    output: Output = SILENT
 
     @classmethod
     def make(
-        cls, model: Any, loader: Batches, truth: np.ndarray, mesh: Mesh, places: Any
+        cls,
+        model: Any,
+        loader: Batches,
+        truth: np.ndarray,
+        variable_shardings: Any,
+        *,
+        output: Output = SILENT,
     ) -> "Classification":
-        """Of variables that lie in `places`."""
-        return cls(loader, truth, mesh, make_eval_step(model, mesh, places))
+        """Of variables that lie as their shardings say."""
+        mesh = jax.tree.leaves(variable_shardings)[0].mesh
+        step = make_eval_step(model, mesh, variable_shardings)
+        return cls(loader, truth, mesh, step, output=output)
 
     def compiled(self, variables: Any, rows: int, side: int) -> "Classification":
         """Ready for batches of so many rows, of square images."""
@@ -68,7 +78,9 @@ class Classification:
             ValueError: no image could be read.
         """
         sums = self._nothing()
-        for batch in bar(self.loader, len(self.loader), "evaluating", total=len(self.truth), ends=False):
+        for batch in self.output.bar(
+            self.loader, len(self.loader), "evaluating", total=len(self.truth), ends=False
+        ):
             if stopped():
                 return None
             parts = (batch.images, self.truth[batch.index], batch.valid)
@@ -92,7 +104,7 @@ class Retrieval:
         mesh: devices.
         describe: see `make_describe`.
         rule: how the first candidates are matched patch by patch.
-        score: which of the figures tells the best model.
+        score: which of the metrics tells the best model.
     """
 
     loader: Batches
@@ -156,7 +168,8 @@ class PlaceSearch:
         photos: where they were taken.
         mesh: devices.
         embed: see `make_embed`.
-        score: which of the figures tells the best model.
+        score: which of the metrics tells the best model.
+        output: where progress is shown.
     """
 
     loader: Batches
@@ -164,6 +177,7 @@ class PlaceSearch:
     mesh: Mesh
     embed: Any
     score: str = "recall_at_5"
+    output: Output = SILENT
 
     def compiled(self, variables: Any, rows: int, side: int) -> "PlaceSearch":
         """Compiled at its first call."""
@@ -171,7 +185,9 @@ class PlaceSearch:
 
     def __call__(self, variables: Any, stopped: Stopped) -> dict[str, float] | None:
         """Returns the figures; None where it was told to stop on the way."""
-        vectors, rows = embed_images(self.embed, variables, self.loader, self.mesh, stopped)
+        vectors, rows = embed_images(
+            self.embed, variables, self.loader, self.mesh, stopped, output=self.output
+        )
         if stopped():
             return None
         if not len(rows) and self.loader.skipped:
@@ -204,11 +220,17 @@ def make_embed(model: Any, mesh: Mesh, variable_shardings: Any) -> Callable[...,
 
 
 def embed_images(
-    embed: Any, variables: Any, loader: Batches, mesh: Mesh, stopped: Stopped
+    embed: Any,
+    variables: Any,
+    loader: Batches,
+    mesh: Mesh,
+    stopped: Stopped,
+    *,
+    output: Output = SILENT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of the images that can be read, and their positions in the source; fewer if stopped."""
     found, before = [], None
-    for batch in bar(loader, len(loader), "embedding", unit="batches", ends=False):
+    for batch in output.bar(loader, len(loader), "embedding", unit="batches", ends=False):
         if stopped():
             break
         placed = sharding.shard_batch((batch.images, batch.index, batch.valid), mesh)

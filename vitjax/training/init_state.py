@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax import models
-from vitjax.cli.console import say, warn
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.transforms import Preprocess, preprocess
 from vitjax.errors import UserError
 from vitjax.models.from_config import create_model, init_variables
 from vitjax.models.outputs import dense
 from vitjax.training import optim
+from vitjax.training.batch import Pixels, Renormalise
 from vitjax.training.losses import embedding_of, is_dynamic, metric_start
-from vitjax.training.pixels import Pixels, Renormalise
+from vitjax.training.output import SILENT, Output, flag
 from vitjax.weights import LoadReport, WeightsError, load_with_report
 
-_HOW_WIDE = "; config.metric.embed_dim sets how many, 0 = those of the pooled feature"
+_HOW_WIDE = f"; {flag('metric.embed_dim')} sets how many, 0 = those of the pooled feature"
 
 
 def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
@@ -41,8 +41,8 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
     if is_dynamic(model):
         if config.task != "classify":
             raise UserError(
-                f"config.model.name {config.model.name!r} learns what to drop from a teacher's classes, "
-                f"which config.task {config.task!r} has not; choose a plain model, or 'classify'"
+                f"{flag('model.name')} {config.model.name!r} learns what to drop from a teacher's classes, "
+                f"which {flag('task')} {config.task!r} has not; choose a plain model, or 'classify'"
             )
         return
     fields = ["model.keep_ratio", *(f"sparsify.{f.name}" for f in dataclasses.fields(config.sparsify))]
@@ -52,9 +52,9 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
     other = [name for name in fields if (get := operator.attrgetter(name))(config) != get(usual)]
     if other:
         raise UserError(
-            f"config.{', config.'.join(other)}: only of a model that learns to drop tokens, which "
-            f"config.model.name {config.model.name!r} does not; leave {'it' if len(other) == 1 else 'them'} "
-            f"as usual, or name {_dynamic_name(config.model.name)}"
+            f"{', '.join(map(flag, other))}: only of a model that learns to drop tokens, which "
+            f"{flag('model.name')} {config.model.name!r} does not; leave "
+            f"{'it' if len(other) == 1 else 'them'} as usual, or name {_dynamic_name(config.model.name)}"
         )
 
 
@@ -69,6 +69,7 @@ def initial(
     recipe: Preprocess,
     *,
     fresh: bool = True,
+    output: Output = SILENT,
 ) -> tuple[dict, Any]:
     """Variables that the model starts from, and those of its teacher; {} where it has none.
 
@@ -77,6 +78,7 @@ def initial(
         model: from `build`.
         recipe: how images become input.
         fresh: False: a checkpoint takes the place of the model's variables, which are 0 until then.
+        output: is told what was loaded.
 
     Raises:
         WeightsError: a file that does not fit the model, in more than the parts that are new in it; or that
@@ -90,7 +92,7 @@ def initial(
         drop = wanted.new_head or (config.task != "classify" and bool(config.metric.embed_dim))
         variables, report = _load(wanted.weights, model, wanted.depth, drop_head=drop, entry=wanted.entry)
         rest = f"; {len(report.missing)} start at random" if report.missing else ""
-        say(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{rest}")
+        output.say(f"weights {wanted.weights!r}: {report.loaded} parameters loaded{rest}")
     else:
         variables = init_variables(model, recipe.image_size, config.seed)
     if not is_dynamic(model) or config.task != "classify":
@@ -101,10 +103,10 @@ def initial(
             return variables, _load(source, dense(model), wanted.depth, entry=entry)[0]
         except WeightsError as error:
             raise WeightsError(
-                "the dense teacher (config.sparsify.teacher names its weights; empty = config.model.weights)"
-                f": {error}"
+                f"the dense teacher ({flag('sparsify.teacher')} names its weights; empty = "
+                f"{flag('model.weights')}): {error}"
             ) from None
-    warn("the teacher is RANDOM; set config.sparsify.teacher or config.model.weights")
+    output.warn(f"the teacher is RANDOM; set {flag('sparsify.teacher')} or {flag('model.weights')}")
     return variables, init_variables(dense(model), recipe.image_size, config.seed)
 
 
@@ -162,7 +164,7 @@ def open_teacher(
         vectors = np.load(wanted.vectors, allow_pickle=False)
         if vectors.shape != (images, width):
             raise UserError(
-                f"config.distill.vectors has shape {vectors.shape}; expected ({images} images to learn "
+                f"{flag('distill.vectors')} has shape {vectors.shape}; expected ({images} images to learn "
                 f"from, {width} numbers of the embedding{_HOW_WIDE})"
             )
         return None, vectors.astype(np.float32), Renormalise(ours, ours)
@@ -176,7 +178,7 @@ def open_teacher(
     variables = load_with_report(wanted.teacher_weights, model)[0]
     if (found := embedding_width(model, variables, recipe)) != width:
         raise UserError(
-            f"config.distill.teacher {wanted.teacher!r} has an embedding of {found} numbers, the model "
+            f"{flag('distill.teacher')} {wanted.teacher!r} has an embedding of {found} numbers, the model "
             f"that learns one of {width}{_HOW_WIDE}"
         )
     return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))

@@ -1,14 +1,14 @@
-"""Figures of a run while it goes: metrics.jsonl always, TensorBoard and Weights & Biases where installed."""
+"""Metrics of a run, step by step: metrics.jsonl always, TensorBoard and Weights & Biases where installed."""
 
 import importlib.util
 import json
 import pathlib
 from typing import Any
 
-from vitjax.cli.console import warn
 from vitjax.cli.run_files import plain
 from vitjax.errors import UserError
 from vitjax.system.files import replacing
+from vitjax.training.output import SILENT, Output
 
 FILE = "metrics.jsonl"
 
@@ -18,22 +18,31 @@ class MetricLog:
 
     Args:
         out: the run's folder.
-        step: where the run goes on: lines of later steps, which will come again, are taken out.
+        step: where the run resumes: lines of later steps, which will come again, are taken out.
         config: plain data, for those who show it.
         wandb: project; "" = none.
+        output: is told of lines that cannot be read.
 
     Raises:
-        ValueError: a project is named, but the package is not installed.
+        UserError: a project is named, but the package is not installed.
     """
 
-    def __init__(self, out: pathlib.Path, *, step: int, config: dict[str, Any], wandb: str = "") -> None:
+    def __init__(
+        self,
+        out: pathlib.Path,
+        *,
+        step: int,
+        config: dict[str, Any],
+        wandb: str = "",
+        output: Output = SILENT,
+    ) -> None:
         path = out / FILE
         if path.exists():
             lines = path.read_bytes().splitlines()
             steps = [_step(line) for line in lines]
             bad = [i for i, found in enumerate(steps[:-1], 1) if found is None]
             if bad:  # the last one may have been cut off by a kill
-                warn(f"{path}: line {', '.join(map(str, bad[:8]))} cannot be read and is left out")
+                output.warn(f"{path}: line {', '.join(map(str, bad[:8]))} cannot be read and is left out")
             with replacing(path, "wb") as file:
                 file.writelines(
                     line + b"\n"
@@ -49,7 +58,7 @@ class MetricLog:
             self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
         if wandb:
             if not importlib.util.find_spec("wandb"):
-                raise UserError(f"config.wandb is {wandb!r}, but it is not installed: pip install wandb.")
+                raise UserError(f"wandb is {wandb!r}, but the package is not installed: pip install wandb.")
             import wandb as service  # pyright: ignore[reportMissingImports]
 
             self._wandb = service.init(

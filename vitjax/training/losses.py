@@ -1,7 +1,7 @@
 """The loss of each task, as a function of variables and a batch."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +13,7 @@ from vitjax.models.outputs import dense, reduction_of
 from vitjax.ot import structural_similarity
 from vitjax.sparsify.losses import Weights, soft_cross_entropy, sparsification_loss
 from vitjax.training import metric_losses
-from vitjax.training.pixels import Renormalise
-
-
-class Batch(NamedTuple):
-    """What a loss is computed on.
-
-    Attributes:
-        images: normalised pixels, mixed where that is asked for.
-        labels: shares of classes.
-        index: positions in the source.
-    """
-
-    images: Float[Array, "b h w 3"]
-    labels: Float[Array, "b k"]
-    index: Int[Array, " b"]
-
+from vitjax.training.batch import Batch, Renormalise
 
 # (variables, teacher's variables, batch, rng) -> loss, (updated collections, metrics)
 Loss = Callable[[dict, Any, Batch, Array], tuple[Array, tuple[dict, dict[str, Array]]]]

@@ -1,4 +1,4 @@
-"""What a step compares where places are learned: a query, a photo of its place, and what it is taken for."""
+"""Hard negatives for place recognition: what each step compares, chosen anew with the model as it is."""
 
 import pathlib
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
-from vitjax.cli.console import say
 from vitjax.data.sources.geo import Places
 from vitjax.errors import UserError
 from vitjax.system.files import replacing
+from vitjax.training.output import SILENT, Output
 
 NEAR, FAR = 10.0, 25.0  # metres: at most so far is the same place, farther another; in between is neither
 BLOCK = 256  # queries that are compared with the pool at once
@@ -23,7 +23,7 @@ class Mining:
 
     A batch is groups of a query, a photo of its place and its hardest negatives: the photos of other places
     most like it among some that are drawn. All of it is a function of (seed, step, model), and the choice
-    lies in a file, so a run that goes on in between sees what it would have seen.
+    lies in a file, so a run that resumes in between sees what it would have seen.
 
     Attributes:
         photos: queries and the others.
@@ -34,6 +34,7 @@ class Mining:
         seed: of what is drawn.
         folder: where choices are kept.
         writes: whether this process is the one that does.
+        output: is told of choices of an earlier run that do not fit.
     """
 
     photos: Places
@@ -44,6 +45,7 @@ class Mining:
     seed: int
     folder: pathlib.Path
     writes: bool = True
+    output: Output = SILENT
     _base: int = -1
     _table: Int32[np.ndarray, "steps b"] = field(default_factory=lambda: np.zeros((0, 0), np.int32))
 
@@ -77,7 +79,7 @@ class Mining:
         if base == self._base:
             return
         path = self.folder / f"{base}.npy"
-        table = self._read(path) if step > base else None  # the run goes on in between
+        table = self._read(path) if step > base else None  # the run resumes in between
         if table is not None:
             self._table = table
         else:
@@ -112,7 +114,7 @@ class Mining:
             queries = table.reshape(self.every, -1, self.group) < self.photos.queries
             if queries[..., 0].all() and not queries[..., 1:].any():
                 return table
-        say(f"{path} was chosen for other batches: what a step compares is chosen anew")
+        self.output.say(f"{path} was mined for other batches: hard negatives are mined anew")
         return None
 
     def _choose(self, base: int, embed: Embed) -> Int32[np.ndarray, "steps b"] | None:
@@ -148,8 +150,8 @@ class Mining:
         if not np.isfinite(like[hardest]).all():
             raise UserError(
                 f"mining: fewer than {self.negatives} of {len(pool)} photos are farther than {FAR:.0f} m "
-                f"from {self.photos.names[query]!r}; raise config.distill.pool or lower "
-                "config.distill.negatives."
+                f"from {self.photos.names[query]!r}; raise distill.pool or lower "
+                "distill.negatives."
             )
         return hardest
 

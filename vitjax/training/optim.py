@@ -21,7 +21,7 @@ Rates = Callable[[Int32[Array, ""]], Any]
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     """Adam with decoupled weight decay, before the learning rate (see `make_rates`).
 
-    The state has the same leaves with and without `clip`, so that a run may go on with another one.
+    The state has the same leaves with and without `clip`, so that a run may resume with another one.
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
@@ -97,7 +97,7 @@ def _check_frozen(frozen: tuple[str, ...], params: Any) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.0)
             raise UserError(
-                f"config.optim.frozen names {name!r}, which no parameter or module is called; nearest: "
+                f"optim.frozen names {name!r}, which no parameter or module is called; nearest: "
                 f"{', '.join(map(repr, near))}"
             )
 

@@ -20,8 +20,8 @@ class Stop:
     the signal itself.
 
     Attributes:
-        reason: name of the signal; "" = go on.
-        busy: what cannot be interrupted still goes on in a thread; the process must end by `os._exit`.
+        reason: name of the signal; "" = none.
+        busy: what cannot be interrupted still runs in a thread; the process must end by `os._exit`.
     """
 
     def __init__(self) -> None:

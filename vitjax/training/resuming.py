@@ -2,19 +2,22 @@
 
 import json
 import pathlib
-from typing import Any
 
-from vitjax.cli.console import say, warn
+import jax
+
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.train_loader import Feed, Origin
 from vitjax.errors import UserError
-from vitjax.training.checkpoint import MANIFEST, Checkpoints
+from vitjax.training.checkpoint import MANIFEST, Checkpoints, total_bytes
 from vitjax.training.log import FILE, last_step
+from vitjax.training.output import SILENT, Output, flag
+from vitjax.training.session import Progress
+from vitjax.training.state import State
 
 RESULTS = "results.json"
 
 
-def check_checkpoints(out: pathlib.Path, saves: Checkpoints, *, every: int) -> None:
+def check_checkpoints(out: pathlib.Path, saves: Checkpoints, *, every: int, output: Output = SILENT) -> None:
     """Compares what the run's folder knows of earlier steps with the checkpoints that are there.
 
     Steps after the last checkpoint are done again, the same, so a run that was killed loses nothing. Where
@@ -24,6 +27,7 @@ def check_checkpoints(out: pathlib.Path, saves: Checkpoints, *, every: int) -> N
         out: the run's folder.
         saves: its checkpoints.
         every: steps between saves.
+        output: is told of steps that are done again.
 
     Raises:
         UserError: none is there though some were, or the last one has lost its manifest.
@@ -45,7 +49,7 @@ def check_checkpoints(out: pathlib.Path, saves: Checkpoints, *, every: int) -> N
             f"restore that file, or delete {saves.root / str(lost[-1])} to resume from step {found}"
         )
     if found is not None and found < finished:
-        warn(
+        output.warn(
             f"{out} knows a run of {finished} steps, the last checkpoint in {saves.root} is of step {found}: "
             f"the steps after it are done again"
         )
@@ -65,16 +69,33 @@ def _known(path: pathlib.Path, name: str) -> int:
         return 0
 
 
-def origin_of(notes: dict[str, Any], step: int, *, batch_size: int, per_epoch: int) -> Origin:
+def resume(saves: Checkpoints, state: State, *, output: Output = SILENT) -> tuple[State, Progress]:
+    """The last whole checkpoint's state and progress; the given state where there is none."""
+    for step in saves.unfinished():
+        output.warn(
+            f"the save of step {step} was never finished: it does not count, and is deleted once a later "
+            "one is whole"
+        )
+    step = saves.latest()
+    if step is None:
+        output.say(f"a checkpoint has {total_bytes(state) / 2**20:.1f} MiB")
+        return state, Progress()
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    state, notes = saves.load(step, like)
+    output.say(f"resuming from step {step}")
+    return state, Progress.from_notes(notes)
+
+
+def origin_of(progress: Progress, step: int, *, batch_size: int, per_epoch: int) -> Origin:
     """From where on batches are counted by a run that resumes at a step: images count, not batches.
 
     Args:
-        notes: of the checkpoint; `feed` is what `feed_notes` gave.
+        progress: of the checkpoint; its `feed` is what `feed_notes` gave.
         step: of the checkpoint.
         batch_size: of the run from now on.
         per_epoch: images of an epoch.
     """
-    then = notes.get("feed")
+    then = progress.feed
     if then is None:
         return Origin()
     origin = Origin(then["step"], then["epoch"], then["images"])
@@ -89,15 +110,17 @@ def feed_notes(feed: Feed) -> dict[str, int]:
 
 
 def offset_of(config: TrainConfig, feed: Feed) -> int:
-    """Steps of this batch size that show what was seen, less the steps done; 0 where config.steps is set."""
+    """Steps of this batch size that show what was seen, less the steps done; 0 with `steps` in the config."""
     if config.steps:
         return 0
     return round(feed.epochs(feed.origin.step) * feed.steps_per_epoch) - feed.origin.step
 
 
-def say_batch_size(notes: dict[str, Any], step: int, config: TrainConfig, feed: Feed, steps: int) -> None:
+def say_batch_size(
+    progress: Progress, step: int, config: TrainConfig, feed: Feed, steps: int, *, output: Output = SILENT
+) -> None:
     """Says what another batch size than at the checkpoint changes."""
-    before = notes.get("feed", {}).get("batch_size", feed.batch_size)
+    before = (progress.feed or {}).get("batch_size", feed.batch_size)
     if before == feed.batch_size:
         return
     counted = (
@@ -106,11 +129,11 @@ def say_batch_size(notes: dict[str, Any], step: int, config: TrainConfig, feed: 
         else f"epoch {feed.origin.epoch} resumes behind the {feed.origin.images} images it has shown"
     )
     length = (
-        f"the run still ends at step {steps}, as config.steps says"
+        f"the run still ends at step {steps}, as {flag('steps')} says"
         if config.steps
         else f"the run ends at step {steps}, its learning rate resumes at epoch {feed.epochs(step):.2f}"
     )
-    say(
-        f"config.batch_size {before} -> {feed.batch_size} at step {step}: {counted}; an epoch is now "
-        f"{feed.steps_per_epoch} steps; {length}; config.optim.lr stays {config.optim.lr:g}"
+    output.say(
+        f"{flag('batch_size')} {before} -> {feed.batch_size} at step {step}: {counted}; an epoch is now "
+        f"{feed.steps_per_epoch} steps; {length}; {flag('optim.lr')} stays {config.optim.lr:g}"
     )

@@ -12,10 +12,9 @@ from jaxtyping import Array
 from vitjax.config.train_config import OptimConfig, TrainConfig
 from vitjax.data.train_loader import RawBatch
 from vitjax.sharding import ROWS
-from vitjax.training.losses import Batch, Loss
-from vitjax.training.mixup import mix, soft_labels
+from vitjax.training.batch import Batch
+from vitjax.training.losses import Loss
 from vitjax.training.optim import Rates, without_gradient
-from vitjax.training.pixels import Pixels
 from vitjax.training.state import State
 
 
@@ -24,10 +23,7 @@ def make_train_step(
     loss: Loss,
     tx: optax.GradientTransformation,
     rates: Rates,
-    *,
-    classes: int,
-    pixels: Pixels,
-    mesh: Mesh,
+    to_batch: Callable[[RawBatch, Array], Batch],
     state_shardings: Any,
 ) -> Callable[[State, Any, Any], tuple[State, dict[str, Array]]]:
     """(state, raw batch, teacher's variables) -> (state, metrics); the old state's memory is reused.
@@ -38,16 +34,17 @@ def make_train_step(
     Batch norm's statistics and every mean of a loss, that over kept tokens too, are of the whole batch on any
     number of devices; with `optim.accumulate` they are of a part. The official code of DynamicViT takes them
     on each GPU, over 128 images, and averages gradients: that is `optim.accumulate` = batch_size / 128.
-    """
-    optim, augment = config.optim, config.augment
 
-    def prepare(raw: RawBatch, rng: Array) -> Batch:
-        labels = soft_labels(raw.labels, classes, augment.smoothing)
-        mixed = mix(
-            rng, pixels(raw.images), labels,
-            mixup=augment.mixup, cutmix=augment.cutmix, group=augment.mix_group,
-        )  # fmt: skip
-        return Batch(*mixed, raw.index)
+    Args:
+        config: its seed, `max_skipped` and `optim`.
+        loss: see `vitjax.training.losses`.
+        tx: see `make_optimizer`.
+        rates: see `make_rates`.
+        to_batch: see `make_mixer`.
+        state_shardings: see `shardings`.
+    """
+    optim = config.optim
+    mesh = jax.tree.leaves(state_shardings)[0].mesh
 
     def gradient(variables: dict, teacher: Any, batch: Batch, rng: Array) -> Any:
         rest = {name: tree for name, tree in variables.items() if name != "params"}
@@ -90,7 +87,7 @@ def make_train_step(
     def step(state: State, raw: RawBatch, teacher: Any) -> tuple[State, dict[str, Array]]:
         rng = jax.random.fold_in(jax.random.key(config.seed), state.step)
         for_mix, for_loss = jax.random.split(rng)
-        batch = prepare(raw, for_mix)
+        batch = to_batch(raw, for_mix)
         grads, rest, metrics = accumulated(state.variables, teacher, batch, for_loss)
         norm = optax.tree.norm(grads)
         updates, opt = tx.update(grads, state.opt, state.variables["params"])

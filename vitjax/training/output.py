@@ -1,0 +1,40 @@
+"""What a run says and to whom: lines, progress, and the fields of its config by name."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+def _nothing(*_: str) -> None:
+    pass
+
+
+def _items(items: Iterable[Any], count: int, what: str, **_: Any) -> Iterator[Any]:
+    yield from items
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the lines of a run go: to nobody, unless a program says where.
+
+    Attributes:
+        say: (line), what happens.
+        warn: (*lines), what the user may want to change.
+        bar: (items, count, what) -> the items, with progress; options as of `vitjax.cli.console.bar`.
+    """
+
+    say: Callable[[str], None] = _nothing
+    warn: Callable[..., None] = _nothing
+    bar: Callable[..., Iterator[Any]] = _items
+
+
+SILENT = Output()
+
+
+def flag(field: str) -> str:
+    """A field of a config as the command line names it.
+
+    >>> flag("optim.lr")
+    'config.optim.lr'
+    """
+    return f"config.{field}"
