@@ -66,7 +66,7 @@ def make_rates(
         offset: added to a step to find its place in the schedule, once a run has another batch size.
 
     Raises:
-        ValueError: `config.frozen` names what is not there.
+        UserError: `frozen` names what is not there.
     """
     _check_frozen(config.frozen, params)
     warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
