@@ -31,7 +31,7 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
     data = config.data
     spec = DataSpec(
         path=data.dir, name=data.name, train=data.train, test=data.test,
-        called={"path": "--config.data.dir", "train": "--config.data.train"},
+        called={"path": f"--{flag('data.dir')}", "train": f"--{flag('data.train')}"},
     )  # fmt: skip
     learn, held_out = (open_source(data.source, spec, split) for split in ("train", "test"))
     assert learn is not None
