@@ -176,10 +176,10 @@ def test_numbers_out_of_range_are_refused_by_name(loss, value):
 
 def test_scales_of_zero_and_groups_that_do_not_fit_are_refused():
     for loss in (
-        lambda: multi_similarity_loss(points(), LABELS, beta=0),
+        lambda: multi_similarity_loss(points(), LABELS, beta=0.0),
         lambda: multi_similarity_loss(points(), LABELS, base=1.5),
-        lambda: proxy_anchor_loss(points(), LABELS, points(1, 3), alpha=0),
-        lambda: margin_loss(jax.random.key(0), points(), LABELS, jnp.ones(3), cutoff=0),
+        lambda: proxy_anchor_loss(points(), LABELS, points(1, 3), alpha=0.0),
+        lambda: margin_loss(jax.random.key(0), points(), LABELS, jnp.ones(3), cutoff=0.0),
         lambda: groups_loss(points(), group=2, margin=0.1),
         lambda: groups_loss(points(), group=4, margin=0.1),
     ):

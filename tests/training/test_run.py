@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import types
-from typing import Any
 
 import pytest
 
@@ -47,15 +45,12 @@ def test_a_warm_up_longer_than_the_run_is_said(said):
     assert ["warmup_epochs is 50 steps, the run has 20" in line for line in said] == [True]
 
 
-RUN: Any = types.SimpleNamespace(evaluation=types.SimpleNamespace(score="accuracy"))
-
-
 def test_a_score_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "export", lambda path, _: path.touch())
     state = State(1, {}, (), {}, 0, 0)
 
     def best(progress: Progress, score: float):
-        return loop.note_evaluation(RUN, state, progress, {"accuracy": score}, session(tmp_path)).best
+        return loop.note_evaluation("accuracy", state, progress, {"accuracy": score}, session(tmp_path)).best
 
     assert best(Progress(), float("nan")) is None
     assert not (tmp_path / "best.safetensors").exists()
@@ -70,7 +65,7 @@ def test_the_running_mean_and_the_parameters_each_have_their_own_best(tmp_path, 
     for step, mean, raw in [(1, 0.5, 0.3), (2, 0.4, 0.6), (3, 0.7, float("nan"))]:
         found = {"accuracy": mean, "raw_accuracy": raw}
         state = State(step, {"w": 1}, (), {"w": 2}, 0, 0)
-        progress = loop.note_evaluation(RUN, state, progress, found, session(tmp_path))
+        progress = loop.note_evaluation("accuracy", state, progress, found, session(tmp_path))
     best, raw = ("best.safetensors", {"w": 2}), ("best_raw.safetensors", {"w": 1})
     assert written == [best, raw, raw, best]
     assert progress.best == {"step": 3, "score": 0.7} and progress.best_raw == {"step": 2, "score": 0.6}

@@ -26,7 +26,8 @@ PROFILE_FROM = 10  # steps after the start: compilation and warm-up are over
 def loop(run: Run, state: State, progress: Progress, session: Session) -> tuple[State, Progress]:
     """Every step from the state's on, until the last or until the run is to stop."""
     config, start, metrics = run.config, int(state.step), {}
-    if _evaluates_first(run, start) and progress.evaluated != start:
+    first = _due(run, start, run.eval_every) if start else config.eval_start
+    if first and progress.evaluated != start:  # or the run before was told to stop in the midst of it
         progress = evaluate(run, state, progress, session)
     with contextlib.closing(run.feed.steps(start, run.steps, session.stop.now)) as batches:
         for step in range(start, run.steps):
@@ -67,28 +68,24 @@ def _due(run: Run, step: int, every: int) -> bool:
     return step == run.steps or step % every == 0
 
 
-def _evaluates_first(run: Run, start: int) -> bool:
-    """Before the first step, or where the run before was told to stop in the midst of an evaluation."""
-    return _due(run, start, run.eval_every) if start else run.config.eval_start
-
-
 def evaluate(run: Run, state: State, progress: Progress, session: Session) -> Progress:
     """Evaluates a state, and with `eval_raw` its parameters; nothing is noted where told to stop."""
-    stopped = session.stop.now
+    config, stopped = run.config, session.stop.now
     found = run.evaluation(state.evaluated, stopped)
-    raw = run.evaluation(state.variables, stopped) if run.config.eval_raw and found is not None else {}
+    raw = run.evaluation(state.variables, stopped) if config.eval_raw and found is not None else {}
     if found is None or raw is None:
         return progress
     found = found | {f"{RAW}{name}": value for name, value in raw.items()}
-    return note_evaluation(run, state, progress, found, session)
+    return note_evaluation(run.evaluation.score, state, progress, found, session)
 
 
 def note_evaluation(
-    run: Run, state: State, progress: Progress, found: dict[str, float], session: Session
+    judge: str, state: State, progress: Progress, found: dict[str, float], session: Session
 ) -> Progress:
     """Notes an evaluation, and writes the weights where none before was better.
 
-    The running mean and, with `eval_raw`, the parameters themselves each have their own best.
+    The running mean and, with `eval_raw`, the parameters themselves each have their own best; `judge` is the
+    metric that tells it.
     """
     step = int(state.step)
     shown = ", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in found.items())
@@ -96,7 +93,7 @@ def note_evaluation(
     session.note(step, found)
     best: dict[str, Mapping[str, Any] | None] = {"best": progress.best, "best_raw": progress.best_raw}
     for name, prefix in (("best", ""), ("best_raw", RAW)):
-        score = found.get(f"{prefix}{run.evaluation.score}")
+        score = found.get(f"{prefix}{judge}")
         if score is not None and score >= (best[name] or {"score": 0.0})["score"]:  # NaN is never the best
             export(session.out / f"{name}.safetensors", state.replace(ema={}) if prefix else state)
             best[name] = {"step": step, "score": score}

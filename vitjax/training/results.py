@@ -19,19 +19,20 @@ CHANGES = 8  # of a config that are printed
 
 def summarize(run: Run, step: int, progress: Progress, session: Session, seconds: float) -> dict[str, Any]:
     """Everything results.json holds; `seconds` are those of this start."""
+    config = run.config
     skipped = [
         {"side": "train", "index": i, "name": run.feed.source.names[i], "reason": reason}
         for i, reason in sorted(run.feed.bad.items())
     ]
     skipped += [{"side": "test", **asdict(item)} for item in run.evaluation.loader.skipped]
     return {
-        "task": run.config.task,
+        "task": config.task,
         "stopped": session.stop.reason,
         "notes": list(run.left_out),
         "steps": run.steps,
         "epochs": run.feed.epochs(step),
         "best": progress.best,
-        **({"best_raw": progress.best_raw} if run.config.eval_raw else {}),
+        **({"best_raw": progress.best_raw} if config.eval_raw else {}),
         "evaluated_step": progress.evaluated,
         "checkpoints": session.saves.steps(),
         "steps_skipped": progress.skipped,
@@ -41,7 +42,7 @@ def summarize(run: Run, step: int, progress: Progress, session: Session, seconds
         "device": run_files.device(),
         "versions": doctor.versions(),
         "git_commit": run_files.git_commit(),
-        "config": to_dict(run.config),
+        "config": to_dict(config),
         "metrics": {"train_loss": progress.train_loss, **progress.metrics},
         "step": step,
     }

@@ -32,7 +32,7 @@ class Progress:
 
     train_loss: float | None = None
     skipped: int = 0
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
     evaluated: int | None = None
     best: Mapping[str, Any] | None = None
     best_raw: Mapping[str, Any] | None = None
@@ -61,7 +61,7 @@ class Throughput:
     def __init__(self, batch_size: int, before: Mapping[str, float] | None = None) -> None:
         self._rows = batch_size
         self._steps, self._waited, self._start = 0, 0.0, time.perf_counter()
-        self._images, self._seconds = (before["images"], before["seconds"]) if before else (0, 0.0)
+        self._images, self._seconds = (before["images"], before["seconds"]) if before else (0.0, 0.0)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
