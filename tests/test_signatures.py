@@ -9,7 +9,6 @@ MOST = 6
 # Functions that still take more; the list only gets shorter.
 LONGER = {
     "vitjax/data/sources/msls.py: __init__",
-    "vitjax/models/token_pruning.py: _masked",
     "vitjax/ot/marginals.py: pair_marginals",
     "vitjax/ot/solve.py: _solve",
     "vitjax/ot/solve.py: block",

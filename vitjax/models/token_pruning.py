@@ -35,6 +35,24 @@ class Reduced(NamedTuple):
     keep: Float[Array, "b m"] | None = None
 
 
+class Pass(NamedTuple):
+    """What a pass through the blocks needs beside the tokens.
+
+    Attributes:
+        layer: makes block i, with further fields if any.
+        reducer: bound to the model's depth.
+        last: index of the last block, from 0.
+        grid: (h, w) of the patches.
+        rope: rotations of the tokens; None = none.
+    """
+
+    layer: Callable
+    reducer: Reducer
+    last: int
+    grid: tuple[int, int]
+    rope: Rope | None
+
+
 def reducer_errors(model: Any) -> list[str]:
     """Returns which fields of a model do not go together with its reducer."""
     reducer = model.reducer
@@ -118,21 +136,18 @@ def run_reduced(
         return kind(**fields_of(model, fields, i), **more, name=f"blocks_{i}")
 
     if reducer.trained and (train or decisions is not None):
-        return _masked(model, layer, tokens, reducer, last, grid, decisions, rope)
-    return _gathered(model, layer, tokens, reducer, last, grid, rope)
+        return _masked(model, tokens, Pass(layer, reducer, last, grid, rope), decisions)
+    return _gathered(model, tokens, Pass(layer, reducer, last, grid, rope))
 
 
 def _masked(
     model: nn.Module,
-    layer: Callable,
     tokens: Float[Array, "b n d"],
-    reducer: Reducer,
-    last: int,
-    grid: tuple[int, int],
+    blocks: Pass,
     decisions: Float[Array, "b stages cells"] | None,
-    rope: Rope | None,
 ) -> Reduced:
     """All tokens go through all blocks; those dropped are not seen by the others."""
+    layer, reducer, last, grid, rope = blocks
     cells, stages = grid[0] * grid[1], reducer.steps
     prefix = tokens.shape[1] - cells
     if decisions is not None and decisions.shape != (len(tokens), stages, cells):
@@ -157,16 +172,9 @@ def _masked(
     return Reduced(tokens, tuple(maps), {"scores": tuple(scores), "decisions": applied}, kept)
 
 
-def _gathered(
-    model: nn.Module,
-    layer: Callable,
-    tokens: Float[Array, "b n d"],
-    reducer: Reducer,
-    last: int,
-    grid: tuple[int, int],
-    rope: Rope | None,
-) -> Reduced:
+def _gathered(model: nn.Module, tokens: Float[Array, "b n d"], blocks: Pass) -> Reduced:
     """Tokens that leave are gone and cost nothing; where images keep different numbers, padding is masked."""
+    layer, reducer, last, grid, rope = blocks
     cells = grid[0] * grid[1]
     prefix = tokens.shape[1] - cells
     token_map, valid, overflow = TokenMap.all(len(tokens), cells), None, []
