@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tests.ot.problems import difference, problem, reference_plan
 from vitjax import ot
+from vitjax.ot.problem import SolverOptions
 from vitjax.ot.solve import transport_value
 
 EPSILONS = (1.0, 0.3, 0.1, 0.05, 0.02, 0.01, 0.005)
@@ -347,8 +348,9 @@ def test_of_nothing_nothing_is_made(shape, solver):
 )
 def test_numbers_out_of_range_are_refused(settings, told):
     cost, a, b = problem(51, 1, 3, 3)
+    rest = {name: value for name, value in settings.items() if name != "epsilon"}
     with pytest.raises(ValueError, match=told):
-        transport_value(cost, cost, a, b, **settings)
+        transport_value(cost, cost, a, b, SolverOptions(settings["epsilon"]), **rest)
 
 
 SOLVERS = {
@@ -459,8 +461,8 @@ def test_gradients_through_the_other_solver_equal_finite_differences_in_float64(
         weight = jnp.asarray(np.random.default_rng(0).normal(size=cost.shape))
 
         def value(cost, a, b):
-            settings = {"epsilon": 0.05, "iterations": 100, "solver": "ott"}
-            return transport_value(cost, weight, a, b, mass=mass, **settings)[1].sum()
+            options = SolverOptions(0.05, iterations=100, solver="ott")
+            return transport_value(cost, weight, a, b, options, mass=mass)[1].sum()
 
         value, point = jax.jit(value), [cost, a, b]
         gradients = jax.jit(jax.grad(value, argnums=(0, 1, 2)))(*point)

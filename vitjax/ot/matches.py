@@ -13,7 +13,8 @@ from vitjax import ranges
 from vitjax.ot.nearest import chamfer, mutual_nearest
 from vitjax.ot.outputs import StructuralMatch, Values
 from vitjax.ot.priced import priced_sinkhorn
-from vitjax.ot.solve import Number, transport_value
+from vitjax.ot.problem import Number, Solver, SolverOptions
+from vitjax.ot.solve import transport_value
 
 
 def partial_match(
@@ -25,7 +26,7 @@ def partial_match(
     epsilon: Number = 0.05,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
 ) -> StructuralMatch:
     """Transport of a given share of the mass: score = sum(plan * similarity), in [-mass, mass].
 
@@ -38,11 +39,8 @@ def partial_match(
         similarity,
         a,
         b,
+        SolverOptions(epsilon, iterations, tolerance, solver),
         mass=mass,
-        epsilon=epsilon,
-        iterations=iterations,
-        tolerance=tolerance,
-        solver=solver,
     )
     return StructuralMatch(score, transport, similarity)
 
@@ -57,7 +55,7 @@ def relaxed_match(
     epsilon: Number = 0.05,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
 ) -> StructuralMatch:
     """Transport that may leave tokens out: score = sum(plan * similarity) / sum(plan), in [-1, 1].
 
@@ -92,11 +90,8 @@ def relaxed_match(
         similarity,
         a,
         b,
+        SolverOptions(epsilon, iterations, tolerance, solver),
         taus=(tau_a, tau_b),
-        epsilon=epsilon,
-        iterations=iterations,
-        tolerance=tolerance,
-        solver=solver,
     )
     total = jnp.where(live.any((-2, -1)), found.mass, 1.0)
     transport = found._replace(
@@ -117,11 +112,11 @@ def priced_match(
     epsilon: Number = 0.05,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
 ) -> StructuralMatch:
     """Transport of a share that the pair itself decides: score = sum(plan * similarity) + floor * (1 - mass).
 
-    `floor` = 1 - price is the similarity below which a match is not worth making; what is left out counts as
+    `floor` = 1 - price is the similarity below which a match is not worth making; what is unmatched counts as
     if it had met something exactly that similar. That is what `priced_sinkhorn` maximises, so a pair never
     gains by matching less, and scores of different mass compare. In [-1, 1] for a price in [0, 2].
 
@@ -154,7 +149,7 @@ def priced_match(
         solver=solver,
     )
     matched = jnp.sum(transport.plan * similarity, axis=(-2, -1))
-    return StructuralMatch(matched + left_out(transport.mass, price), transport, similarity)
+    return StructuralMatch(matched + unmatched_term(transport.mass, price), transport, similarity)
 
 
 def mutual_mass_match(
@@ -167,7 +162,7 @@ def mutual_mass_match(
     epsilon: Number = 0.05,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
 ) -> StructuralMatch:
     """Partial transport of the mass in mutual nearest neighbours no dearer than `price`.
 
@@ -204,10 +199,10 @@ def mutual_mass_match(
         tolerance=tolerance,
         solver=solver,
     )
-    return found._replace(score=found.score + left_out(found.transport.mass, price))
+    return found._replace(score=found.score + unmatched_term(found.transport.mass, price))
 
 
-def left_out(mass: Float[Values, "*batch"], price: Number) -> Float[Array, "*batch"]:
+def unmatched_term(mass: Float[Values, "*batch"], price: Number) -> Float[Array, "*batch"]:
     """What the mass that is not matched adds to the score of `priced_match`."""
     return (1.0 - jnp.asarray(price)) * (1.0 - jnp.asarray(mass))
 

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 from vitjax import ranges
 from vitjax.ot.outputs import Transport, Values
-from vitjax.ot.solve import Number, sinkhorn
+from vitjax.ot.problem import Number, Solver
+from vitjax.ot.solve import sinkhorn
 
 
 def priced_sinkhorn(
@@ -19,7 +20,7 @@ def priced_sinkhorn(
     epsilon: Number,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
 ) -> Transport:
     """Entropic transport where leaving mass out costs `price` a unit, so a match that costs more is not made.
 

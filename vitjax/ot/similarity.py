@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 
 from vitjax.ot.matches import partial_match
 from vitjax.ot.outputs import StructuralMatch, Values
-from vitjax.ot.solve import Number, partial_sinkhorn
+from vitjax.ot.problem import Number, Solver
+from vitjax.ot.solve import partial_sinkhorn
 
 
 def structural_match(
@@ -19,7 +20,7 @@ def structural_match(
     mass: Number = 1.0,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
     compat: str | None = None,
 ) -> StructuralMatch:
     """Matches patch tokens by transport and keeps everything a person may want to look at.
@@ -70,7 +71,7 @@ def structural_similarity(
     mass: Number = 1.0,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
     compat: str | None = None,
 ) -> Float[Array, "*batch"]:
     """Score of `structural_match` alone: sum of plan times similarity, in [-mass, mass]."""

@@ -1,21 +1,18 @@
-"""The transport problems: balanced, partial and relaxed, with any leading dimensions and either solver."""
+"""The transport problems: balanced, partial and relaxed, with any leading dimensions and any solver."""
 
-import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float
 
 from vitjax import ranges
 from vitjax.errors import UserError
 from vitjax.ot import released
 from vitjax.ot.outputs import Transport, Values
-from vitjax.ot.solvers import iteration, loop
-from vitjax.ot.solvers.batching import map_blocks
-
-Number = float | int | np.number | Real[Values, "..."]
+from vitjax.ot.problem import Number, Solver, SolverOptions, TransportProblem
+from vitjax.ot.solvers import find_solver
 
 
 def sinkhorn(
@@ -26,7 +23,7 @@ def sinkhorn(
     epsilon: Number,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
     compat: str | None = None,
 ) -> Transport:
     """Entropic transport of all mass: minimises sum(plan * cost) - epsilon * entropy(plan) under both
@@ -43,16 +40,17 @@ def sinkhorn(
         b: column sums; likewise.
         epsilon: entropic regularisation in units of the cost; a number or one per problem; may be traced.
         iterations: at most this many passes over rows and columns; static.
-        tolerance: a problem is done once row_error + col_error is at most this, looked at every few
+        tolerance: a problem is done once row_error + col_error is at most this, checked every few
             iterations; 0 = run them all. May be traced. Gradients: 0 unrolls the iterations, exact for the
             plan they gave, of any order and in either mode; above 0 they come from the optimality
             conditions (`vitjax.ot.solvers.implicit_diff`), with less memory and an error of about the
             tolerance, in reverse mode: of the second derivatives only `jvp` of a gradient, no `jvp` of the
             plan itself.
         solver: "fused", ours; "pallas", the same iterations in one kernel that keeps a problem on chip (see
-            `vitjax.ot.solvers.pallas`; gradients as with a tolerance above 0), or "ott", OTT-JAX.
+            `vitjax.ot.solvers.pallas`; gradients as with a tolerance above 0); "ott", OTT-JAX; another name
+            that you gave a solver in `vitjax.ot.SOLVERS`; or the `vitjax.ot.Solver` itself. Static.
         compat: "released" gives what the papers' code gives, batch-wide early stop included; tolerance and
-            solver are then not looked at.
+            solver are then ignored.
 
     Returns:
         The plan, its L1 marginal errors and its mass. A problem whose arrays hold NaN has NaN errors and
@@ -68,7 +66,10 @@ def sinkhorn(
     >>> sinkhorn(1 - jnp.eye(2), half, half, epsilon=0.05).plan.round(3).tolist()
     [[0.5, 0.0], [0.0, 0.5]]
     """
-    return _solve(cost, a, b, None, None, epsilon, iterations, tolerance, solver, compat)[0]
+    options = SolverOptions(epsilon, iterations, tolerance, solver)
+    if compat is not None:
+        return _released(cost, a, b, options, None, compat)
+    return transport_value(cost, None, a, b, options)[0]
 
 
 def partial_sinkhorn(
@@ -80,7 +81,7 @@ def partial_sinkhorn(
     epsilon: Number,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
     compat: str | None = None,
 ) -> Transport:
     """Entropic transport of a given share of the mass; the rest meets a dummy point of its own side.
@@ -113,7 +114,10 @@ def partial_sinkhorn(
     >>> round(float(partial_sinkhorn(1 - jnp.eye(2), half, half, mass=0.5, epsilon=0.05).mass), 4)
     0.5
     """
-    return _solve(cost, a, b, mass, None, epsilon, iterations, tolerance, solver, compat)[0]
+    options = SolverOptions(epsilon, iterations, tolerance, solver)
+    if compat is not None:
+        return _released(cost, a, b, options, mass, compat)
+    return transport_value(cost, None, a, b, options, mass=mass)[0]
 
 
 def relaxed_sinkhorn(
@@ -126,7 +130,7 @@ def relaxed_sinkhorn(
     epsilon: Number,
     iterations: int = 100,
     tolerance: Number = 0.0,
-    solver: str = "fused",
+    solver: str | Solver = "fused",
 ) -> Transport:
     """Entropic transport whose marginals may be missed at a price: rho * KL(plan's marginal, wanted
     marginal).
@@ -150,75 +154,96 @@ def relaxed_sinkhorn(
         The plan; its mass is free. Errors are measured against the marginals that the problem's own
         optimality condition asks for, a * exp(-f / rho), not against a: they go to 0 as iterations converge.
     """
-    return _solve(cost, a, b, None, (tau_a, tau_b), epsilon, iterations, tolerance, solver, None)[0]
+    options = SolverOptions(epsilon, iterations, tolerance, solver)
+    return transport_value(cost, None, a, b, options, taus=(tau_a, tau_b))[0]
 
 
 def transport_value(
     cost: Float[Values, "*batch n m"],
-    worth: Float[Values, "*batch n m"],
+    similarity: Any,
     a: Float[Values, "*batch n"],
     b: Float[Values, "*batch m"],
+    options: SolverOptions,
     *,
     mass: Number | None = None,
     taus: tuple[Number, Number] | None = None,
-    epsilon: Number,
-    iterations: int = 100,
-    tolerance: Number = 0.0,
-    solver: str = "fused",
-) -> tuple[Transport, Float[Array, "*batch"]]:
-    """Transport, and sum(plan * worth) without a plan: under jit one that is not used is never formed.
+) -> tuple[Transport, Any]:
+    """Transport, and sum(plan * similarity) without a plan: under jit one that is not used is never formed.
 
     Balanced where `mass` and `taus` are None, else `partial_sinkhorn` or `relaxed_sinkhorn`, with the other
-    arguments as there.
+    arguments as there. `similarity`: (..., n, m), or None: the value is None.
     """
-    worth = jnp.asarray(worth)
-    transport, value = _solve(cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, None, worth)
-    return transport, jnp.sum(transport.plan * worth, (-2, -1)) if value is None else value
-
-
-def _solve(
-    cost, a, b, mass, taus, epsilon, iterations, tolerance, solver, compat, worth=None
-) -> tuple[Transport, Array | None]:
-    cost, a, b = jnp.asarray(cost), jnp.asarray(a), jnp.asarray(b)
-    _check(cost, a, b, iterations, compat)
-    _check_numbers(epsilon, mass, taus or (), tolerance)
-    dtype = jnp.promote_types(cost.dtype, jnp.float32)  # transport is float32 whatever the tokens were
-    cost, a, b = cost.astype(dtype), a.astype(dtype), b.astype(dtype)
-    batch = cost.shape[:-2]
-    size = math.prod(batch)
+    cost, a, b = _checked(cost, a, b, options, mass, taus)
+    solver, batch = find_solver(options.solver), cost.shape[:-2]
+    if 0 in cost.shape:
+        return _nothing(cost, a, b)
 
     def per_problem(value: Number) -> Array:
-        return jnp.broadcast_to(jnp.asarray(value, dtype), batch).reshape(size)
+        return jnp.broadcast_to(jnp.asarray(value, cost.dtype), batch).reshape(math.prod(batch))
+
+    def flat(x: Array, dimensions: int) -> Array:
+        return x.reshape(math.prod(batch), *x.shape[x.ndim - dimensions :])
 
     # A number, known before tracing, picks the cheaper program; a traced value of the same size gives the
     # same plan.
     balanced = mass is None or ranges.known_number(mass) == 1
-    if compat == "released":
-        mass = None if balanced else jnp.broadcast_to(jnp.asarray(mass, dtype), batch)
-        epsilon = jnp.broadcast_to(jnp.asarray(epsilon, dtype), batch)
-        return released.sinkhorn(cost, a, b, mass, epsilon, iterations), None
-    if 0 in cost.shape:
-        return _nothing(cost, a, b)
-    endless = ranges.known_number(tolerance) == 0
-    flat = (
-        (cost if balanced else _from_least(cost, a, b)).reshape(size, *cost.shape[-2:]),
-        a.reshape(size, a.shape[-1]),
-        b.reshape(size, b.shape[-1]),
-        per_problem(epsilon),
-        None if mass is None or balanced else jnp.maximum(1.0 - per_problem(mass), 0.0),
-        None if endless else per_problem(tolerance),
+    fixed_iterations = ranges.known_number(options.tolerance) == 0
+    if taus is not None and not solver.plain_taus:
+        taus = per_problem(taus[0]), per_problem(taus[1])
+    problem = TransportProblem(
+        cost=flat(cost if balanced else _from_least(cost, a, b), 2),
+        a=flat(a, 1),
+        b=flat(b, 1),
+        epsilon=per_problem(options.epsilon),
+        tolerance=None if fixed_iterations else per_problem(options.tolerance),
+        dummy_mass=None if mass is None or balanced else jnp.maximum(1.0 - per_problem(mass), 0.0),
+        taus=taus,
+        similarity=None if similarity is None else flat(jnp.asarray(similarity).astype(cost.dtype), 2),
     )
-    if solver in ("fused", "pallas"):
-        taus = None if taus is None else (per_problem(taus[0]), per_problem(taus[1]))
-        worth = None if worth is None else worth.astype(dtype).reshape(size, *cost.shape[-2:])
-        result = _fused(flat, taus, worth, iterations, solver == "pallas")
-    elif solver == "ott":
-        from vitjax.ot.solvers import ott_jax  # OTT takes seconds to import: only who asks for it waits
+    transport, value = solver.solve(problem, options.iterations)
+    transport, value = jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), (transport, value))
+    if value is None and similarity is not None:
+        value = jnp.sum(transport.plan * similarity, (-2, -1))
+    return transport, value
 
-        result = ott_jax.transport(*flat, taus=taus, iterations=iterations), None
-    else:
-        raise UserError(f"vitjax.ot: solver {solver!r} is unknown; known: 'fused', 'pallas', 'ott'")
-    return jax.tree.map(lambda x: x.reshape(*batch, *x.shape[1:]), result)
+
+def _released(
+    cost: Values, a: Values, b: Values, options: SolverOptions, mass: Number | None, compat: str
+) -> Transport:
+    if compat != "released":
+        raise UserError(f"vitjax.ot: compat {compat!r} is unknown; known: None, 'released'")
+    cost, a, b = _checked(cost, a, b, options, mass, None)
+    balanced = mass is None or ranges.known_number(mass) == 1
+    mass = None if balanced else jnp.broadcast_to(jnp.asarray(mass, cost.dtype), cost.shape[:-2])
+    epsilon = jnp.broadcast_to(jnp.asarray(options.epsilon, cost.dtype), cost.shape[:-2])
+    return released.sinkhorn(cost, a, b, mass, epsilon, options.iterations)
+
+
+def _checked(
+    cost: Values,
+    a: Values,
+    b: Values,
+    options: SolverOptions,
+    mass: Number | None,
+    taus: tuple[Number, Number] | None,
+) -> tuple[Array, Array, Array]:
+    """The arrays in the type that they are solved in; raises ValueError for what can be seen to be wrong."""
+    cost, a, b = jnp.asarray(cost), jnp.asarray(a), jnp.asarray(b)
+    if cost.ndim < 2 or a.shape != cost.shape[:-1] or b.shape != (*cost.shape[:-2], cost.shape[-1]):
+        raise UserError(
+            f"vitjax.ot: cost {cost.shape}, a {a.shape}, b {b.shape} do not belong together; "
+            f"give cost (..., n, m), a (..., n) and b (..., m) with the same leading dimensions."
+        )
+    if options.iterations < 1:
+        raise UserError(f"vitjax.ot: iterations is {options.iterations}; it must be at least 1")
+    ranges.check("vitjax.ot", "epsilon", options.epsilon, 0, above=True)
+    ranges.check("vitjax.ot", "tolerance", options.tolerance, 0)
+    if mass is not None:
+        ranges.check("vitjax.ot", "mass", mass, 0, 1, above=True)
+    for tau in taus or ():
+        ranges.check("vitjax.ot", "a tau", tau, 0, 1)
+    dtype = jnp.promote_types(cost.dtype, jnp.float32)  # transport is float32 whatever the tokens were
+    return cost.astype(dtype), a.astype(dtype), b.astype(dtype)
 
 
 def _nothing(cost: Array, a: Array, b: Array) -> tuple[Transport, Array]:
@@ -235,36 +260,3 @@ def _from_least(cost: Array, a: Array, b: Array) -> Array:
     live = (a > 0)[..., :, None] & (b > 0)[..., None, :]
     least = jnp.min(jnp.where(live, cost, jnp.inf), axis=(-2, -1), keepdims=True)
     return cost - jax.lax.stop_gradient(jnp.where(jnp.isinf(least), 0.0, least))
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4))  # called without jit, it still compiles once per shape
-def _fused(
-    flat: tuple, taus: tuple | None, worth: Array | None, iterations: int, on_chip: bool
-) -> tuple[Transport, Array | None]:
-    def block(cost, a, b, epsilon, slack, tolerance, taus, worth):
-        problem = iteration.prepare(cost, a, b, epsilon, slack, taus)
-        return loop.transport(problem, worth, tolerance, iterations=iterations, on_chip=on_chip)
-
-    return map_blocks(block, (*flat, taus, worth), entries=flat[0].shape[-2] * flat[0].shape[-1])
-
-
-def _check(cost, a, b, iterations: int, compat: str | None) -> None:
-    if cost.ndim < 2 or a.shape != cost.shape[:-1] or b.shape != (*cost.shape[:-2], cost.shape[-1]):
-        raise UserError(
-            f"vitjax.ot: cost {cost.shape}, a {a.shape}, b {b.shape} do not belong together; "
-            f"give cost (..., n, m), a (..., n) and b (..., m) with the same leading dimensions."
-        )
-    if iterations < 1:
-        raise UserError(f"vitjax.ot: iterations is {iterations}; it must be at least 1")
-    if compat not in (None, "released"):
-        raise UserError(f"vitjax.ot: compat {compat!r} is unknown; known: None, 'released'")
-
-
-def _check_numbers(epsilon: Number, mass: Number | None, taus: tuple[Number, ...], tolerance: Number) -> None:
-    """Refuses what is out of range where that can be seen: whatever is known, not what is traced."""
-    ranges.check("vitjax.ot", "epsilon", epsilon, 0, above=True)
-    ranges.check("vitjax.ot", "tolerance", tolerance, 0)
-    if mass is not None:
-        ranges.check("vitjax.ot", "mass", mass, 0, 1, above=True)
-    for tau in taus:
-        ranges.check("vitjax.ot", "a tau", tau, 0, 1)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.ot.problems import problem
 from vitjax import ot
+from vitjax.ot.problem import TransportProblem
 from vitjax.ot.solvers import iteration, loop, pallas
 
 KINDS = {
@@ -64,7 +65,9 @@ def test_gradients_are_those_of_the_optimality_conditions():
 def _prepared(kind, cost, a, b):
     each = jnp.full(len(cost), 0.5)
     slack, taus = each if kind == "partial" else None, (each, each) if kind == "relaxed" else None
-    return iteration.prepare(cost, a, b, jnp.full(len(cost), 0.05), slack, taus)
+    return iteration.prepare(
+        TransportProblem(cost, a, b, jnp.full(len(cost), 0.05), dummy_mass=slack, taus=taus)
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ Memory: the plan and one matrix of columns x columns per problem.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,44 +28,39 @@ from jaxtyping import Array, Float
 from vitjax.ot.outputs import Transport
 from vitjax.ot.solvers import iteration, loop
 from vitjax.ot.solvers.iteration import Problem, Sides, einsum
+from vitjax.ot.solvers.loop import Solution
+
+SolveBlock = Callable[[Problem, Float[Array, " p"], int], Solution]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
 def transport(
+    solve: SolveBlock,
     problem: Problem,
-    worth: Float[Array, "p n m"] | None,
+    similarity: Float[Array, "p n m"] | None,
     tolerance: Float[Array, " p"],
     iterations: int,
-    on_chip: bool = False,
 ) -> tuple[Transport, Float[Array, " p"] | None]:
-    """Plan and value as `loop.transport` gives them; row_error and col_error have no gradient."""
-    return loop.result(_solve(problem, tolerance, iterations, on_chip), worth)
-
-
-def _solve(problem: Problem, tolerance: Array, iterations: int, on_chip: bool) -> Any:
-    if not on_chip:
-        return loop.solve(problem, tolerance, iterations)
-    from vitjax.ot.solvers import (
-        pallas as kernel,  # Pallas takes a while to import: only who asks for it waits
-    )
-
-    return kernel.solve(problem, tolerance, iterations)
+    """Plan and value of what `solve` finds, see `loop.result`; row_error and col_error have no gradient."""
+    return loop.result(solve(problem, tolerance, iterations), similarity)
 
 
 def _forward(
-    problem: Problem, worth: Any, tolerance: Array, iterations: int, on_chip: bool
+    solve: SolveBlock, problem: Problem, similarity: Any, tolerance: Array, iterations: int
 ) -> tuple[Any, Any]:
-    found = _solve(problem, tolerance, iterations, on_chip)
-    out = loop.result(found, worth)
-    return out, (problem, worth, iteration.absorb(problem, found.potentials, found.scale), out[0].plan)
+    found = solve(problem, tolerance, iterations)
+    out = loop.result(found, similarity)
+    return out, (problem, similarity, iteration.absorb(problem, found.potentials, found.scale), out[0].plan)
 
 
-def _backward(iterations: int, on_chip: bool, saved: Any, cotangents: Any) -> tuple[Any, Array | None, None]:
-    del iterations, on_chip
-    problem, worth, potentials, plan = saved
+def _backward(
+    solve: SolveBlock, iterations: int, saved: Any, cotangents: Any
+) -> tuple[Any, Array | None, None]:
+    del solve, iterations
+    problem, similarity, potentials, plan = saved
     by_plan, by_value = cotangents[0].plan + cotangents[0].mass[:, None, None], cotangents[1]
-    if worth is not None:
-        by_plan = by_plan + by_value[:, None, None] * worth
+    if similarity is not None:
+        by_plan = by_plan + by_value[:, None, None] * similarity
     whole, by_whole = _with_dummies(problem, potentials, plan), by_plan
     if problem.slack is not None:
         by_whole = jnp.pad(by_plan, ((0, 0), (0, 1), (0, 1)))
@@ -87,7 +83,7 @@ def _backward(iterations: int, on_chip: bool, saved: Any, cotangents: Any) -> tu
         tau_a=_by_tau(problem.tau_a, x, potentials.rows, problem.a, sums[0]),
         tau_b=_by_tau(problem.tau_b, y, potentials.cols, problem.b, sums[1]),
     )
-    return new, None if worth is None else by_value[:, None, None] * plan, None
+    return new, None if similarity is None else by_value[:, None, None] * plan, None
 
 
 transport.defvjp(_forward, _backward)

@@ -10,8 +10,8 @@ Why nothing under- or overflows: the first potentials are hard c-transforms of e
 limit of an iteration), so every row and column of the first kernel holds an entry that is exactly 1, and
 later kernels are plans whose columns sum to about b. From there an iteration can only move a scaling by a
 factor that the marginals bound. The scalings are also held in [1 / LIMIT, LIMIT], which only marginals with
-all but weightless tokens at a tiny epsilon reach; the next look goes on from there, so that costs iterations,
-never a NaN.
+all but weightless tokens at a tiny epsilon reach; the next convergence check continues from there, so that
+costs iterations, never a NaN.
 
 Partial transport adds one dummy point per side as a vector and a scalar, not as a larger matrix:
 r = a / (K c + k c0), r0 = (1 - s) / (k' c), and the same for the columns. Relaxed transport (Chizat et al.
@@ -26,8 +26,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-_BEYOND = (0.0, 0.6, 0.78, 0.88)  # omega - 1 at each pace
-FASTEST = len(_BEYOND) - 1
+from vitjax.ot.problem import TransportProblem
+
+_BEYOND = (0.0, 0.6, 0.78, 0.88)  # omega - 1 at each relaxation level
+TOP_LEVEL = len(_BEYOND) - 1
 _LARGE = 2.0**20  # a scaling beyond this, or below its inverse, is absorbed
 _LIMIT = 2.0**60  # and this far it can go until then
 _FAR = 1e30  # stands for infinity where an infinity would turn into NaN; exp(-_FAR) is 0
@@ -53,7 +55,7 @@ class Problem:
         price: (p,), cost of meeting the dummy point.
         tau_a: (p,), how much the row sums count; None: fully, like 1.
         tau_b: (p,), the same for column sums.
-        on_chip: whether this is traced inside a kernel of `vitjax.ot.solvers.pallas`; static.
+        backend: "xla", or "pallas" inside of a kernel of `vitjax.ot.solvers.pallas`; static.
     """
 
     cost: Any
@@ -66,7 +68,7 @@ class Problem:
     price: Any
     tau_a: Any
     tau_b: Any
-    on_chip: bool = struct.field(pytree_node=False, default=False)
+    backend: str = struct.field(pytree_node=False, default="xla")
 
 
 class Sides(NamedTuple):
@@ -86,15 +88,9 @@ class Kernel(NamedTuple):
     from_slack: Maybe = None  # (p, m), the dummy row; the corner is 0: dummies never meet
 
 
-def prepare(
-    cost: Float[Array, "p n m"],
-    a: Float[Array, "p n"],
-    b: Float[Array, "p m"],
-    epsilon: Float[Array, " p"],
-    slack: Maybe,
-    taus: tuple[Float[Array, " p"], Float[Array, " p"]] | None,
-) -> Problem:
+def prepare(problem: TransportProblem) -> Problem:
     """Brings problems in units of epsilon and marks which tokens have mass."""
+    cost, a, b, epsilon, slack = problem.cost, problem.a, problem.b, problem.epsilon, problem.dummy_mass
     tiny = jnp.finfo(cost.dtype).tiny
     rows, cols = ~(a <= tiny), ~(b <= tiny)  # NaN counts as mass, so that it shows in the result
     # A side without any mass leaves the other side nowhere to go: an empty plan, and an error that says so.
@@ -103,7 +99,8 @@ def prepare(
     # Any constant price gives the same plan, the dummies' own scalings absorb it; 1 = the cost of zero
     # similarity.
     dummies = None if slack is None else (slack > 0) & any_of(rows)
-    return Problem(scaled, a, b, rows, cols, slack, dummies, 1.0 / epsilon, *(taus or (None, None)))
+    tau_a, tau_b = problem.taus or (None, None)
+    return Problem(scaled, a, b, rows, cols, slack, dummies, 1.0 / epsilon, tau_a, tau_b)
 
 
 def first_potentials(problem: Problem) -> Sides:
@@ -199,7 +196,7 @@ def too_large(problem: Problem, scale: Sides) -> Bool[Array, " p"]:
 
 def row_sums(problem: Problem, kernel: Kernel, scale: Sides) -> dict[str, Array]:
     """Kernel times column scalings: what a row's scaling is multiplied with."""
-    if problem.on_chip:  # a product of one vector is no work for matrix units
+    if problem.backend == "pallas":  # a product of one vector is no work for matrix units
         rows = jnp.sum(kernel.real * scale.cols[:, None, :], axis=2)
     else:
         rows = einsum("pnm,pm->pn", kernel.real, scale.cols)
@@ -211,7 +208,7 @@ def row_sums(problem: Problem, kernel: Kernel, scale: Sides) -> dict[str, Array]
 
 def col_sums(problem: Problem, kernel: Kernel, scale: Sides) -> dict[str, Array]:
     """Row scalings times kernel: what a column's scaling is multiplied with."""
-    if problem.on_chip:
+    if problem.backend == "pallas":
         cols = jnp.sum(kernel.real * scale.rows[:, :, None], axis=1)
     else:
         cols = einsum("pnm,pn->pm", kernel.real, scale.rows)
@@ -221,23 +218,27 @@ def col_sums(problem: Problem, kernel: Kernel, scale: Sides) -> dict[str, Array]
     return {"cols": cols + added, "col_slack": jnp.sum(kernel.to_slack * scale.rows, axis=-1)}
 
 
-def new_rows(problem: Problem, potentials: Sides, scale: Sides, sums: Sides, pace: Maybe) -> dict[str, Array]:
-    """Row scalings of the next half-iteration; `pace` None: a plain one (see `_over`)."""
+def new_rows(
+    problem: Problem, potentials: Sides, scale: Sides, sums: Sides, level: Maybe
+) -> dict[str, Array]:
+    """Row scalings of the next half-iteration; `level` None: a plain one (see `_over`)."""
     rows = _scaling(problem.a, sums.rows, problem.rows, potentials.rows, problem.tau_a)
-    new = {"rows": _over(rows, scale.rows, problem.rows, pace)}
+    new = {"rows": _over(rows, scale.rows, problem.rows, level)}
     if problem.slack is not None:
         slack = _scaling(problem.slack, sums.row_slack, problem.dummies)
-        new["row_slack"] = _over(slack, scale.row_slack, problem.dummies, pace)
+        new["row_slack"] = _over(slack, scale.row_slack, problem.dummies, level)
     return new
 
 
-def new_cols(problem: Problem, potentials: Sides, scale: Sides, sums: Sides, pace: Maybe) -> dict[str, Array]:
-    """Column scalings of the next half-iteration; `pace` None: a plain one (see `_over`)."""
+def new_cols(
+    problem: Problem, potentials: Sides, scale: Sides, sums: Sides, level: Maybe
+) -> dict[str, Array]:
+    """Column scalings of the next half-iteration; `level` None: a plain one (see `_over`)."""
     cols = _scaling(problem.b, sums.cols, problem.cols, potentials.cols, problem.tau_b)
-    new = {"cols": _over(cols, scale.cols, problem.cols, pace)}
+    new = {"cols": _over(cols, scale.cols, problem.cols, level)}
     if problem.slack is not None:
         slack = _scaling(problem.slack, sums.col_slack, problem.dummies)
-        new["col_slack"] = _over(slack, scale.col_slack, problem.dummies, pace)
+        new["col_slack"] = _over(slack, scale.col_slack, problem.dummies, level)
     return new
 
 
@@ -254,19 +255,19 @@ def _scaling(wanted, sums, live, potential: Maybe = None, tau: Maybe = None) -> 
     return present * jnp.exp(jnp.clip(tau * balanced - (1.0 - tau) * potential, -range_, range_))
 
 
-def _over(new: Array, old: Array, live: Bool[Array, "..."], pace: Maybe) -> Array:
-    """Goes beyond the new scaling: nearly old * (new / old)^omega, with omega - 1 = `_BEYOND[pace]`.
+def _over(new: Array, old: Array, live: Bool[Array, "..."], level: Maybe) -> Array:
+    """Goes beyond the new scaling: nearly old * (new / old)^omega, with omega - 1 = `_BEYOND[level]`.
 
     Source: Thibault et al. 2017 (arXiv:1711.01851), Eq. 3.1; Lehmann et al. 2021 (arXiv:2012.12562) for what
     omega does to the rate. Differs in that the power is its Pade approximant [1/1], one division: the same
     to second order in new / old - 1, so the rate is, and never more than (1 + t) / (1 - t) beyond new, with
     t = omega - 1, so far from the solution it is the safer of the two.
     """
-    if pace is None:
+    if level is None:
         return new
-    beyond = jnp.zeros(pace.shape, new.dtype)
+    beyond = jnp.zeros(level.shape, new.dtype)
     for at, value in enumerate(_BEYOND):
-        beyond = jnp.where(pace == at, value, beyond)
+        beyond = jnp.where(level == at, value, beyond)
     beyond = beyond.reshape(-1, *(1,) * (new.ndim - 1))
     near, far = 1.0 - beyond, 1.0 + beyond
     new = new * ((far * new + near * old) / jnp.where(live, near * new + far * old, 1.0))

@@ -6,16 +6,13 @@ problem is done.
 **Over-relaxation.** Sinkhorn converges slowly where mass has to cross between regions, as between related
 photos. Going beyond each update (`iteration._over`) cuts the iterations: for 100 pairs of photos of one
 corridor at epsilon 0.05 and a marginal error of 1e-3 from a mean of 44 to 15, at epsilon 0.02 from 235 to 61.
-Each problem has its own pace: after every round of 5 iterations it goes faster where the error falls slowly,
-and slower for good where it rose twice in a row (once is what a change of pace may do); pace 0 is plain
-Sinkhorn, which converges from anywhere. So over-relaxation can cost rounds, never convergence.
+Each problem has its own relaxation level: after every round of 5 iterations it rises where the error falls
+slowly, and falls for good where the error rose twice in a row (once is what a change of level may do); level
+0 is plain Sinkhorn, which converges from anywhere. So over-relaxation can cost rounds, never convergence.
 
-**Looks.** After a round the errors are known without another product, since an iteration leaves the sums of
-both sides behind. Problems that are done stay as they are, bit for bit, and so do kernels when a batch-mate
-gets a new one: results do not depend on the batch.
-
-Backward pass without a tolerance: unrolled; it keeps one kernel and its sums per round of 5 iterations. With
-one: `vitjax.ot.solvers.implicit_diff`, which needs none of that.
+**Convergence checks.** After a round the errors are known without another product, since an iteration leaves
+the sums of both sides behind. Problems that are done stay as they are, bit for bit, and so do kernels when
+another problem of the batch gets a new one: results do not depend on the batch.
 """
 
 from typing import Any, NamedTuple
@@ -25,10 +22,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.ot.outputs import Transport
-from vitjax.ot.solvers import implicit_diff, iteration
+from vitjax.ot.solvers import iteration
 from vitjax.ot.solvers.iteration import Kernel, Problem, Sides
 
-ROUND = 5  # iterations between looks at errors and scalings
+ROUND = 5  # iterations between convergence checks
 _SLOW = 0.45  # a round that leaves more than this share of the error is slow: omega is too small
 # Below this tau_a * tau_b plain iterations are faster. On the corridor's photos, at epsilon .02 and .05:
 # at .81 over-relaxation takes .74 of the time, at .69 as long for a tenth of the error, at .36 1.25 times.
@@ -50,53 +47,23 @@ class _State(NamedTuple):
     kernel: Kernel
     scale: Sides
     sums: Sides  # of the kernel with these scalings
-    pace: Int[Array, " p"]
-    most: Int[Array, " p"]  # the fastest pace still allowed
-    rose: Bool[Array, " p"]  # the error did, at the last look
-    error: Float[Array, " p"]  # at the last look
-
-
-def transport(
-    problem: Problem,
-    worth: Float[Array, "p n m"] | None,
-    tolerance: Float[Array, " p"] | None,
-    *,
-    iterations: int,
-    on_chip: bool = False,
-) -> tuple[Transport, Float[Array, " p"] | None]:
-    """Entropic transport of p independent problems.
-
-    Args:
-        problem: see `iteration.prepare`.
-        worth: what a unit of mass from row i to column j is worth; None = no value asked for.
-        tolerance: marginal error at which a problem is left alone, with the gradient of
-            `vitjax.ot.solvers.implicit_diff`; None = all iterations, differentiated one by one.
-        iterations: at most.
-        on_chip: by the kernel of `vitjax.ot.solvers.pallas`, with the gradient of
-            `vitjax.ot.solvers.implicit_diff`.
-
-    Returns:
-        Plans whose columns are exact to rounding (what is left of the error is in the rows), and the value,
-        sum(plan * worth), for which no plan is formed: under jit one that is not used costs nothing.
-    """
-    if on_chip and tolerance is None:
-        tolerance = jnp.zeros_like(problem.price)
-    if tolerance is None:
-        return result(solve(problem, None, iterations), worth)
-    return implicit_diff.transport(problem, worth, tolerance, iterations, on_chip)
+    level: Int[Array, " p"]  # of over-relaxation
+    highest: Int[Array, " p"]  # level still allowed
+    rose: Bool[Array, " p"]  # the error did, at the last check
+    error: Float[Array, " p"]  # at the last check
 
 
 def result(
-    found: Solution, worth: Float[Array, "p n m"] | None
+    found: Solution, similarity: Float[Array, "p n m"] | None
 ) -> tuple[Transport, Float[Array, " p"] | None]:
-    """Plan, mass and value of a solution."""
+    """Plan, mass, and the value sum(plan * similarity), for which no plan is formed."""
     scale, kernel = found.scale, found.kernel.real
 
     def total(matrix: Array) -> Array:  # summed over rows first: one pass, with no product in memory
         return jnp.sum(jnp.sum(matrix * scale.rows[:, :, None], axis=1) * scale.cols, axis=-1)
 
     plan = scale.rows[:, :, None] * kernel * scale.cols[:, None, :]
-    value = None if worth is None else total(kernel * worth)
+    value = None if similarity is None else total(kernel * similarity)
     return Transport(plan, found.row_error, found.col_error, total(kernel)), value
 
 
@@ -107,7 +74,7 @@ def solve(problem: Problem, tolerance: Float[Array, " p"] | None, iterations: in
     if tolerance is None:
 
         def round_(state, _):
-            return _absorb(problem, _look(problem, _iterate(problem, state, ROUND))), None
+            return _absorb(problem, _check(problem, _iterate(problem, state, ROUND))), None
 
         # Checkpointed: backward keeps one state per round and repeats the round's iterations.
         state, _ = jax.lax.scan(jax.checkpoint(round_, prevent_cse=False), state, length=rounds)
@@ -126,17 +93,17 @@ def _start(problem: Problem) -> _State:
     potentials = iteration.first_potentials(problem)
     kernel, scale = iteration.make_kernel(problem, potentials), iteration.ones(problem)
     sums = scale._replace(**iteration.row_sums(problem, kernel, scale))
-    most = jnp.full(problem.a.shape[0], iteration.FASTEST, jnp.int32)
+    highest = jnp.full(problem.a.shape[0], iteration.TOP_LEVEL, jnp.int32)
     if problem.tau_a is not None:
-        most = jnp.where(problem.tau_a * problem.tau_b >= _RELAXED_ENOUGH, most, 0)
-    error = jnp.full(most.shape, jnp.inf, problem.a.dtype)
-    return _State(potentials, kernel, scale, sums, jnp.minimum(most, 1), most, most < 0, error)
+        highest = jnp.where(problem.tau_a * problem.tau_b >= _RELAXED_ENOUGH, highest, 0)
+    error = jnp.full(highest.shape, jnp.inf, problem.a.dtype)
+    return _State(potentials, kernel, scale, sums, jnp.minimum(highest, 1), highest, highest < 0, error)
 
 
 def _iterate(problem: Problem, state: _State, count: int) -> _State:
     def step(carry, _):
         scale, sums = carry
-        return _half_steps(problem, state, scale, sums, state.pace), None
+        return _half_steps(problem, state, scale, sums, state.level), None
 
     (scale, sums), _ = jax.lax.scan(step, (state.scale, state.sums), length=count)
     return state._replace(scale=scale, sums=sums)
@@ -147,24 +114,26 @@ def _plain(problem: Problem, state: _State) -> _State:
     return state._replace(scale=scale, sums=sums)
 
 
-def _half_steps(problem: Problem, state: _State, scale: Sides, sums: Sides, pace) -> tuple[Sides, Sides]:
+def _half_steps(
+    problem: Problem, state: _State, scale: Sides, sums: Sides, level: Array | None
+) -> tuple[Sides, Sides]:
     """Rows, then columns; leaves the sums of both sides with the scalings that it leaves."""
-    scale = scale._replace(**iteration.new_rows(problem, state.potentials, scale, sums, pace))
+    scale = scale._replace(**iteration.new_rows(problem, state.potentials, scale, sums, level))
     sums = sums._replace(**iteration.col_sums(problem, state.kernel, scale))
-    scale = scale._replace(**iteration.new_cols(problem, state.potentials, scale, sums, pace))
+    scale = scale._replace(**iteration.new_cols(problem, state.potentials, scale, sums, level))
     return scale, sums._replace(**iteration.row_sums(problem, state.kernel, scale))
 
 
-def _look(problem: Problem, state: _State) -> _State:
-    """Measures the errors and chooses each problem's next pace."""
+def _check(problem: Problem, state: _State) -> _State:
+    """Measures the errors and chooses each problem's next level."""
     parts = jax.lax.stop_gradient((problem, state.potentials, state.scale, state.sums))
     error = iteration.row_error(*parts) + iteration.col_error(*parts)
     rose = ~(error <= state.error)  # a plateau is slow; NaN counts as rising
     slow = ~rose & (error > _SLOW * state.error)
     twice = rose & state.rose
-    most = jnp.where(twice, jnp.maximum(state.pace - 1, 0), state.most)
-    pace = jnp.minimum(jnp.where(slow, state.pace + 1, state.pace), most)
-    return state._replace(pace=pace, most=most, rose=rose & ~twice, error=error)
+    highest = jnp.where(twice, jnp.maximum(state.level - 1, 0), state.highest)
+    level = jnp.minimum(jnp.where(slow, state.level + 1, state.level), highest)
+    return state._replace(level=level, highest=highest, rose=rose & ~twice, error=error)
 
 
 def _absorb(problem: Problem, state: _State) -> _State:
@@ -199,18 +168,18 @@ def _until(problem: Problem, state: _State, tolerance: Float[Array, " p"], round
     def absorbed(carry):
         count, fixed, active = carry
 
-        def goes_on(carry):
+        def keep_iterating(carry):
             count, moving, active = carry
             large = iteration.any_of(iteration.too_large(problem, moving["scale"]))
             return (count < rounds) & iteration.any_of(active) & ~large
 
         def round_(carry):
             count, moving, active = carry
-            new = _look(problem, _iterate(problem, fixed._replace(**moving), ROUND))
+            new = _check(problem, _iterate(problem, fixed._replace(**moving), ROUND))
             # Not `~(error <= tolerance)`: a NaN problem would keep the others waiting for ever.
             return count + 1, _where(active, _moving(new), moving), active & (new.error > tolerance)
 
-        count, moving, active = jax.lax.while_loop(goes_on, round_, (count, _moving(fixed), active))
+        count, moving, active = jax.lax.while_loop(keep_iterating, round_, (count, _moving(fixed), active))
         return count, _absorb(problem, fixed._replace(**moving)), active
 
     return jax.lax.while_loop(unfinished, absorbed, (0, state, jnp.ones(tolerance.shape, bool)))[1]

@@ -10,7 +10,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from vitjax.errors import UserError
 
@@ -23,37 +23,28 @@ with warnings.catch_warnings():
 
 from vitjax import ranges
 from vitjax.ot.outputs import Transport
+from vitjax.ot.problem import TransportProblem
 
 
-def transport(
-    cost: Float[Array, "p n m"],
-    a: Float[Array, "p n"],
-    b: Float[Array, "p m"],
-    epsilon: Float[Array, " p"],
-    slack: Float[Array, " p"] | None,
-    tolerance: Float[Array, " p"] | None,
-    *,
-    taus: tuple | None,
-    iterations: int,
-) -> Transport:
-    """Entropic transport of p independent problems; arguments and result as in `loop.transport`.
+def solve(problem: TransportProblem, iterations: int) -> tuple[Transport, None]:
+    """Entropic transport of p independent problems, without a value of its own.
 
-    Partial transport solves the extended problem: one more row and column for the dummy points. Relaxed:
-    `taus` are numbers, since OTT chooses its formulas by them before tracing.
+    Partial transport solves the extended problem: one more row and column for the dummy points. Relaxed: taus
+    are numbers, since OTT chooses its formulas by them before tracing.
     """
-    numbers = tuple(ranges.known_number(tau) for tau in taus or (1.0, 1.0))
-    if None in numbers:
+    taus = tuple(ranges.known_number(tau) for tau in problem.taus or (1.0, 1.0))
+    if None in taus:
         raise UserError("vitjax.ot: solver 'ott' needs tau_a and tau_b as plain numbers; use solver 'fused'")
-    return _transport(cost, a, b, epsilon, slack, tolerance, numbers, iterations)
+    return _solve(problem._replace(taus=None, similarity=None), taus, iterations), None
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7))
-def _transport(cost, a, b, epsilon, slack, tolerance, taus: tuple, iterations: int) -> Transport:
-    one = functools.partial(_one, taus=taus, iterations=iterations)
-    return jax.vmap(one)(cost, a, b, epsilon, slack, tolerance)
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _solve(problem: TransportProblem, taus: tuple[float, float], iterations: int) -> Transport:
+    return jax.vmap(functools.partial(_one, taus=taus, iterations=iterations))(problem)
 
 
-def _one(cost, a, b, epsilon, slack, tolerance, *, taus: tuple, iterations: int) -> Transport:
+def _one(problem: TransportProblem, *, taus: tuple[float, float], iterations: int) -> Transport:
+    cost, a, b, epsilon, tolerance, slack, *_ = problem
     n, m = cost.shape
     # Where there is no mass the cost means nothing, and a NaN there must not spread.
     cost = jnp.where((a > 0)[:, None] & (b > 0)[None, :], cost, 0.0)
@@ -74,7 +65,7 @@ def _one(cost, a, b, epsilon, slack, tolerance, *, taus: tuple, iterations: int)
     )
     out = solver(
         LinearProblem(
-            Geometry(cost_matrix=cost, epsilon=epsilon),
+            Geometry(cost_matrix=cost, epsilon=epsilon),  # pyright: ignore[reportArgumentType]
             a=wanted_rows,
             b=wanted_cols,
             tau_a=float(taus[0]),

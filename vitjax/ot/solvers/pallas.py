@@ -98,7 +98,7 @@ def _by_blocks(padded: Problem, tolerance: Array, iterations: int, interpret: bo
         inputs, outputs = refs[: len(leaves)], refs[len(leaves) :]
         values = [_narrow(ref[...], x) for ref, x in zip(inputs, leaves, strict=True)]
         own, own_tolerance = jax.tree.unflatten(tree, values)
-        result = _outputs(loop.solve(own.replace(on_chip=True), own_tolerance, iterations))
+        result = _outputs(loop.solve(own.replace(backend="pallas"), own_tolerance, iterations))
         for ref, value in zip(outputs, jax.tree.leaves(result), strict=True):
             ref[...] = _widen(value)
 
@@ -119,7 +119,7 @@ def _by_warpgroups(padded: Problem, tolerance: Array, iterations: int, interpret
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     count = padded.cost.shape[0]
-    leaves, tree = jax.tree.flatten((padded.replace(on_chip=True), tolerance))
+    leaves, tree = jax.tree.flatten((padded.replace(backend="pallas"), tolerance))
 
     def one(*values):
         return _outputs(loop.solve(*jax.tree.unflatten(tree, values), iterations))

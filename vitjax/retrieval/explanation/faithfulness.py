@@ -129,7 +129,7 @@ def additivity_error(
     Args:
         contribution: what each patch pair is said to add.
         structural: the score.
-        left_out: what unmatched mass adds (`vitjax.ot.left_out`); 0 without a price.
+        left_out: what unmatched mass adds (`vitjax.ot.unmatched_term`); 0 without a price.
     """
     return abs(float(np.sum(contribution, dtype=np.float64)) + left_out - structural)
 

@@ -14,12 +14,12 @@ from vitjax.ot import (
     StructuralMatch,
     Transport,
     chamfer_match,
-    left_out,
     mutual_mass_match,
     mutual_match,
     partial_match,
     priced_match,
     relaxed_match,
+    unmatched_term,
 )
 from vitjax.ot.marginals import pair_marginals
 from vitjax.retrieval.descriptors import Descriptors
@@ -165,7 +165,7 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
         plan=match.transport.plan,
         similarity=similarity,
         contribution=match.transport.plan * (1.0 if plan.method == "mutual" else similarity),
-        left_out=left_out(match.transport.mass, numbers.price) * (plan.method in _PRICED),
+        left_out=unmatched_term(match.transport.mass, numbers.price) * (plan.method in _PRICED),
         query_weights=marginals.a,
         candidate_weights=marginals.b,
     )
