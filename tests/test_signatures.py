@@ -10,11 +10,6 @@ MOST = 6
 LONGER = {
     "vitjax/data/sources/msls.py: __init__",
     "vitjax/ot/marginals.py: pair_marginals",
-    "vitjax/ot/solve.py: _solve",
-    "vitjax/ot/solve.py: block",
-    "vitjax/ot/solvers/ott_jax.py: _one",
-    "vitjax/ot/solvers/ott_jax.py: _transport",
-    "vitjax/ot/solvers/ott_jax.py: transport",
     "vitjax/retrieval/first_stage/exact.py: _search",
     "vitjax/retrieval/first_stage/exact.py: search_rows",
     "vitjax/retrieval/first_stage/streaming.py: _go_on",

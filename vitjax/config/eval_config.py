@@ -191,7 +191,7 @@ class RerankConfig:
     solver: str = option(
         "fused",
         "of the transport; fused: ours; pallas: ours in one kernel, on GPU or TPU; ott: OTT-JAX",
-        choices=open_names(SOLVERS, "vitjax.ot.solve", "SOLVERS"),
+        choices=open_names(SOLVERS, "vitjax.ot.solvers", "SOLVERS"),
     )
     held_out: float = option(
         0.0, "share of the queries in the random hold-out on which the gate and `weight` are learned", low=0,

@@ -327,7 +327,7 @@ def make_describe(
 def _smoothed(output: Any, size: int) -> Any:
     if _owner(output) is not None:
         raise UserError(
-            f"config.model.smooth is {size}, but the model reduces its tokens: neighbours are gone; use 1"
+            f"make_describe: smooth is {size}, but the model reduces its tokens: neighbours are gone; use 1"
         )
     return output.replace(tokens=smooth_grid(output.tokens, output.grid, size))
 
@@ -337,8 +337,8 @@ def _worth(output: Any) -> Array:
     worth, owner = getattr(output, "worth", None), _owner(output)
     if worth is None:
         raise UserError(
-            "config.rerank.marginals 'keep' needs a model that ranks its tokens: a dynamicvit_* one, or "
-            "config.reduce.name 'topk' or 'evit'"
+            "make_describe: keep, for marginals 'keep', needs a model that ranks its tokens: a dynamicvit_* "
+            "one, or one with the reducer 'topk' or 'evit'"
         )
     if owner is None:  # no step was reached
         return worth

@@ -160,7 +160,7 @@ def sparse_plan(plan: Any, *, entries: int, strongest: int = 0) -> PlanView:
         columns=columns,
         entry_mass=mass[rows, columns],
         entry_adds=adds[rows, columns],
-        left_out=float(plan.left_out),
+        left_out=float(plan.unmatched),
     )
 
 

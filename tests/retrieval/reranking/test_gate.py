@@ -68,7 +68,7 @@ def test_a_signal_that_tells_harm_from_help_is_found():
     right = np.arange(3)[None, :] == close.astype(int)[:, None]
     before, after = made(structural, pooled)
     gate = calibrate_gate(before, after, right, CONFIG, weights=(CONFIG.weight,))
-    assert gate.signal == "doubt" and -0.4 < gate.threshold < -0.02
+    assert gate.signal == "margin" and -0.4 < gate.threshold < -0.02
     result, opened = gate.open(before, after, CONFIG)
     np.testing.assert_array_equal(opened, close)
     assert hits(before, result, right).all()
@@ -110,7 +110,7 @@ def test_closed_rows_are_the_ranking_as_it_was():
 
 def test_queries_without_a_finite_signal_keep_their_order():
     before, after, _ = harmful(2, q=4, k=1)
-    _, opened = Gate("doubt", -1e9, 1.0).open(before, after, CONFIG)
+    _, opened = Gate("margin", -1e9, 1.0).open(before, after, CONFIG)
     assert not opened.any()
     after.structural[:] = np.nan
     _, opened = Gate("gain", -1e9, 1.0).open(before, after, CONFIG)

@@ -19,7 +19,7 @@ def test_whole_plans_add_up_to_the_reranked_scores_and_hold_the_strongest_matche
     for i, (plan, q, g) in enumerate(zip(found, *PAIRS, strict=True)):
         assert plan.mass.shape == (9, 6)
         score = ranked.structural[q][ranked.index[q] == g][0]
-        np.testing.assert_allclose(plan.contribution.sum() + plan.left_out, score, atol=2e-6)
+        np.testing.assert_allclose(plan.contribution.sum() + plan.unmatched, score, atol=2e-6)
         np.testing.assert_allclose(
             plan.mass[best.query_patch[i], best.candidate_patch[i]], best.mass[i], atol=1e-7
         )

@@ -19,7 +19,7 @@ from vitjax.config import RerankConfig
 from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.gallery import Gallery
-from vitjax.retrieval.reranking.matching import Numbers, Plan, only_matched
+from vitjax.retrieval.reranking.matching import MatchParams, MatchSpec, only_matched
 from vitjax.retrieval.reranking.plans import in_blocks, match_each
 
 Box = tuple[float, float, float, float]
@@ -212,17 +212,17 @@ def match_pairs(
     return dataclasses.replace(found, **scores)
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "top"))
+@functools.partial(jax.jit, static_argnames=("spec", "top"))
 def _match_strongest(
-    queries: Descriptors, candidates: Descriptors, numbers: Numbers, *, plan: Plan, top: int
+    queries: Descriptors, candidates: Descriptors, params: MatchParams, *, spec: MatchSpec, top: int
 ) -> tuple[Matches, Bool[Array, " p"]]:
-    match = match_each(queries, candidates, numbers, plan)
+    match = match_each(queries, candidates, params, spec)
     found = _strongest(match.plan, match.similarity, match.contribution, match.structural, match.error, top)
     found = dataclasses.replace(
         found,
         query_patch=_placed(found.query_patch, queries),
         candidate_patch=_placed(found.candidate_patch, candidates),
-        remainder=found.remainder + match.left_out,
+        remainder=found.remainder + match.unmatched,
     )
     return found, match.matched
 

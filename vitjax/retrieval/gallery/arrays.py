@@ -15,7 +15,7 @@ import tensorstore as ts
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.image_ids import ENDS, NUMBERS, TEXT
 from vitjax.retrieval.gallery.manifest import ArrayLayout, Manifest, row_count
-from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Pending, Place, context, plain_errors
+from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Location, Pending, context, plain_errors
 
 CHUNK_BYTES = 2**16  # about what is read to get at one row
 SHARD_BYTES = 2**25  # about the size of a file
@@ -50,7 +50,7 @@ def _power(n: int) -> int:
     return 1 << max(n, 1).bit_length() - 1
 
 
-def create(place: Place, manifest: Manifest) -> dict[str, ts.TensorStore]:
+def create(place: Location, manifest: Manifest) -> dict[str, ts.TensorStore]:
     """Makes empty arrays; anything that lies there under their names was never committed, and goes."""
     stores = {}
     for name, array in manifest.arrays.items():
@@ -70,7 +70,7 @@ def _created(spec: dict[str, Any]) -> ts.TensorStore:
         return ts.open(spec, open=True, context=context()).result()
 
 
-def open_all(place: Place, manifest: Manifest) -> dict[str, ts.TensorStore]:
+def open_all(place: Location, manifest: Manifest) -> dict[str, ts.TensorStore]:
     """Opens the arrays without reading any; raises GalleryError where one is not as the manifest says."""
     opening = {
         name: ts.open(_spec(place, name, array), open=True, context=context())
@@ -88,14 +88,14 @@ def open_all(place: Place, manifest: Manifest) -> dict[str, ts.TensorStore]:
 
 
 def append(
-    place: Place, stores: Mapping[str, ts.TensorStore], first: int, parts: Mapping[str, np.ndarray]
+    place: Location, stores: Mapping[str, ts.TensorStore], first: int, parts: Mapping[str, np.ndarray]
 ) -> Pending:
     """Starts to write rows behind the first `first` ones, which stay as they are."""
     writing = {name: stores[name][first : first + len(x)].write(x) for name, x in parts.items()}
     return Pending(place, writing)
 
 
-def resized(place: Place, stores: Mapping[str, ts.TensorStore], manifest: Manifest) -> dict[str, Any]:
+def resized(place: Location, stores: Mapping[str, ts.TensorStore], manifest: Manifest) -> dict[str, Any]:
     """Gives every array the rows of a manifest that is about to be committed."""
     found = {}
     for name, store in stores.items():
@@ -105,7 +105,7 @@ def resized(place: Place, stores: Mapping[str, ts.TensorStore], manifest: Manife
     return found
 
 
-def _spec(place: Place, name: str, array: ArrayLayout, rows: int | None = None) -> dict[str, Any]:
+def _spec(place: Location, name: str, array: ArrayLayout, rows: int | None = None) -> dict[str, Any]:
     number: dict[str, Any] = {"name": "bytes"}
     if np.dtype(array.dtype).itemsize > 1:
         number["configuration"] = {"endian": "little"}

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from vitjax.retrieval.gallery.image_ids import TEXT, Rows
+from vitjax.retrieval.gallery.image_ids import TEXT, RowIndex
 from vitjax.retrieval.gallery.manifest import Manifest, row_count
-from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Pending, Place, plain_errors
+from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Location, Pending, plain_errors
 
 FOLDER = "sums"
 _KEPT = 128  # objects of checksums in memory, some KB each
@@ -36,7 +36,7 @@ class Writer:
         content: what is committed, with the layouts of the arrays.
     """
 
-    def __init__(self, place: Place, content: Manifest) -> None:
+    def __init__(self, place: Location, content: Manifest) -> None:
         self._place, self._arrays = place, content.arrays
         self._full = {kind: list(digests) for kind, digests in content.full.items()}
         last = {name: content.last.get(name, "") for name in content.arrays}
@@ -96,7 +96,7 @@ class Reader:
 
     def __init__(
         self,
-        place: Place,
+        place: Location,
         content: Manifest,
         stores: Mapping[str, ts.TensorStore],
         before: "Reader | None" = None,
@@ -110,7 +110,7 @@ class Reader:
                 self._seen[name][:whole] = before._seen[name][:whole]
         self._sums: dict[str, Any] = {}
 
-    def read(self, names: Iterable[str], rows: Rows) -> Pending:
+    def read(self, names: Iterable[str], rows: RowIndex) -> Pending:
         """Starts to read rows that exist of the arrays that exist."""
         names = [name for name in names if name in self._stores]
         reading = {name: self._stores[name][rows].read() for name in names}
@@ -146,7 +146,7 @@ class Reader:
                 whole = known[chunk] if chunk in known else more[chunk].result()
             self._compare(name, chunk, whole)
 
-    def _unseen(self, name: str, rows: Rows) -> np.ndarray:
+    def _unseen(self, name: str, rows: RowIndex) -> np.ndarray:
         """Chunks that rows lie in and that were not compared yet."""
         chunk, seen = self._content.arrays[name].chunk, self._seen[name]
         if isinstance(rows, slice):

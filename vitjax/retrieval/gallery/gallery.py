@@ -17,10 +17,10 @@ from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors, Sizes
 from vitjax.retrieval.first_stage.streaming import RowReader, search_stream
 from vitjax.retrieval.gallery import arrays, checksums, image_ids, manifest, quantize, writer_lock
-from vitjax.retrieval.gallery.image_ids import ENDS, NUMBERS, TEXT, PackedIds, Rows
+from vitjax.retrieval.gallery.image_ids import ENDS, NUMBERS, TEXT, PackedIds, RowIndex
 from vitjax.retrieval.gallery.manifest import Manifest
 from vitjax.retrieval.gallery.quantize import POOLED_DTYPES, Stored
-from vitjax.retrieval.gallery.storage import GalleryError, Pending, Place, locate
+from vitjax.retrieval.gallery.storage import GalleryError, Location, Pending, locate
 
 _MATCHED = ("pooled", "tokens", "scale", "weights", "valid", "places")
 _ROW_ARRAYS = (*_MATCHED, "owner")  # the last is for images only
@@ -42,7 +42,7 @@ class Gallery:
     What is read is rounded as stored: tokens to float16 or int8, pooled vectors to `pooled_dtype`.
     """
 
-    def __init__(self, place: Place, content: Manifest, version: bytes, stores: Mapping[str, Any]) -> None:
+    def __init__(self, place: Location, content: Manifest, version: bytes, stores: Mapping[str, Any]) -> None:
         self._place, self._content, self._version = place, content, version
         self._stores = dict(stores)
         self._reader = checksums.Reader(place, content, stores)
@@ -309,7 +309,7 @@ class Gallery:
         Rows (q, k), as `search` gives them, have a list for each query.
         """
 
-        def read(name: str, rows: Rows) -> np.ndarray:
+        def read(name: str, rows: RowIndex) -> np.ndarray:
             return self._reader.read((name,), rows).result()[name]
 
         if not len(self) and rows is None:
@@ -324,7 +324,7 @@ class Gallery:
         found = iter(image_ids.unpack(self._content.ids, read, self._checked(rows[real])))
         return [next(found) if there else None for there in real]
 
-    def _checked(self, rows: Any) -> Rows:
+    def _checked(self, rows: Any) -> RowIndex:
         """A plain slice, or row numbers that exist."""
         if not len(self):
             raise GalleryError(f"gallery {self.path} is empty; add images first")
@@ -371,7 +371,7 @@ class Gallery:
         self._release = weakref.finalize(self, release)
 
 
-def _check_free(place: Place) -> None:
+def _check_free(place: Location) -> None:
     """Refuses a place where something lies: it could be anything, and arrays would be put among it."""
     there = set(place.listing())
     if manifest.FILE in there:

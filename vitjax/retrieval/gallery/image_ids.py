@@ -10,7 +10,7 @@ from vitjax.errors import UserError
 
 NUMBERS, ENDS, TEXT = "ids", "id_ends", "id_text"  # names of the arrays
 
-Rows = slice | np.ndarray
+RowIndex = slice | np.ndarray
 
 
 class PackedIds(NamedTuple):
@@ -81,7 +81,7 @@ def pack(ids: Sequence[Any] | np.ndarray | None, count: int) -> PackedIds:
     return PackedIds("int", numbers, blank, blank.astype(np.uint8))
 
 
-def unpack(kind: str, read: Callable[[str, Rows], np.ndarray], rows: Rows) -> list[Any]:
+def unpack(kind: str, read: Callable[[str, RowIndex], np.ndarray], rows: RowIndex) -> list[Any]:
     """Ids of some rows.
 
     Args:

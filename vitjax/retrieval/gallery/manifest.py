@@ -19,7 +19,8 @@ from typing import Any
 
 from vitjax.errors import UserError
 from vitjax.retrieval.gallery.image_ids import TEXT
-from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Place, plain_errors, write_if
+from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Location, plain_errors, write_if
+from vitjax.system.files import parse_json
 
 FILE = "manifest.json"
 COMMITTED = "committed.json"
@@ -115,13 +116,13 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
     return found
 
 
-def is_there(place: Place) -> bool:
+def is_there(place: Location) -> bool:
     """Tells whether there is a manifest, whole or not."""
     with plain_errors(place, FILE):
         return place.keys().read(FILE).result().state == "value"
 
 
-def read(place: Place) -> tuple[Manifest, bytes]:
+def read(place: Location) -> tuple[Manifest, bytes]:
     """The manifest of a gallery, and which version of the file this is.
 
     Raises:
@@ -150,7 +151,7 @@ def read(place: Place) -> tuple[Manifest, bytes]:
     return manifest, found.stamp.generation
 
 
-def _check_last(place: Place, manifest: Manifest, body: dict[str, Any], committed: Any) -> None:
+def _check_last(place: Location, manifest: Manifest, body: dict[str, Any], committed: Any) -> None:
     """Refuses a manifest that is not the one of the last commit, as far as that can be told."""
     if committed.state != "value":
         if not manifest.rows:  # killed before the first commit was done
@@ -165,7 +166,7 @@ def _check_last(place: Place, manifest: Manifest, body: dict[str, Any], committe
         )
 
 
-def write(place: Place, manifest: Manifest, replaces: bytes | None) -> bytes:
+def write(place: Location, manifest: Manifest, replaces: bytes | None) -> bytes:
     """Commits; returns the version of the file that was written.
 
     Args:
@@ -195,10 +196,10 @@ def write(place: Place, manifest: Manifest, replaces: bytes | None) -> bytes:
     return written
 
 
-def _body(place: Place, file: str, data: bytes) -> dict[str, Any]:
+def _body(place: Location, file: str, data: bytes) -> dict[str, Any]:
     """What a file of ours says; raises GalleryError unless it is as it was written."""
     try:
-        whole = json.loads(data)
+        whole = parse_json(data)
         body, version = whole["gallery"], whole["vitjax_gallery"]
         if data != _text(body, version, whole["sha256"]) or whole["sha256"] != _digest(body):
             raise UserError("not as it was written")

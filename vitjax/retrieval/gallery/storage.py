@@ -22,7 +22,7 @@ _BROKEN = {"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a gallery lies.
 
     Attributes:
@@ -53,7 +53,7 @@ class Place:
         return self.kvstore | {"path": f"{self.kvstore['path']}{name}/"}
 
 
-def locate(path: str | os.PathLike[str]) -> Place:
+def locate(path: str | os.PathLike[str]) -> Location:
     """Reads a local path, or gs://bucket/folder, s3://bucket/folder, memory://name (of this process).
 
     Nothing is opened. Credentials of an object store come from its usual environment variables and files. A
@@ -72,17 +72,17 @@ def locate(path: str | os.PathLike[str]) -> Place:
             folder = pathlib.Path(os.path.abspath(expanded(name)))
         except ValueError as error:
             raise GalleryError(f"gallery {error}") from None
-        return Place(name, {"driver": "file", "path": f"{folder}/"}, folder)
+        return Location(name, {"driver": "file", "path": f"{folder}/"}, folder)
     bucket, _, key = rest.partition("/")
     if scheme == "memory" and rest:
-        return Place(name, {"driver": "memory", "path": rest.strip("/") + "/"}, None)
+        return Location(name, {"driver": "memory", "path": rest.strip("/") + "/"}, None)
     if scheme not in _STORES or not bucket or not key.strip("/"):
         raise GalleryError(
             f"gallery {name!r}: expected a folder, gs://bucket/folder or s3://bucket/folder; "
             "a file system that is mounted is a folder"
         )
     found = {"driver": _STORES[scheme], "bucket": bucket, "path": key.strip("/") + "/"}
-    return Place(name, found | (_s3_access() if scheme == "s3" else {}), None)
+    return Location(name, found | (_s3_access() if scheme == "s3" else {}), None)
 
 
 def _s3_access() -> dict[str, Any]:
@@ -119,7 +119,7 @@ def context() -> ts.Context:
 
 
 @contextlib.contextmanager
-def plain_errors(place: Place, what: str) -> Iterator[None]:
+def plain_errors(place: Location, what: str) -> Iterator[None]:
     """Turns TensorStore's errors into a GalleryError.
 
     Args:
@@ -199,7 +199,7 @@ class Pending:
 
     def __init__(
         self,
-        place: Place,
+        place: Location,
         futures: Mapping[str, Any],
         check: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import tensorstore as ts
 
-from vitjax.retrieval.gallery.storage import GalleryError, Place, plain_errors, write_if
+from vitjax.retrieval.gallery.storage import GalleryError, Location, plain_errors, write_if
 
 try:
     import fcntl
@@ -26,7 +26,7 @@ except ImportError:  # not a Unix
 FILE = "writer.lock"
 
 
-def acquire(place: Place) -> Callable[[], None]:
+def acquire(place: Location) -> Callable[[], None]:
     """Makes this process the writer of a place; returns what gives the lock back.
 
     Raises:
@@ -60,7 +60,7 @@ def _give_back(keys: ts.KvStore, mine: bytes) -> None:
             keys.write(FILE, None, if_equal=found.stamp.generation).result()
 
 
-def _lock_file(place: Place, path: pathlib.Path, me: str) -> Callable[[], None]:
+def _lock_file(place: Location, path: pathlib.Path, me: str) -> Callable[[], None]:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def _is_still(path: pathlib.Path, handle: int) -> bool:
     return os.path.samestat(there, os.fstat(handle))
 
 
-def _taken(place: Place, holder: bytes) -> GalleryError:
+def _taken(place: Location, holder: bytes) -> GalleryError:
     who, remedy = holder.decode(errors="replace") or "another program", ""
     if place.folder is None or fcntl is None:
         remedy = f"; if that process is gone, delete {place.name.rstrip('/')}/{FILE}"

@@ -35,7 +35,7 @@ def read_ground_truth(
         by_name = bool(asked.names and held.names) and _check_kinds(entries)
         for query, right in entries:
             where = f"query {query!r}" if isinstance(query, str) else f"query {query}"
-            row = asked.named(query, where) if by_name else asked.position(query, where)
+            row = asked.named(str(query), where) if by_name else asked.position(query, where)
             if row in truth:
                 raise UserError(f"{where} is the same as query {given[row]!r}; give each query once")
             if not isinstance(right, list):

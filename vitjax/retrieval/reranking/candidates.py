@@ -14,7 +14,7 @@ from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.gallery.quantize import Stored, decode
 
 
-class Block(NamedTuple):
+class CandidateBlock(NamedTuple):
     """Candidates on the device(s).
 
     Attributes:
@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
 def candidate_blocks(
     gallery: Descriptors | Gallery, index: Int[np.ndarray, "q k"], height: int, mesh: Mesh | None
-) -> Iterator[Block]:
+) -> Iterator[CandidateBlock]:
     """Yields the candidates of `height` queries at a time, the last block padded to that height."""
     lines = sharding.pad_rows(index + 1, height) - 1  # pads with -1
     parts = lines.reshape(-1, height, index.shape[1])
@@ -38,7 +38,7 @@ def candidate_blocks(
         return
     rows = on_device(gallery, mesh)
     for part in parts:
-        yield Block(_spread(part, mesh), rows)
+        yield CandidateBlock(_spread(part, mesh), rows)
 
 
 def gathered(block: Int[jax.Array, "b k"], rows: Descriptors | Stored) -> Descriptors:
@@ -71,7 +71,9 @@ def on_device(gallery: Descriptors, mesh: Mesh | None) -> Descriptors:
     return jax.device_put(gallery) if mesh is None else sharding.replicate(gallery, mesh)
 
 
-def _read_blocks(gallery: Gallery, parts: Int[np.ndarray, "p h k"], mesh: Mesh | None) -> Iterator[Block]:
+def _read_blocks(
+    gallery: Gallery, parts: Int[np.ndarray, "p h k"], mesh: Mesh | None
+) -> Iterator[CandidateBlock]:
     """Reads the rows of the next block while the caller works on this one; each row of a block once."""
     devices = 1 if mesh is None else mesh.size
     shares = parts.reshape(len(parts), devices, -1, parts.shape[2])
@@ -90,7 +92,7 @@ def _read_blocks(gallery: Gallery, parts: Int[np.ndarray, "p h k"], mesh: Mesh |
         if i + 1 < len(parts):
             reading = start(shares[i + 1])
         rows = jax.device_put(here[0]) if mesh is None else sharding.join_shares(here, mesh)
-        yield Block(_spread(where, mesh), rows)
+        yield CandidateBlock(_spread(where, mesh), rows)
 
 
 def _spread(x: np.ndarray, mesh: Mesh | None) -> jax.Array:

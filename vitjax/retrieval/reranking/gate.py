@@ -1,4 +1,4 @@
-"""When to rerank: learned on queries whose answers are known, used on others.
+"""When to rerank: learned on queries whose relevant images are known, used on others.
 
 Reranking puts some queries right and others wrong. What can be seen without an answer tells some of them
 apart: how close a call the pooled search was, how much better the new first candidate matches than the old
@@ -27,7 +27,8 @@ from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.reranking.rerank_candidates import Reranked, reweighed
 from vitjax.system.files import RepeatedName, parse_json, read_text
 
-SIGNALS = ("doubt", "gain", "accuracy", "sharpness")
+SIGNALS = ("margin", "gain", "accuracy", "sharpness")
+_OLD_SIGNALS = {"doubt": "margin"}  # names in files of earlier versions
 ALWAYS, NEVER = "always", "never"
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 Sharpness = Callable[[Reranked], Float[np.ndarray, " q"]]
@@ -38,10 +39,10 @@ class Gate:
     """Which queries are reranked, and with which weight of the pooled cosine.
 
     Attributes:
-        signal: "always", "never", or what a query is judged by, one of `SIGNALS`: "doubt", pooled cosine of
-            the second candidate minus that of the first; "gain", structural score of the new first minus that
-            of the old first; "accuracy", minus the marginal error of the new first; "sharpness" of its plan,
-            see `plan_sharpness`.
+        signal: "always", "never", or what a query is judged by, one of `SIGNALS`: "margin", minus the
+            margin: pooled cosine of the second candidate less that of the first; "gain", structural score of
+            the new first minus that of the old first; "accuracy", minus the marginal error of the new first;
+            "sharpness" of its plan, see `plan_sharpness`.
         threshold: queries are reranked whose signal is at least this; a signal that is not finite never is.
         weight: of the pooled cosine, `RerankConfig.weight`.
     """
@@ -73,7 +74,9 @@ class Gate:
         try:
             data = parse_json(text)
             data = data.get("gate", data)
-            return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
+            values = {field.name: data[field.name] for field in dataclasses.fields(cls)}
+            values["signal"] = _OLD_SIGNALS.get(values["signal"], values["signal"])
+            return cls(**values)
         except RepeatedName as error:
             raise UserError(f"gate {path}: {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -285,7 +288,7 @@ def _signals(
     old = new.in_order_of(before)
     second = old.pooled[:, 1] if before.shape[1] > 1 else np.full(len(before), np.nan)
     found = {
-        "doubt": second.astype(float) - old.pooled[:, 0],
+        "margin": second.astype(float) - old.pooled[:, 0],
         "gain": new.structural[:, 0].astype(float) - old.structural[:, 0],
         "accuracy": -new.error[:, 0].astype(float),
     }

@@ -11,6 +11,7 @@ from jaxtyping import Array
 from vitjax.config import RerankConfig, validate_rerank
 from vitjax.errors import UserError
 from vitjax.ot import (
+    Solver,
     StructuralMatch,
     Transport,
     chamfer_match,
@@ -22,6 +23,7 @@ from vitjax.ot import (
     unmatched_term,
 )
 from vitjax.ot.marginals import pair_marginals
+from vitjax.ot.solvers import find_solver
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.gallery import Gallery
 
@@ -30,19 +32,19 @@ _CPU_PAIRS = 128  # enough to keep the cores busy; more would only be padding fo
 _BLOCK_BYTES = 2**30  # of an accelerator's memory, for one block of pairs
 
 
-class Plan(NamedTuple):
+class MatchSpec(NamedTuple):
     """The part of a rerank config that a compiled program is made for."""
 
     method: str  # of _METHODS
     marginals: str
     iterations: int
-    solver: str
-    endless: bool
-    tau: float | None  # OTT-JAX chooses its formulas by it
+    solver: Solver
+    fixed_iterations: bool
+    tau: float | None  # for a solver that wants it as a plain number
 
 
 @struct.dataclass
-class Numbers:
+class MatchParams:
     """The part of a rerank config that may change without compiling again."""
 
     epsilon: Any
@@ -70,7 +72,7 @@ class PairMatch:
         plan: (b, k, n, m).
         similarity: (b, k, n, m).
         contribution: (b, k, n, m), what each patch pair adds to the structural score.
-        left_out: (b, k), what unmatched mass adds to it; 0 without a price.
+        unmatched: (b, k), what unmatched mass adds to it; 0 without a price.
         query_weights: (b, k, n), what each token of the query weighed in this pair.
         candidate_weights: (b, k, m), likewise.
     """
@@ -85,12 +87,12 @@ class PairMatch:
     plan: Any
     similarity: Any
     contribution: Any
-    left_out: Any
+    unmatched: Any
     query_weights: Any
     candidate_weights: Any
 
 
-def settings(config: RerankConfig) -> tuple[Plan, Numbers]:
+def settings(config: RerankConfig) -> tuple[MatchSpec, MatchParams]:
     """Parts a config by what needs a compilation; raises ValueError where it is out of range."""
     validate_rerank(config)
     method, mass = config.method, config.mass
@@ -98,18 +100,19 @@ def settings(config: RerankConfig) -> tuple[Plan, Numbers]:
         method = {"auto": "priced", "mutual": "mutual_mass"}[mass]
     elif method == "transport":
         method = "relaxed" if config.tau < 1 else "partial" if float(mass) < 1 else "balanced"
-    plan = Plan(
+    solver = find_solver(config.solver)
+    spec = MatchSpec(
         method=method,
         marginals=config.marginals,
         iterations=int(config.iterations),
-        solver=config.solver,
-        endless=bool(config.tolerance <= 0),
-        tau=float(config.tau) if config.solver == "ott" else None,
+        solver=solver,
+        fixed_iterations=bool(config.tolerance <= 0),
+        tau=float(config.tau) if solver.plain_taus else None,
     )
     mass = 1.0 if isinstance(mass, str) else mass
     lowest = {"partial": -mass, "mutual": 0.0, "pooled": 0.0}.get(method, -1.0)
-    numbers = (config.epsilon, mass, config.price, config.tau, config.tolerance, config.weight, lowest)
-    return plan, Numbers(*(np.float32(x) for x in numbers))
+    values = (config.epsilon, mass, config.price, config.tau, config.tolerance, config.weight, lowest)
+    return spec, MatchParams(*(np.float32(x) for x in values))
 
 
 def pairs_per_block(n: int, m: int, d: int) -> int:
@@ -123,7 +126,9 @@ def pairs_per_block(n: int, m: int, d: int) -> int:
     return min(most, _CPU_PAIRS) if jax.default_backend() == "cpu" else most
 
 
-def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbers: Numbers) -> PairMatch:
+def match_block(
+    queries: Descriptors, candidates: Descriptors, spec: MatchSpec, params: MatchParams
+) -> PairMatch:
     """Matches b queries with k candidates each, every pair for itself; to be called under jit.
 
     The same score as the method's function in `vitjax.ot` gives each pair; only the similarities of a query
@@ -132,13 +137,13 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
     Args:
         queries: arrays with leading axis b.
         candidates: arrays with leading axes b, k.
-        plan: static.
-        numbers: float32 scalars.
+        spec: static.
+        params: float32 scalars.
     """
     k = candidates.pooled.shape[1]
     spread = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], k, *x.shape[1:])), queries)
     marginals = pair_marginals(
-        plan.marginals,
+        spec.marginals,
         spread.tokens,
         candidates.tokens,
         spread.pooled,
@@ -149,14 +154,14 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
         candidate_valid=candidates.valid,
     )
     similarity = jnp.einsum("bnd,bkmd->bknm", queries.tokens, candidates.tokens, precision="highest")
-    match = _METHODS[plan.method](similarity, marginals.a, marginals.b, plan, numbers)
+    match = _METHODS[spec.method](similarity, marginals.a, marginals.b, spec, params)
     pooled = jnp.einsum("bd,bkd->bk", queries.pooled, candidates.pooled, precision="highest")
     matched = spread.valid.any(axis=2) & candidates.valid.any(axis=2) & jnp.isfinite(match.score)
     error = match.transport.row_error + match.transport.col_error
-    least = unmatched_score(pooled, numbers)
+    least = unmatched_score(pooled, params)
     return PairMatch(
         matched=matched,
-        score=jnp.where(matched, match.score + numbers.weight * pooled, least),
+        score=jnp.where(matched, match.score + params.weight * pooled, least),
         structural=jnp.where(matched, match.score, 0.0),
         pooled=pooled,
         error=jnp.where(matched, error, 0.0),
@@ -164,45 +169,47 @@ def match_block(queries: Descriptors, candidates: Descriptors, plan: Plan, numbe
         mass=jnp.where(matched, match.transport.mass, 0.0),
         plan=match.transport.plan,
         similarity=similarity,
-        contribution=match.transport.plan * (1.0 if plan.method == "mutual" else similarity),
-        left_out=unmatched_term(match.transport.mass, numbers.price) * (plan.method in _PRICED),
+        contribution=match.transport.plan * (1.0 if spec.method == "mutual" else similarity),
+        unmatched=unmatched_term(match.transport.mass, params.price) * (spec.method in _PRICED),
         query_weights=marginals.a,
         candidate_weights=marginals.b,
     )
 
 
-def _solver(plan: Plan, numbers: Numbers) -> dict[str, Any]:
+def _solver(spec: MatchSpec, params: MatchParams) -> dict[str, Any]:
     return {
-        "epsilon": numbers.epsilon,
-        "iterations": plan.iterations,
+        "epsilon": params.epsilon,
+        "iterations": spec.iterations,
         # A plain number chooses the cheaper program: no test for convergence.
-        "tolerance": 0.0 if plan.endless else numbers.tolerance,
-        "solver": plan.solver,
+        "tolerance": 0.0 if spec.fixed_iterations else params.tolerance,
+        "solver": spec.solver,
     }
 
 
-def _balanced(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
-    return partial_match(similarity, a, b, mass=1.0, **_solver(plan, numbers))
+def _balanced(similarity: Array, a: Array, b: Array, spec: MatchSpec, params: MatchParams) -> StructuralMatch:
+    return partial_match(similarity, a, b, mass=1.0, **_solver(spec, params))
 
 
-def _partial(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
-    return partial_match(similarity, a, b, mass=numbers.mass, **_solver(plan, numbers))
+def _partial(similarity: Array, a: Array, b: Array, spec: MatchSpec, params: MatchParams) -> StructuralMatch:
+    return partial_match(similarity, a, b, mass=params.mass, **_solver(spec, params))
 
 
-def _relaxed(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
-    tau = numbers.tau if plan.tau is None else plan.tau
-    return relaxed_match(similarity, a, b, tau_a=tau, tau_b=tau, **_solver(plan, numbers))
+def _relaxed(similarity: Array, a: Array, b: Array, spec: MatchSpec, params: MatchParams) -> StructuralMatch:
+    tau = params.tau if spec.tau is None else spec.tau
+    return relaxed_match(similarity, a, b, tau_a=tau, tau_b=tau, **_solver(spec, params))
 
 
-def _priced(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
-    return priced_match(similarity, a, b, price=numbers.price, **_solver(plan, numbers))
+def _priced(similarity: Array, a: Array, b: Array, spec: MatchSpec, params: MatchParams) -> StructuralMatch:
+    return priced_match(similarity, a, b, price=params.price, **_solver(spec, params))
 
 
-def _mutual_mass(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
-    return mutual_mass_match(similarity, a, b, price=numbers.price, **_solver(plan, numbers))
+def _mutual_mass(
+    similarity: Array, a: Array, b: Array, spec: MatchSpec, params: MatchParams
+) -> StructuralMatch:
+    return mutual_mass_match(similarity, a, b, price=params.price, **_solver(spec, params))
 
 
-def _pooled(similarity: Array, a: Array, b: Array, plan: Plan, numbers: Numbers) -> StructuralMatch:
+def _pooled(similarity: Array, a: Array, b: Array, spec: MatchSpec, params: MatchParams) -> StructuralMatch:
     none = jnp.zeros(similarity.shape[:2], similarity.dtype)
     return StructuralMatch(none, Transport(jnp.zeros_like(similarity), none, none, none), similarity)
 
@@ -213,8 +220,8 @@ _METHODS = {
     "relaxed": _relaxed,
     "priced": _priced,
     "mutual_mass": _mutual_mass,
-    "chamfer": lambda similarity, a, b, plan, numbers: chamfer_match(similarity, a, b),
-    "mutual": lambda similarity, a, b, plan, numbers: mutual_match(similarity, a, b),
+    "chamfer": lambda similarity, a, b, spec, params: chamfer_match(similarity, a, b),
+    "mutual": lambda similarity, a, b, spec, params: mutual_match(similarity, a, b),
     "pooled": _pooled,
 }
 _PRICED = ("priced", "mutual_mass")
@@ -225,10 +232,10 @@ def only_matched(values: np.ndarray, matched: np.ndarray) -> np.ndarray:
     return np.where(matched, values, np.float32(np.nan))
 
 
-def unmatched_score(pooled: Any, numbers: Numbers) -> Any:
+def unmatched_score(pooled: Any, params: MatchParams) -> Any:
     """Score of a pair that was not matched: the least it could have got; -inf without a pooled cosine."""
     xp = jnp if isinstance(pooled, jax.Array) else np
-    return xp.where(xp.isnan(pooled), -xp.inf, numbers.weight * pooled + numbers.lowest)
+    return xp.where(xp.isnan(pooled), -xp.inf, params.weight * pooled + params.lowest)
 
 
 def check_pair(

@@ -1,6 +1,7 @@
 """Whole transport plans of given pairs, block by block: what pages that show every patch are made of."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,14 +15,14 @@ from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.reranking import matching
-from vitjax.retrieval.reranking.matching import Numbers, PairMatch, Plan
+from vitjax.retrieval.reranking.matching import MatchParams, MatchSpec, PairMatch
 from vitjax.retrieval.reranking.pricing import with_price
 
 _PAIRS = 32  # in a block, at most
 
 
 class PairPlan(NamedTuple):
-    """One pair matched, whole; its structural score is the sum of `contribution` plus `left_out`.
+    """One pair matched, whole; its structural score is the sum of `contribution` plus `unmatched`.
 
     Tokens are those of the descriptors, in their order; `Descriptors.places` says on which patches they lie.
 
@@ -30,14 +31,20 @@ class PairPlan(NamedTuple):
         contribution: (n, m), what that adds to the structural score.
         query_weights: (n,), what the query's tokens weigh in this pair; 0 for tokens that are not there.
         candidate_weights: (m,), likewise.
-        left_out: what unmatched mass adds; 0 without a price.
+        unmatched: what unmatched mass adds; 0 without a price.
     """
 
     mass: Any
     contribution: Any
     query_weights: Any
     candidate_weights: Any
-    left_out: Any
+    unmatched: Any
+
+    @property
+    def left_out(self) -> Any:
+        """The old name of `unmatched`, for one version."""
+        warnings.warn("PairPlan.left_out is unmatched now", DeprecationWarning, stacklevel=2)
+        return self.unmatched
 
 
 def pair_plans(
@@ -68,7 +75,7 @@ def in_blocks(
     """What `run` gives for each block of pairs, on the host; the next one computes while it is read.
 
     Args:
-        run: `(queries, candidates, numbers, plan=)` -> arrays with a leading axis of pairs, jitted; blocks
+        run: `(queries, candidates, params, spec=)` -> arrays with a leading axis of pairs, jitted; blocks
             have one fixed shape.
         queries: as given to `rerank`.
         gallery: likewise.
@@ -84,7 +91,7 @@ def in_blocks(
         ValueError: rows out of range, descriptors that do not fit together, config out of range.
     """
     config = with_price(config or RerankConfig(), gallery)
-    plan, numbers = matching.settings(config)
+    spec, params = matching.settings(config)
     matching.check_pair(queries, gallery, config.marginals, where)
     pairs = np.stack([np.asarray(query_rows), np.asarray(gallery_rows)], axis=1).reshape(-1, 2)
     sizes = np.array([len(queries), len(gallery)])
@@ -97,7 +104,7 @@ def in_blocks(
     for start in range(0, max(len(pairs), 1), most):
         part = pairs[start : start + most]
         rows = sharding.pad_rows(part, most)
-        found = run(queries.take(rows[:, 0]), gallery.take(rows[:, 1]), numbers, plan=plan)
+        found = run(queries.take(rows[:, 0]), gallery.take(rows[:, 1]), params, spec=spec)
         if pending is not None:
             yield _real(pending, size)
         pending, size = found, len(part)
@@ -108,15 +115,19 @@ def _real(block: Any, size: int) -> Any:
     return jax.tree.map(lambda x: x[:size], sharding.fetch(block))
 
 
-def match_each(queries: Descriptors, candidates: Descriptors, numbers: Numbers, plan: Plan) -> PairMatch:
+def match_each(
+    queries: Descriptors, candidates: Descriptors, params: MatchParams, spec: MatchSpec
+) -> PairMatch:
     """Matches p queries with a candidate each; to be called under jit."""
     alone = jax.tree.map(lambda x: x[:, None], candidates)
-    return jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, plan, numbers))
+    return jax.tree.map(lambda x: x[:, 0], matching.match_block(queries, alone, spec, params))
 
 
-@functools.partial(jax.jit, static_argnames="plan")
-def _match_whole(queries: Descriptors, candidates: Descriptors, numbers: Numbers, *, plan: Plan) -> PairPlan:
-    match = match_each(queries, candidates, numbers, plan)
+@functools.partial(jax.jit, static_argnames="spec")
+def _match_whole(
+    queries: Descriptors, candidates: Descriptors, params: MatchParams, *, spec: MatchSpec
+) -> PairPlan:
+    match = match_each(queries, candidates, params, spec)
     return PairPlan(
-        match.plan, match.contribution, match.query_weights, match.candidate_weights, match.left_out
+        match.plan, match.contribution, match.query_weights, match.candidate_weights, match.unmatched
     )

@@ -23,7 +23,7 @@ def match_price(
     unrelated matters. Tokens of the demo's model: photos of one set against another's give a price of .32 to
     .39, the images of `vitjax.data.sources.synthetic` .35 (leaves against clouds), but random pairs of a set
     of shop photos .20 and of one corridor .04. So `Reranker` asks synthetic images, which any model can be
-    shown, or photos of yours (`config.data.center`); of a gallery of arrays there is nothing but pairs to
+    shown, or photos of yours; of a gallery of arrays there is nothing but pairs to
     ask.
 
     Args:
@@ -43,7 +43,7 @@ def match_price(
     if len(images) < least or (others is not None and not len(others)):
         raise UserError(
             f"match_price: {len(images)} images are too few to draw unrelated pairs; "
-            "set config.rerank.price, or give two images or more"
+            "give a price, or two images or more"
         )
     draw = np.random.default_rng(seed)
     ours = draw.integers(0, len(images), pairs)
@@ -56,7 +56,7 @@ def match_price(
         [(x @ y.T).max(axis=1) for x, y in zip(one, two, strict=True) if len(x) and len(y)] or [[]]
     )
     if not best.size:
-        raise UserError("match_price: no drawn pair has valid tokens on both sides; set config.rerank.price")
+        raise UserError("match_price: no drawn pair has valid tokens on both sides; give a price")
     return float(np.clip(1.0 - np.quantile(best, quantile), 1e-3, 2.0))
 
 

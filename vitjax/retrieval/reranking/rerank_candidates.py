@@ -17,7 +17,7 @@ from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.gallery.quantize import Stored
 from vitjax.retrieval.reranking import matching
 from vitjax.retrieval.reranking.candidates import candidate_blocks, gathered, pooled_rows
-from vitjax.retrieval.reranking.matching import Numbers, Plan
+from vitjax.retrieval.reranking.matching import MatchParams, MatchSpec
 from vitjax.retrieval.reranking.pricing import with_price
 
 
@@ -104,15 +104,15 @@ def rerank(
         ValueError: rows outside of the gallery, descriptors that do not fit together, config out of range.
     """
     config = with_price(config or RerankConfig(), gallery)
-    plan, numbers = matching.settings(config)
+    spec, params = matching.settings(config)
     matching.check_pair(queries, gallery, config.marginals, "rerank")
     index = _checked(index, len(queries), len(gallery))
     q, k = index.shape
     queries, head = sharding.fetch(queries), min(config.top_k, k)
-    found = _match_head(queries, gallery, index[:, :head], plan, numbers, mesh)
+    found = _match_head(queries, gallery, index[:, :head], spec, params, mesh)
     tail = _pooled(queries.pooled, gallery, index[:, head:])
     blank = np.full(tail.shape, np.nan, np.float32)
-    least = matching.unmatched_score(tail, numbers)
+    least = matching.unmatched_score(tail, params)
     joined = {
         "index": index,
         "score": np.concatenate([found["score"], least], axis=1).astype(np.float32),
@@ -138,12 +138,12 @@ def reweighed(after: Reranked, before: Int[np.ndarray, "q k"], config: RerankCon
         before: the ranking it was made of.
         config: the one given to `rerank`, but for the weight.
     """
-    _, numbers = matching.settings(config)
+    _, params = matching.settings(config)
     found = after.in_order_of(before)
     score = np.where(
         np.isfinite(found.structural),
-        found.structural + numbers.weight * found.pooled,
-        matching.unmatched_score(found.pooled, numbers),
+        found.structural + params.weight * found.pooled,
+        matching.unmatched_score(found.pooled, params),
     ).astype(np.float32)
     head = np.broadcast_to(np.arange(before.shape[1]) < config.top_k, before.shape)
     return _by_score(found.replace(score=score), head)  # pyright: ignore[reportAttributeAccessIssue]
@@ -176,12 +176,12 @@ def _match_head(
     queries: Descriptors,
     gallery: Descriptors | Gallery,
     index: np.ndarray,
-    plan: Plan,
-    numbers: Numbers,
+    spec: MatchSpec,
+    params: MatchParams,
     mesh: Mesh | None,
 ) -> dict[str, np.ndarray]:
     """Scores of all pairs of `index`, block by block, in its shape."""
-    names = ("score", "structural", "pooled", "error", "fallback", "mass", "matched")
+    names: tuple[str, ...] = ("score", "structural", "pooled", "error", "fallback", "mass", "matched")
     q, k = index.shape
     if not index.size:
         return {name: np.zeros((q, k), bool if name == "fallback" else np.float32) for name in names}
@@ -196,43 +196,43 @@ def _match_head(
         part = sharding.pad_rows(queries.take(owner), height)
         part = jax.device_put(part) if mesh is None else sharding.spread_rows(part, mesh)
         # One block computes while the one before it is fetched: bounded memory, no idle device.
-        pending, before = _match_block(part, *candidates, numbers, plan=plan, mesh=mesh), pending
+        pending, before = _match_block(part, *candidates, params, spec=spec, mesh=mesh), pending
         if before is not None:
             done.append(sharding.fetch(before))
     done.append(sharding.fetch(pending))
     columns = (
         np.concatenate(x)[: len(lines)].reshape(q, parts * width)[:, :k] for x in zip(*done, strict=True)
     )
-    found = dict(zip(names, columns, strict=True))
+    found: dict[str, np.ndarray] = dict(zip(names, columns, strict=True))
     for name in ("structural", "error", "mass"):
         found[name] = matching.only_matched(found[name], found["matched"])
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("plan", "mesh"))
+@functools.partial(jax.jit, static_argnames=("spec", "mesh"))
 def _match_block(
     queries: Descriptors,
     index: Int[Array, "b k"],
     gallery: Descriptors | Stored,
-    numbers: Numbers,
+    params: MatchParams,
     *,
-    plan: Plan,
+    spec: MatchSpec,
     mesh: Mesh | None,
 ) -> tuple[Array, ...]:
     def local(
-        queries: Descriptors, index: Array, gallery: Descriptors | Stored, numbers: Numbers
+        queries: Descriptors, index: Array, gallery: Descriptors | Stored, params: MatchParams
     ) -> tuple[Array, ...]:
-        match = matching.match_block(queries, gathered(index, gallery), plan, numbers)
+        match = matching.match_block(queries, gathered(index, gallery), spec, params)
         scores = match.score, match.structural, match.pooled, match.error, match.fallback, match.mass
         return *scores, match.matched
 
     if mesh is None:
-        return local(queries, index, gallery, numbers)
+        return local(queries, index, gallery, params)
     # Each device solves its own pairs: no communication, whatever a solver does inside.
     rows, whole = sharding.ROWS, PartitionSpec()
     specs = (rows, rows, rows if isinstance(gallery, Stored) else whole, whole)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
-        queries, index, gallery, numbers
+        queries, index, gallery, params
     )
 
 
