@@ -212,10 +212,18 @@ def test_a_gate_in_another_encoding_says_so_and_one_with_a_mark_is_read(tmp_path
 def test_a_signal_at_the_threshold_opens():
     pooled = np.array([[0.75, 0.5, 0.0], [0.75, 0.25, 0.0], [1.0, 0.875, 0.0]])
     before, after = made(np.zeros((3, 3)), pooled)
-    assert Gate("doubt", -0.25, 0.5).open(before, after, CONFIG)[1].tolist() == [True, False, True]
+    assert Gate("margin", -0.25, 0.5).open(before, after, CONFIG)[1].tolist() == [True, False, True]
 
 
 def test_the_surer_a_plan_the_sooner_accuracy_opens():
     before, after = made(np.zeros((3, 2)), np.tile([0.9, 0.5], (3, 1)))
     after.error[:, 0] = [0.5, 0.0, 0.125]
     assert Gate("accuracy", -0.25, 0.5).open(before, after, CONFIG)[1].tolist() == [False, True, True]
+
+
+def test_the_old_name_of_a_signal_is_read_as_the_new_one_with_a_warning(tmp_path):
+    with pytest.warns(DeprecationWarning, match="'doubt' is 'margin' now"):
+        assert Gate("doubt", -0.25, 0.5) == Gate("margin", -0.25, 0.5)
+    (tmp_path / "gate.json").write_text('{"signal": "doubt", "threshold": -0.25, "weight": 0.5}')
+    with pytest.warns(DeprecationWarning, match="'doubt' is 'margin' now"):
+        assert Gate.read(tmp_path / "gate.json") == Gate("margin", -0.25, 0.5)

@@ -9,7 +9,7 @@ from vitjax.retrieval.reranking import matching
 
 
 def test_the_error_of_a_pair_is_that_of_its_rows_and_of_its_columns(monkeypatch):
-    def given(similarity, a, b, plan, numbers):
+    def given(similarity, a, b, spec, params):
         rows, columns = jnp.array([[0.25, 0.0]]), jnp.array([[0.5, 0.125]])
         transport = Transport(jnp.zeros_like(similarity), rows, columns, jnp.ones((1, 2)))
         return StructuralMatch(jnp.zeros((1, 2)), transport, similarity)

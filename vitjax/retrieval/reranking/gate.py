@@ -11,6 +11,7 @@ is among the choices.
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,7 +29,6 @@ from vitjax.retrieval.reranking.rerank_candidates import Reranked, reweighed
 from vitjax.system.files import RepeatedName, parse_json, read_text
 
 SIGNALS = ("margin", "gain", "accuracy", "sharpness")
-_OLD_SIGNALS = {"doubt": "margin"}  # names in files of earlier versions
 ALWAYS, NEVER = "always", "never"
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 Sharpness = Callable[[Reranked], Float[np.ndarray, " q"]]
@@ -39,10 +39,10 @@ class Gate:
     """Which queries are reranked, and with which weight of the pooled cosine.
 
     Attributes:
-        signal: "always", "never", or what a query is judged by, one of `SIGNALS`: "margin", minus the
-            margin: pooled cosine of the second candidate less that of the first; "gain", structural score of
-            the new first minus that of the old first; "accuracy", minus the marginal error of the new first;
-            "sharpness" of its plan, see `plan_sharpness`.
+        signal: "always", "never", or what a query is judged by, one of `SIGNALS`: "margin", pooled cosine of
+            the second candidate minus that of the first, at most 0 and near it for a close call; "gain",
+            structural score of the new first minus that of the old first; "accuracy", minus the marginal
+            error of the new first; "sharpness" of its plan, see `plan_sharpness`.
         threshold: queries are reranked whose signal is at least this; a signal that is not finite never is.
         weight: of the pooled cosine, `RerankConfig.weight`.
     """
@@ -52,6 +52,9 @@ class Gate:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.signal == "doubt":  # also in files of the version before
+            warnings.warn("the gate's signal 'doubt' is 'margin' now", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "signal", "margin")
         known = (ALWAYS, NEVER, *SIGNALS)
         numbers = is_number(self.threshold) and is_number(self.weight)
         if self.signal not in known or not (numbers and self.weight >= 0):
@@ -74,9 +77,7 @@ class Gate:
         try:
             data = parse_json(text)
             data = data.get("gate", data)
-            values = {field.name: data[field.name] for field in dataclasses.fields(cls)}
-            values["signal"] = _OLD_SIGNALS.get(values["signal"], values["signal"])
-            return cls(**values)
+            return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
         except RepeatedName as error:
             raise UserError(f"gate {path}: {error}") from None
         except (ValueError, TypeError, KeyError, AttributeError):
