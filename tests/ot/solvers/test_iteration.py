@@ -8,8 +8,8 @@ from vitjax.ot.solvers import iteration
 def test_errors_of_a_partial_problem_count_its_dummy_points():
     a, b, slack = np.array([0.375, 0.625]), np.array([0.5, 0.25, 0.25]), 0.25
     cost = jnp.array([[[0.0, 1.0, 0.5], [0.75, 0.25, 1.5]]])
-    given = jnp.asarray(a[None]), jnp.asarray(b[None]), jnp.array([0.5]), jnp.array([slack])
-    problem = iteration.prepare(TransportProblem(cost, *given))
+    given = jnp.asarray(a[None]), jnp.asarray(b[None]), jnp.array([0.5])
+    problem = iteration.prepare(TransportProblem(cost, *given, dummy_mass=jnp.array([slack])))
     potentials = iteration.first_potentials(problem)
     kernel = iteration.make_kernel(problem, potentials)
     scale = iteration.Sides(
