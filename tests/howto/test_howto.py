@@ -15,7 +15,9 @@ from PIL import Image
 import eval as program
 import vitjax
 from tests import ROOT
+from tests.ot.problems import problem
 from tests.photos import image, write_folder
+from vitjax import ot
 from vitjax.config import EvalConfig, ModelConfig, validate
 from vitjax.config.train_config import TrainConfig
 from vitjax.config.train_config import validate as validate_training
@@ -23,13 +25,14 @@ from vitjax.data.sources.base import align_labels
 from vitjax.data.sources.open import SOURCES
 from vitjax.evaluation.page_fields import SECTIONS
 from vitjax.evaluation.protocols import open_protocol
+from vitjax.ot import SOLVERS
 from vitjax.pretrained import MODELS
 from vitjax.sparsify.reducers import StepInput
 from vitjax.sparsify.token_map import TokenMap
 from vitjax.training.data import open_sources
 
 FOLDER = ROOT / "tests" / "howto"
-TABLES = (MODELS, SOURCES, SECTIONS)
+TABLES = (MODELS, SOURCES, SECTIONS, SOLVERS)
 FILES = sorted(path for path in FOLDER.glob("*.py") if not path.name.startswith(("test_", "__init__")))
 
 
@@ -154,3 +157,19 @@ def test_the_page_shows_the_field(run, tmp_path, monkeypatch):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     sections = json.loads(page.split('id="data">')[1].split("</script>")[0])["sections"]
     assert [section[0] for section in sections] == ["First hits that changed"]
+
+
+def test_a_transport_solver_is_an_entry_of_a_dictionary(run):
+    cost, a, b = problem(3, 3, 6, 5, zeros=True)
+    settings = {"epsilon": 0.1, "iterations": 300}
+    wanted = ot.sinkhorn(cost, a, b, **settings)
+    given = run("solver.py")
+    config = EvalConfig()
+    config.rerank.solver = "log"
+    validate(config)
+    for solver in ("log", ot.Solver(given["solve"])):
+        found = ot.sinkhorn(cost, a, b, solver=solver, **settings)
+        for x, y in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-5)
+    with pytest.raises(ValueError, match="moves all mass"):
+        ot.partial_sinkhorn(cost, a, b, mass=0.5, solver="log", **settings)
