@@ -285,7 +285,7 @@ def test_a_gallery_of_one_image_searched_in_itself_gives_a_page_without_candidat
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["queries"], results["gallery"], results["explanations"]["pairs"]) == (1, 1, 0)
     page = page_data(tmp_path / "out")
-    assert page["queries"][0]["candidates"] == [] and page["subtitle"].startswith("1 query in 1 image;")
+    assert page["queries"][0]["candidates"] == [] and page["subtitle"].startswith("1 query in 1 picture;")
     assert not (tmp_path / "out" / "figures").exists()
 
 

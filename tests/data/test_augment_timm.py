@@ -37,7 +37,7 @@ class Drawn(np.random.Generator):
 
 @pytest.mark.parametrize("kind", range(len(NAMES)), ids=NAMES)
 def test_every_change_of_rand_augment_gives_timms_pixels_at_every_strength(kind):
-    image = Image.fromarray(GOLDEN["inputs/image"])
+    image = Image.fromarray(GOLDEN["inputs/picture"])
     cases = [key for key in CASES if key.split("/")[1] == NAMES[kind]]
     assert len(NAMES) == len(_KINDS) and len(cases) >= 6
     for key in cases:

@@ -74,7 +74,7 @@ def operations() -> dict[str, np.ndarray]:
     assert set(OPERATIONS) == set(module._RAND_INCREASING_TRANSFORMS)
     pixels = photo(21, 17)
     settings = {"translate_const": 10, "img_mean": (124, 116, 104), "interpolation": Image.BICUBIC}
-    found = {"inputs/source": pixels}
+    found = {"inputs/picture": pixels}
     for name in OPERATIONS:
         for sign in (1, -1):
             module._randomly_negate = lambda value, sign=sign: sign * value

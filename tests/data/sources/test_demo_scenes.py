@@ -96,9 +96,7 @@ def test_all_views_render_in_a_few_seconds(splits):
 
 def test_without_the_photos_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match=r"^the demo's photos .*; pip install scikit-image scikit-learn \(in a checkout"
-    ):
+    with pytest.raises(ValueError, match=r"^the demo's photos .*; pip install scikit-image scikit-learn\."):
         SceneSource("query")
 
 
