@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import pathlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -14,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 from jax.sharding import Mesh
-from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
@@ -22,7 +20,7 @@ from vitjax import models, sharding
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.data import transforms
 from vitjax.data.eval_loader import Batch, Batches, Skipped, batches
-from vitjax.data.images import ImageError
+from vitjax.data.images import ImageError, ImageLike
 from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fingerprint
 from vitjax.data.sources.synthetic import KINDS, SyntheticSource
 from vitjax.data.transforms import Preprocess
@@ -47,7 +45,6 @@ from vitjax.system.compilation_cache import use_compilation_cache
 from vitjax.weights import LoadReport, load_with_report
 from vitjax.weights import fingerprint as fingerprint_weights
 
-ImageLike = str | pathlib.Path | bytes | Image.Image | np.ndarray
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 SYNTHETIC_IMAGES = 32  # of a kind, for `Reranker.center` and `Reranker.rule`

@@ -82,7 +82,7 @@ def run(main: Callable[[Any, str], None], config_type: type, description: str) -
     """Parses the command line, calls `main(config, workdir)` and exits with the right code.
 
     Args:
-        main: the program; a `UserError`, `ValueError` or `OSError` it raises is printed as one line.
+        main: the program; a `UserError` or `OSError` it raises is printed as one line.
         config_type: dataclass that the config file's `get_config` must return.
         description: first lines of `--help`.
     """

@@ -98,7 +98,7 @@ class Feed:
 
     Every image comes once an epoch, in an order that the seed and the epoch decide; what does not fill the
     last batch of an epoch is left out of it. The order and the augmentation of every image are functions of
-    (seed, step, row) alone, so a run that goes on at some step sees what it would have seen; one that resumes
+    (seed, step, row) alone, so a run that resumes at some step sees what it would have seen; one that resumes
     with another batch size, the images of the epoch that it has not seen (see `Origin`).
 
     Attributes:
