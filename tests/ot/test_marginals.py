@@ -46,14 +46,17 @@ def test_keep_scores_weigh_by_the_probability_of_staying():
 
 
 def _pair(kind, x, y, x_pooled, y_pooled, **changes):
-    n, m = x.shape[:-1], y.shape[:-1]
-    settings = {
-        "query_weights": jnp.ones(n),
-        "candidate_weights": jnp.ones(m),
-        "query_valid": jnp.ones(n, bool),
-        "candidate_valid": jnp.ones(m, bool),
-    }
+    settings = {"query_weights": jnp.ones(x.shape[:-1]), "candidate_weights": jnp.ones(y.shape[:-1])}
     return marginals.pair_marginals(kind, x, y, x_pooled, y_pooled, **{**settings, **changes})
+
+
+def test_without_masks_no_token_is_padding_and_given_weights_are_needed():
+    x, y = tokens(0, 2, 4, 3), tokens(1, 2, 5, 3)
+    found = marginals.pair_marginals("complement", x, y, x[:, 0], y[:, 0])
+    for given, wanted in zip(found, _pair("complement", x, y, x[:, 0], y[:, 0]), strict=True):
+        np.testing.assert_array_equal(given, wanted)
+    with pytest.raises(ValueError, match="'keep' needs query_weights and candidate_weights"):
+        marginals.pair_marginals("keep", x, y, x[:, 0], y[:, 0], query_weights=jnp.ones((2, 4)))
 
 
 @pytest.mark.parametrize("kind", marginals.KINDS)

@@ -82,7 +82,8 @@ def _one_variant(variant: str, config: dict, inputs: dict, given: jax.Array) -> 
 
     def total(pred, tokens, decisions):
         terms = losses.sparsification_loss(
-            pred, inputs["labels_soft"], inputs["cls_t"], tokens, inputs["token_t"], decisions,
+            losses.Prediction(pred, tokens), losses.Prediction(inputs["cls_t"], inputs["token_t"]),
+            inputs["labels_soft"], decisions,
             jnp.array(own["keep_ratio"]), keep=keep, weights=weights, tokens_by=by, level=level,
         )  # fmt: skip
         return terms.total, terms

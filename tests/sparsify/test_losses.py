@@ -16,9 +16,9 @@ def test_a_student_that_is_its_teacher_pays_for_labels_and_ratio_only():
     keys = _keys(2)
     logits, tokens = jax.random.normal(keys[0], (B, C)), jax.random.normal(keys[1], (B, N, D))
     target = jnp.array([0.7, 0.49, 0.343])
-    terms = losses.sparsification_loss(
-        logits, jax.nn.one_hot(jnp.array([1, 2]), C), logits, tokens, tokens, jnp.ones((B, 3, N)), target
-    )
+    same = losses.Prediction(logits, tokens)
+    labels = jax.nn.one_hot(jnp.array([1, 2]), C)
+    terms = losses.sparsification_loss(same, same, labels, jnp.ones((B, 3, N)), target)
     assert float(terms.distill) == pytest.approx(0, abs=1e-6) and float(terms.token) == 0
     assert float(terms.ratio) == pytest.approx((0.09 + 0.2601 + 0.431649) / 3, abs=1e-6)
     weights = losses.Weights()
@@ -64,9 +64,12 @@ def test_dropped_tokens_do_not_count_whatever_they_hold(loss):
 def test_unknown_kinds_are_named():
     with pytest.raises(ValueError, match="'image' or 'batch'"):
         losses.ratio_loss(jnp.ones((1, 1, 2)), jnp.array([0.5]), level="token")
-    x, t = jnp.ones((1, 2)), jnp.ones((1, 3, 2))
+    labels = jnp.ones((1, 2))
+    same = losses.Prediction(labels, jnp.ones((1, 3, 2)))
     with pytest.raises(ValueError, match="'kept', 'scores' or 'all'"):
-        losses.sparsification_loss(x, x, x, t, t, jnp.ones((1, 1, 3)), jnp.array([0.5]), tokens_by="some")
+        losses.sparsification_loss(
+            same, same, labels, jnp.ones((1, 1, 3)), jnp.array([0.5]), tokens_by="some"
+        )
 
 
 def test_a_row_counts_where_its_share_is_above_one_half():

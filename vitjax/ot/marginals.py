@@ -108,10 +108,10 @@ def pair_marginals(
     query_pooled: Float[Values, "*batch _"],
     candidate_pooled: Float[Values, "*batch _"],
     *,
-    query_weights: Float[Values, "*batch n"],
-    candidate_weights: Float[Values, "*batch m"],
-    query_valid: Bool[Values, "*batch n"],
-    candidate_valid: Bool[Values, "*batch m"],
+    query_weights: Float[Values, "*batch n"] | None = None,
+    candidate_weights: Float[Values, "*batch m"] | None = None,
+    query_valid: Bool[Values, "*batch n"] | None = None,
+    candidate_valid: Bool[Values, "*batch m"] | None = None,
     compat: str | None = None,
 ) -> PairMarginals:
     """Weights of both images of a pair, each by the tokens of one and the pooled vector of the other.
@@ -123,19 +123,25 @@ def pair_marginals(
         candidate_tokens: L2-normalised.
         query_pooled: L2-normalised.
         candidate_pooled: L2-normalised.
-        query_weights: of the query's tokens, non-negative; used by "rollout" and "keep".
+        query_weights: of the query's tokens, non-negative; "rollout" and "keep" need them, no other kind
+            uses them.
         candidate_weights: likewise.
-        query_valid: False = padding, weight 0.
+        query_valid: False = padding, weight 0; None: no token is padding.
         candidate_valid: likewise.
         compat: "released" divides by the sum + 1e-5 and replaces nothing.
 
     Returns:
         Both marginals, and where uniform weights had to take the place of either.
     """
-    query_valid, candidate_valid = jnp.asarray(query_valid), jnp.asarray(candidate_valid)
+    query_valid, candidate_valid = (
+        jnp.ones(tokens.shape[:-1], bool) if valid is None else jnp.asarray(valid)
+        for tokens, valid in ((query_tokens, query_valid), (candidate_tokens, candidate_valid))
+    )
     if kind == "uniform":
         a_raw, b_raw = _even(query_valid), _even(candidate_valid)
     elif kind in ("rollout", "keep"):
+        if query_weights is None or candidate_weights is None:
+            raise UserError(f"vitjax.ot.marginals: kind {kind!r} needs query_weights and candidate_weights")
         a_raw, b_raw = jax.nn.relu(query_weights), jax.nn.relu(candidate_weights)
     else:
         a_raw = _raw(kind, query_tokens, candidate_pooled, query_valid)

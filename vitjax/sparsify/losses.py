@@ -19,6 +19,18 @@ class Weights(NamedTuple):
     token: float = 0.5
 
 
+class Prediction(NamedTuple):
+    """What student and teacher are compared by.
+
+    Attributes:
+        logits: (b, c), class scores before softmax.
+        tokens: (b, n, e), after the final norm, on the full grid; or class scores of every token.
+    """
+
+    logits: Float[Array, "b c"]
+    tokens: Float[Array, "b n e"]
+
+
 class Terms(NamedTuple):
     """Each term before its weight, and the weighted sum."""
 
@@ -109,11 +121,9 @@ def token_mse(
 
 
 def sparsification_loss(
-    logits: Float[Array, "b c"],
+    student: Prediction,
+    teacher: Prediction,
     labels: Float[Array, "b c"],
-    teacher_logits: Float[Array, "b c"],
-    tokens: Float[Array, "b n e"],
-    teacher_tokens: Float[Array, "b n e"],
     decisions: Float[Array, "b stages m"],
     target: Float[Array, " stages"],
     *,
@@ -125,31 +135,29 @@ def sparsification_loss(
     """All terms of DynamicViT's training.
 
     Args:
-        logits: the student's.
+        student: of the model that drops tokens.
+        teacher: of the dense model; receives no gradient.
         labels: shares of classes.
-        teacher_logits: of the dense model.
-        tokens: the student's, on the full grid.
-        teacher_tokens: the dense model's.
         decisions: as applied, after each stage.
         target: see `ratio_loss`.
         keep: which tokens are compared; None = those of the last stage.
         weights: of the terms.
-        tokens_by: "kept": squared difference of kept tokens (DeiT); "scores": `tokens` are class scores of
-            every token and kept ones are compared by KL divergence (LV-ViT); "all": squared difference of all
+        tokens_by: "kept": squared difference of kept tokens (DeiT); "scores": tokens are class scores, and
+            those of kept tokens are compared by KL divergence (LV-ViT); "all": squared difference of all
             tokens (Swin, which drops none).
         level: see `ratio_loss`.
     """
     keep = jax.lax.stop_gradient(decisions[:, -1] if keep is None else keep)
     if tokens_by == "scores":
-        token = distill_kl(tokens, teacher_tokens, keep)
+        token = distill_kl(student.tokens, teacher.tokens, keep)
     elif tokens_by in ("kept", "all"):
-        token = token_mse(tokens, teacher_tokens, keep if tokens_by == "kept" else None)
+        token = token_mse(student.tokens, teacher.tokens, keep if tokens_by == "kept" else None)
     else:
         raise UserError(f"tokens_by {tokens_by!r} is unknown; 'kept', 'scores' or 'all'.")
     parts = (
-        soft_cross_entropy(logits, labels),
+        soft_cross_entropy(student.logits, labels),
         ratio_loss(decisions, target, level=level),
-        distill_kl(logits, teacher_logits),
+        distill_kl(student.logits, teacher.logits),
         token,
     )
     total = sum((weight * part for weight, part in zip(weights, parts, strict=True)), jnp.float32(0))

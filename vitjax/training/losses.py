@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from vitjax.config.train_config import DistillConfig, MetricConfig, SparsifyConfig
 from vitjax.models.outputs import dense, reduction_of
 from vitjax.ot import structural_similarity
-from vitjax.sparsify.losses import Weights, soft_cross_entropy, sparsification_loss
+from vitjax.sparsify.losses import Prediction, Weights, soft_cross_entropy, sparsification_loss
 from vitjax.training import metric_losses
 from vitjax.training.batch import Batch, Renormalise
 
@@ -45,11 +45,9 @@ def make_loss(model: Any, config: SparsifyConfig) -> Loss:
             return soft_cross_entropy(scores, batch.labels), (updated, {})
         target = teacher.apply(theirs, batch.images)
         terms = sparsification_loss(
-            scores,
+            Prediction(scores, _tokens(output)),
+            Prediction(_scores(target), _tokens(target)),
             batch.labels,
-            _scores(target),
-            _tokens(output),
-            _tokens(target),
             output.decisions,
             jnp.array(model.token_reduction.ratios, jnp.float32),
             keep=output.decisions[:, -1] if _tokens_by(model, output) != "all" else None,

@@ -98,9 +98,9 @@ def test_any_number_of_chunks_and_queries_compiles_once(small_chunks, monkeypatc
 def test_a_gallery_that_grows_and_any_number_of_queries_compile_a_few_programs(monkeypatch):
     traces, original = [], exact.search_rows
 
-    def counted(queries, exclude, gallery, *args, **kwargs):
-        traces.append((len(queries), len(gallery)))
-        return original(queries, exclude, gallery, *args, **kwargs)
+    def counted(queries, gallery, *args, **kwargs):
+        traces.append((len(queries.points), len(gallery.points)))
+        return original(queries, gallery, *args, **kwargs)
 
     monkeypatch.setattr(exact, "search_rows", counted)
     rng = np.random.default_rng(3)

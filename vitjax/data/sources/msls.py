@@ -33,10 +33,7 @@ class PlaceSource:
     """Photos whose places are known; their labels are their cities.
 
     Args:
-        root: folder that the paths are relative to.
-        files: relative POSIX paths.
-        cities: names of the cities.
-        labels: city of each photo, an index into `cities`.
+        images: the photos, by city.
         places: easting and northing of each, in metres of its city's UTM zone.
         angles: compass direction of each, in degrees; NaN = unknown.
         night: whether each was taken at night.
@@ -44,18 +41,14 @@ class PlaceSource:
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
-        files: Sequence[str],
-        cities: Sequence[str],
+        images: ListedSource,
         *,
-        labels: Int32[np.ndarray, " n"],
         places: Float64[np.ndarray, "n 2"],
         angles: Float64[np.ndarray, " n"],
         night: np.ndarray,
     ) -> None:
-        self._images = ListedSource(root, files, labels, cities)
-        self.names, self.class_names = self._images.names, self._images.class_names
-        self.labels: np.ndarray | None = labels
+        self._images, self.names, self.class_names = images, images.names, images.class_names
+        self.labels: np.ndarray | None = images.labels
         self.places, self.angles, self.night = places, angles, night
 
     def __len__(self) -> int:
@@ -80,11 +73,9 @@ class PlaceSource:
 
     def take(self, rows: np.ndarray) -> "PlaceSource":
         """Some of the photos."""
+        names = [self.names[i] for i in rows]
         return PlaceSource(
-            self._images.root,
-            [self.names[i] for i in rows],
-            self.class_names,
-            labels=self.cities[rows],
+            ListedSource(self._images.root, names, self.cities[rows], self.class_names),
             places=self.places[rows],
             angles=self.angles[rows],
             night=self.night[rows],
@@ -129,10 +120,7 @@ def read_msls(
     if not files:
         raise UserError(f"{base}: no photo of {', '.join(cities)} is in subtask {subtask!r}; take another")
     return PlaceSource(
-        base,
-        files,
-        list(cities),
-        labels=np.array(labels, np.int32),
+        ListedSource(base, files, np.array(labels, np.int32), list(cities)),
         places=np.array(places, np.float64).reshape(-1, 2),
         angles=np.array(angles, np.float64),
         night=np.array(night, bool),

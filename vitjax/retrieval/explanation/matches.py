@@ -206,7 +206,7 @@ def match_pairs(
     if top < 1:
         raise UserError(f"match_pairs: top is {top}; it must be at least 1")
     strongest = functools.partial(_match_strongest, top=top)
-    done = list(in_blocks(strongest, queries, gallery, query_rows, gallery_rows, config, "match_pairs"))
+    done = list(in_blocks(strongest, queries, gallery, (query_rows, gallery_rows), config, "match_pairs"))
     found, matched = jax.tree.map(lambda *x: np.concatenate(x), *done)
     scores = {name: only_matched(getattr(found, name), matched) for name in ("structural", "error")}
     return dataclasses.replace(found, **scores)

@@ -1,6 +1,7 @@
 """Exact nearest neighbours by inner product, streamed over the gallery in blocks."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,44 @@ from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 
 QUERY_BLOCK = 256  # queries scored at a time
+
+
+class Queries(NamedTuple):
+    """Queries, and what each of them must not find.
+
+    Attributes:
+        points: (q, d) float32.
+        exclude: (q, e) int32, rows to leave out; -1 for none.
+    """
+
+    points: Any
+    exclude: Any
+
+
+class GalleryRows(NamedTuple):
+    """Consecutive rows of a gallery.
+
+    Attributes:
+        points: (n, d).
+        valid: (n,), False for rows to leave out.
+        first: number of the first of them.
+    """
+
+    points: Any
+    valid: Any
+    first: Any
+
+
+class Nearest(NamedTuple):
+    """The nearest rows of each query so far, best first.
+
+    Attributes:
+        scores: (q, k) float32; -inf where there is none yet.
+        index: (q, k) int32, row numbers; -1 where there is none yet.
+    """
+
+    scores: Any
+    index: Any
 
 
 def search(
@@ -51,10 +90,11 @@ def search(
     """
     base, keep = _rows(gallery), _valid(gallery, valid)
     n, d = base.shape
-    points, out = checked(queries, exclude, n, d, k)
+    asked = checked(queries, exclude, n, d, k)
     if block < 1:
         raise UserError(f"search: block is {block}; it must be at least 1")
-    q, wanted, size = len(points), min(k, n), query_block(len(points))
+    q = len(asked.points)
+    wanted, size = min(k, n), query_block(q)
     if mesh is not None:
         base, keep = (_spread(x, n, mesh) for x in (base, keep))
     else:
@@ -62,11 +102,11 @@ def search(
     run = functools.partial(_search, k=wanted, block=block, mesh=mesh)
     found, pending = [], None
     for start in range(0, q, size):
-        part = sharding.pad_rows((points[start : start + size], out[start : start + size]), size)
+        part = sharding.pad_rows(Queries(*(x[start : start + size] for x in asked)), size)
         if mesh is not None:
             part = sharding.replicate(part, mesh)
         # One block computes while the one before it is fetched: bounded memory, no idle device.
-        pending, before = run(*part, base, keep), pending
+        pending, before = run(part, base, keep), pending
         if before is not None:
             found.append(sharding.fetch(before))
     found.append(sharding.fetch(pending))
@@ -76,8 +116,8 @@ def search(
 
 def checked(
     queries: Descriptors | Array | np.ndarray, exclude: Array | np.ndarray | None, n: int, d: int, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points (q, d) and rows to leave out (q, e) on the host; raises ValueError for impossible searches."""
+) -> Queries:
+    """The queries on the host; raises ValueError for impossible searches."""
     points = np.asarray(_rows(queries), np.float32)
     if points.ndim != 2:
         raise UserError(f"search: queries have shape {points.shape}; expected (queries, d)")
@@ -94,7 +134,7 @@ def checked(
             f"search: exclude is {out.dtype} {out.shape} for {q} queries; give rows of the gallery, one or "
             "several for each, -1 = none"
         )
-    return points, np.where(out < n, out, -1).reshape(q, -1).astype(np.int32)
+    return Queries(points, np.where(out < n, out, -1).reshape(q, -1).astype(np.int32))
 
 
 def query_block(q: int) -> int:
@@ -136,89 +176,74 @@ def _spread(x: Array | np.ndarray, n: int, mesh: Mesh) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("k", "block", "mesh"))
 def _search(
-    queries: Float[Array, "b d"],
-    exclude: Int[Array, "b e"],
+    queries: Queries,
     gallery: Float[Array, "n d"],
     valid: Bool[Array, " n"],
     *,
     k: int,
     block: int,
     mesh: Mesh | None,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    empty = jnp.full((len(queries), k), -jnp.inf, jnp.float32), jnp.full((len(queries), k), -1, jnp.int32)
+) -> Nearest:
+    shape = len(queries.points), k
+    empty = Nearest(jnp.full(shape, -jnp.inf, jnp.float32), jnp.full(shape, -1, jnp.int32))
     if mesh is None:
-        return search_rows(queries, exclude, gallery, valid, empty, 0, block=block)
+        return search_rows(queries, GalleryRows(gallery, valid, 0), empty, block=block)
 
-    def local(queries: Array, exclude: Array, gallery: Array, valid: Array) -> tuple[Array, Array]:
+    def local(queries: Queries, gallery: Array, valid: Array) -> Nearest:
         first = jax.lax.axis_index("data") * gallery.shape[0]
-        return gathered_best(*search_rows(queries, exclude, gallery, valid, empty, first, block=block))
+        return gathered_best(search_rows(queries, GalleryRows(gallery, valid, first), empty, block=block))
 
     replicated, rows = PartitionSpec(), sharding.ROWS
-    specs = (replicated, replicated, rows, rows)
+    specs = (replicated, rows, rows)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=replicated, check_vma=False)(
-        queries, exclude, gallery, valid
+        queries, gallery, valid
     )
 
 
-def search_rows(
-    queries: Float[Array, "b d"],
-    exclude: Int[Array, "b e"],
-    gallery: Float[Array, "n d"],
-    valid: Bool[Array, " n"],
-    lists: tuple[Float[Array, "b k"], Int[Array, "b k"]],
-    first: Int[Array, ""] | int,
-    *,
-    block: int,
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
-    """Goes on with lists of the best rows so far, over rows that come behind all of those.
+def search_rows(queries: Queries, gallery: GalleryRows, nearest: Nearest, *, block: int) -> Nearest:
+    """Updates the nearest rows so far with rows that come behind all of those.
 
     Args:
-        queries: float32.
-        exclude: row numbers, -1 for none.
-        gallery: rows number `first` and following.
-        valid: False for rows to leave out.
-        lists: scores and row numbers, best first; -inf and -1 where there is none yet.
-        first: number of the first row.
+        queries: b of them.
+        gallery: the rows that are searched.
+        nearest: of the rows before.
         block: rows scored at a time.
     """
-    n, k = gallery.shape[0], lists[0].shape[1]
+    n, k = gallery.points.shape[0], nearest.index.shape[1]
     block = min(block, n)
 
-    def step(i: Array, lists: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(i: Array, nearest: Nearest) -> Nearest:
         # The last block is moved back to end with the gallery; rows seen before are masked out.
         start = jnp.minimum(i * block, n - block)
         here = start + jnp.arange(block, dtype=jnp.int32)
-        part = jax.lax.dynamic_slice_in_dim(gallery, start, block).astype(jnp.float32)
+        part = jax.lax.dynamic_slice_in_dim(gallery.points, start, block).astype(jnp.float32)
         scores = jnp.einsum(
-            "bd,nd->bn", queries, part, precision="highest", preferred_element_type=jnp.float32
+            "bd,nd->bn", queries.points, part, precision="highest", preferred_element_type=jnp.float32
         )
-        keep = jax.lax.dynamic_slice_in_dim(valid, start, block) & (here >= i * block)
+        keep = jax.lax.dynamic_slice_in_dim(gallery.valid, start, block) & (here >= i * block)
         keep = keep[None, :] & ~jnp.isnan(scores)
         scores = jnp.where(keep, jnp.where(scores == 0, 0.0, scores), -jnp.inf)  # -0.0 would lose to 0.0
-        rows = first + here
-        for column in range(exclude.shape[1]):
-            scores = jnp.where(rows[None, :] == exclude[:, column, None], -jnp.inf, scores)
+        rows = gallery.first + here
+        for column in range(queries.exclude.shape[1]):
+            scores = jnp.where(rows[None, :] == queries.exclude[:, column, None], -jnp.inf, scores)
         top, where = jax.lax.top_k(scores, min(k, block))
         new = jnp.where(jnp.isneginf(top), -1, rows[where])
-        # Equal scores keep their order: rows of the lists come before those of this block.
-        both = jnp.concatenate([lists[0], top], axis=1), jnp.concatenate([lists[1], new], axis=1)
-        return _best(*both, k)
+        # Equal scores keep their order: rows found before come before those of this block.
+        both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), nearest, Nearest(top, new))
+        return _best(both, k)
 
-    return jax.lax.fori_loop(0, -(-n // block), step, lists)
+    return jax.lax.fori_loop(0, -(-n // block), step, nearest)
 
 
-def gathered_best(
-    scores: Float[Array, "b k"], index: Int[Array, "b k"]
-) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
+def gathered_best(nearest: Nearest) -> Nearest:
     """The best k of the lists of all devices, on each of them; to be called inside of `shard_map`.
 
     Devices must hold rising rows: their lists are joined in order, so equal scores stay in row order.
     """
-    k = scores.shape[1]
-    scores, index = (jax.lax.all_gather(x, "data", axis=1, tiled=True) for x in (scores, index))
-    return _best(scores, index, k)
+    everywhere = jax.tree.map(lambda x: jax.lax.all_gather(x, "data", axis=1, tiled=True), nearest)
+    return _best(everywhere, nearest.index.shape[1])
 
 
-def _best(scores: Float[Array, "b c"], index: Int[Array, "b c"], k: int) -> tuple[Array, Array]:
-    top, where = jax.lax.top_k(scores, k)
-    return top, jnp.take_along_axis(index, where, axis=1)
+def _best(found: Nearest, k: int) -> Nearest:
+    top, where = jax.lax.top_k(found.scores, k)
+    return Nearest(top, jnp.take_along_axis(found.index, where, axis=1))

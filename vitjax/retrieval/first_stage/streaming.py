@@ -13,12 +13,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from vitjax import sharding
 from vitjax.errors import UserError
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.first_stage import exact
+from vitjax.retrieval.first_stage.exact import GalleryRows, Nearest, Queries
 
 CHUNK_BYTES = 2**25  # of pooled vectors, on each device
 LIST_BYTES = 2**28  # of queries and their lists, on each device; more queries go through the rows again
@@ -68,7 +69,7 @@ def search_stream(
     Raises:
         ValueError: as `search` does; more than 2^31 rows.
     """
-    points, out = exact.checked(queries, exclude, gallery.rows, gallery.length, k)
+    asked = exact.checked(queries, exclude, gallery.rows, gallery.length, k)
     if gallery.rows >= 2**31:
         raise UserError(f"search: {gallery.rows} rows are more than 32 bits count; search parts of them")
     mesh = mesh or jax.make_mesh((1,), ("data",), devices=jax.local_devices()[:1])
@@ -76,37 +77,35 @@ def search_stream(
     most = LIST_BYTES // (8 * wanted + 4 * gallery.length)
     most = max(most // exact.QUERY_BLOCK, 1) * exact.QUERY_BLOCK
     parts = [
-        _one_pass(points[i : i + most], out[i : i + most], gallery, wanted, mesh)
-        for i in range(0, len(points), most)
+        _one_pass(Queries(*(x[i : i + most] for x in asked)), gallery, wanted, mesh)
+        for i in range(0, len(asked.points), most)
     ]
     scores, index = (np.concatenate(x) for x in zip(*parts, strict=True))
     return exact.padded(scores, index, k)
 
 
-def _one_pass(
-    queries: np.ndarray, exclude: np.ndarray, gallery: RowReader, k: int, mesh: Mesh
-) -> tuple[np.ndarray, np.ndarray]:
+def _one_pass(queries: Queries, gallery: RowReader, k: int, mesh: Mesh) -> Nearest:
     """Goes through all rows once, with as many queries as the devices' memory takes."""
-    size = exact.query_block(len(queries))
+    q = len(queries.points)
+    size = exact.query_block(q)
     blocks = [
-        sharding.replicate(sharding.pad_rows((queries[i : i + size], exclude[i : i + size]), size), mesh)
-        for i in range(0, len(queries), size)
+        sharding.replicate(sharding.pad_rows(Queries(*(x[i : i + size] for x in queries)), size), mesh)
+        for i in range(0, q, size)
     ]
-    lines = mesh.size * size  # each device has lists of its own
-    empty = np.full((lines, k), -np.inf, np.float32), np.full((lines, k), -1, np.int32)
+    shape = mesh.size * size, k  # each device has lists of its own
+    empty = Nearest(np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int32))
     lists = [sharding.spread_rows(empty, mesh)] * len(blocks)
     for chunk in _chunks(gallery, mesh):
         before = lists
-        lists = [_go_on(*block, *own, *chunk, mesh=mesh) for block, own in zip(blocks, lists, strict=True)]
+        lists = [_update(block, chunk, own, mesh=mesh) for block, own in zip(blocks, lists, strict=True)]
         # The next chunk is on its way. Before it is sent, the one before this must be done with.
         jax.block_until_ready(before)
-    found = [sharding.fetch(_join(*own, mesh=mesh)) for own in lists]
-    scores, index = (np.concatenate(x)[: len(queries)] for x in zip(*found, strict=True))
-    return scores, index
+    found = [sharding.fetch(_join(own, mesh=mesh)) for own in lists]
+    return Nearest(*(np.concatenate(x)[:q] for x in zip(*found, strict=True)))
 
 
-def _chunks(gallery: RowReader, mesh: Mesh) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
-    """Yields a chunk for each device: the number of its first row, its vectors, and which may be found.
+def _chunks(gallery: RowReader, mesh: Mesh) -> Iterator[GalleryRows]:
+    """Yields a chunk for each device; `first` has one number for each.
 
     While the caller works on one, the next is being read.
     """
@@ -127,7 +126,9 @@ def _chunks(gallery: RowReader, mesh: Mesh) -> Iterator[tuple[jax.Array, jax.Arr
 
     reading, offset = start(0, sizes[0]), 0
     for size, after in itertools.zip_longest(sizes, sizes[1:], fillvalue=0):
-        here = {i: (np.array([i * share + offset], np.int32), *wait(reading, i, size)) for i in mine}
+        here = {
+            i: GalleryRows(*wait(reading, i, size), np.array([i * share + offset], np.int32)) for i in mine
+        }
         offset += size
         reading = start(offset, after)
         yield sharding.join_shares(here, mesh)
@@ -148,32 +149,19 @@ def _sizes(share: int, gallery: RowReader) -> list[int]:
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))
-def _go_on(
-    queries: Float[Array, "b d"],
-    exclude: Int[Array, "b e"],
-    scores: Float[Array, "l k"],
-    index: Int[Array, "l k"],
-    first: Int[Array, " m"],
-    points: Float[Array, "n d"],
-    valid: Bool[Array, " n"],
-    *,
-    mesh: Mesh,
-) -> tuple[Array, Array]:
-    def local(
-        queries: Array, exclude: Array, scores: Array, index: Array, first: Array, points: Array, valid: Array
-    ) -> tuple[Array, Array]:
-        return exact.search_rows(queries, exclude, points, valid, (scores, index), first[0], block=_BLOCK)
+def _update(queries: Queries, chunk: GalleryRows, nearest: Nearest, *, mesh: Mesh) -> Nearest:
+    def local(queries: Queries, chunk: GalleryRows, nearest: Nearest) -> Nearest:
+        return exact.search_rows(queries, chunk._replace(first=chunk.first[0]), nearest, block=_BLOCK)
 
     whole, rows = PartitionSpec(), sharding.ROWS
-    specs = (whole, whole, rows, rows, rows, rows, rows)
-    return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
-        queries, exclude, scores, index, first, points, valid
+    return jax.shard_map(local, mesh=mesh, in_specs=(whole, rows, rows), out_specs=rows, check_vma=False)(
+        queries, chunk, nearest
     )
 
 
 @functools.partial(jax.jit, static_argnames=("mesh",))
-def _join(scores: Float[Array, "l k"], index: Int[Array, "l k"], *, mesh: Mesh) -> tuple[Array, Array]:
-    rows = sharding.ROWS
-    return jax.shard_map(
-        exact.gathered_best, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec(), check_vma=False
-    )(scores, index)
+def _join(nearest: Nearest, *, mesh: Mesh) -> Nearest:
+    rows, whole = sharding.ROWS, PartitionSpec()
+    return jax.shard_map(exact.gathered_best, mesh=mesh, in_specs=(rows,), out_specs=whole, check_vma=False)(
+        nearest
+    )

@@ -59,7 +59,8 @@ def pair_plans(
 
     Two blocks of at most 32 pairs are in memory at a time. Arguments and errors are those of `match_pairs`.
     """
-    for block in in_blocks(_match_whole, queries, gallery, query_rows, gallery_rows, config, "pair_plans"):
+    rows = query_rows, gallery_rows
+    for block in in_blocks(_match_whole, queries, gallery, rows, config, "pair_plans"):
         yield from (PairPlan(*each) for each in zip(*block, strict=True))
 
 
@@ -67,8 +68,7 @@ def in_blocks(
     run: Callable[..., Any],
     queries: Descriptors | Gallery,
     gallery: Descriptors | Gallery,
-    query_rows: Int[Array | np.ndarray, " p"],
-    gallery_rows: Int[Array | np.ndarray, " p"],
+    rows: tuple[Int[Array | np.ndarray, " p"], Int[Array | np.ndarray, " p"]],
     config: RerankConfig | None,
     where: str,
 ) -> Iterator[Any]:
@@ -79,8 +79,7 @@ def in_blocks(
             have one fixed shape.
         queries: as given to `rerank`.
         gallery: likewise.
-        query_rows: the query of each pair.
-        gallery_rows: its candidate.
+        rows: the query and the candidate of each pair.
         config: the one given to `rerank`; None: the defaults.
         where: begins the message of an error.
 
@@ -93,7 +92,7 @@ def in_blocks(
     config = with_price(config or RerankConfig(), gallery)
     spec, params = matching.settings(config)
     matching.check_pair(queries, gallery, config.marginals, where)
-    pairs = np.stack([np.asarray(query_rows), np.asarray(gallery_rows)], axis=1).reshape(-1, 2)
+    pairs = np.stack([np.asarray(x) for x in rows], axis=1).reshape(-1, 2)
     sizes = np.array([len(queries), len(gallery)])
     if ((pairs < 0) | (pairs >= sizes[None, :])).any():
         raise UserError(
@@ -103,8 +102,8 @@ def in_blocks(
     pending, size = None, 0
     for start in range(0, max(len(pairs), 1), most):
         part = pairs[start : start + most]
-        rows = sharding.pad_rows(part, most)
-        found = run(queries.take(rows[:, 0]), gallery.take(rows[:, 1]), params, spec=spec)
+        block = sharding.pad_rows(part, most)
+        found = run(queries.take(block[:, 0]), gallery.take(block[:, 1]), params, spec=spec)
         if pending is not None:
             yield _real(pending, size)
         pending, size = found, len(part)
