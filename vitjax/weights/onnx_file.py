@@ -2,15 +2,19 @@
 
 An export keeps the names of biases, norms and embeddings, but folds the transposition of every linear weight
 into a nameless constant (`onnx::MatMul_1966`). The bias of the Add which the MatMul feeds says whose it is.
+Weights in 8 bits become floats (`onnx_int8`), and folded position biases of a Swin tables (`onnx_swin`).
 """
 
 import pathlib
 from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vitjax.errors import WeightsError
 from vitjax.weights.damage import DAMAGE
+from vitjax.weights.onnx_int8 import Quantised, dequantise
+from vitjax.weights.onnx_swin import name_bias_tables
 
 CLS_ROWS, PATCH_ROWS = "position_embeddings_prefix", "position_embeddings_patches"
 _MAX_BYTES = 2**31  # of any protobuf message
@@ -51,28 +55,63 @@ def read_onnx(
             raise WeightsError(f"{tensor.name!r} is damaged ({error}).") from error
     if not state:
         raise WeightsError("it holds no weights; fetch it again.")
-    state = _name_positions(_name_linears(state, graph))
+    state, quantised = dequantise(state, graph)
+    products = _products(state, graph, quantised)
+    layers = _layers_by_output(state, graph, products)
+    state = name_bias_tables(state, graph, layers)
+    state = _name_positions(_name_linears(state, products, layers))
     return state if pick is None else {name: state[name] for name in pick(state)}
 
 
-def _name_linears(state: dict[str, np.ndarray], graph) -> dict[str, np.ndarray]:
-    """Gives every nameless (in, out) constant the name of the layer it multiplies for, as (out, in)."""
-    layers_by_input = _layers_by_input(state, graph)
-    named: dict[str, list[str]] = {}
+class _Product(NamedTuple):
+    """A linear layer of the graph, without its bias.
+
+    Attributes:
+        weight: name of the constant.
+        transposed: whether it is (in, out), as operators but Gemm have it.
+        output: the value that the bias is added to.
+        node: the operator.
+    """
+
+    weight: str
+    transposed: bool
+    output: str
+    node: Any
+
+
+def _products(state: dict[str, np.ndarray], graph: Any, quantised: list[Quantised]) -> list[_Product]:
+    """Every product with a constant matrix, in the order of the graph but for the quantised ones."""
+    products = [
+        _Product(use.name, True, use.output, use.node) for use in quantised if "MatMul" in use.node.op_type
+    ]
+    # A weight that is dequantised in the graph: (name in the state) by (value that the product gets).
+    values = {use.output: use.name for use in quantised if use.node.op_type == "DequantizeLinear"}
     for node in graph.node:
-        if node.op_type != "MatMul" or len(node.input) != 2 or not node.output:
+        if node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2 or not node.output:
             continue
-        constant = node.input[1]
-        if constant not in state or state[constant].ndim != 2 or not _is_nameless(constant):
-            continue
-        layer = layers_by_input.get(node.output[0]) or _layer_by_scope(node)
-        if layer:
-            # The export shares one constant between layers whose weights are equal: one name each.
-            named.setdefault(constant, []).append(layer)
+        transposed = not any(a.name == "transB" and a.i for a in node.attribute)
+        weight = str(node.input[1])
+        products.append(_Product(values.get(weight, weight), transposed, node.output[0], node))
+    return [product for product in products if product.weight in state and state[product.weight].ndim == 2]
+
+
+def _name_linears(
+    state: dict[str, np.ndarray], products: list[_Product], layers: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """Gives every nameless constant the name of the layer it multiplies for, and turns all to (out, in)."""
+    named: dict[str, dict[str, np.ndarray]] = {}
+    for product in products:
+        name = product.weight
+        if _is_nameless(name):
+            if product.output not in layers:
+                continue
+            name = f"{layers[product.output]}.weight"
+        array = state[product.weight]
+        # The export shares one constant between layers whose weights are equal: one name each.
+        named.setdefault(product.weight, {})[name] = array.T if product.transposed else array
     renamed = {name: array for name, array in state.items() if name not in named}
-    for constant, layers in named.items():
-        for layer in layers:
-            renamed[f"{layer}.weight"] = state[constant].T
+    for arrays in named.values():
+        renamed |= arrays
     return renamed
 
 
@@ -80,16 +119,21 @@ def _is_nameless(name: str) -> bool:
     return "::" in name or not name.endswith((".weight", ".bias"))
 
 
-def _layers_by_input(state: dict[str, np.ndarray], graph) -> dict[str, str]:
-    """For every value that an Add gives a bias to: the layer which the bias is of."""
+def _layers_by_output(state: dict[str, np.ndarray], graph: Any, products: list[_Product]) -> dict[str, str]:
+    """For every value that a bias is added to, and every product: the layer which it belongs to."""
     layers: dict[str, str] = {}
     for node in graph.node:
-        if node.op_type != "Add":
-            continue
         biases = [name for name in node.input if name in state and name.endswith(".bias")]
-        if biases:
-            for name in node.input:
-                layers.setdefault(name, biases[0].removesuffix(".bias"))
+        if not biases:
+            continue
+        # An operator that adds the bias itself has no value without it: its output stands for that.
+        for name in node.input if node.op_type == "Add" else node.output:
+            layers.setdefault(name, biases[0].removesuffix(".bias"))
+    for product in products:
+        named = not _is_nameless(product.weight)
+        layer = product.weight.removesuffix(".weight") if named else _layer_by_scope(product.node)
+        if layer:
+            layers.setdefault(product.output, layer)
     return layers
 
 
