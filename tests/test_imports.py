@@ -27,6 +27,7 @@ ALLOWED = {
     "sparsify": {"sparsify", "layers", "ranges"},
     "doctor": {"system"},
     "weights": {"weights", "system"},
+    "text": {"text", "pretrained", "system", "weights"},
     "models": {"models", "layers", "sparsify", "config", "pretrained"},
     "data": {"data", "pretrained", "system", "weights"},
     "retrieval": {"retrieval", "ot", "sparsify", "config", "sharding", "system"},

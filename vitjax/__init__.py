@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vitjax.pretrained import list_models as list_models
     from vitjax.reranker import Reranker as Reranker
     from vitjax.reranker import similarity as similarity
+    from vitjax.text import Text as Text
+    from vitjax.text import load_tokenizer as load_tokenizer
     from vitjax.weights import load_weights as load_weights
 
 _HOME = {
@@ -36,10 +38,13 @@ _HOME = {
     "list_models": "vitjax.pretrained",
     "Reranker": "vitjax.reranker",
     "similarity": "vitjax.reranker",
+    "Text": "vitjax.text",
+    "load_tokenizer": "vitjax.text",
     "load_weights": "vitjax.weights",
 }
 _PACKAGES = (
-    "config", "data", "indexing", "models", "ot", "retrieval", "sparsify", "training", "viz", "weights",
+    "config", "data", "indexing", "models", "ot", "retrieval", "sparsify", "text", "training", "viz",
+    "weights",
 )  # fmt: skip
 
 __all__ = [
@@ -48,10 +53,12 @@ __all__ = [
     "Preprocess",
     "RerankConfig",
     "Reranker",
+    "Text",
     "__version__",
     "build",
     "demo_config",
     "list_models",
+    "load_tokenizer",
     "load_weights",
     "ot",
     "preprocess",

@@ -34,6 +34,25 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class TextSpec:
+    """What texts a text tower expects; `vitjax.load_tokenizer` follows it.
+
+    Attributes:
+        clean: how a text is cleaned first, see `vitjax.text.cleaning`.
+        start: whether a start token comes first.
+        end: whether an end token comes last; a text that is cut keeps it.
+        pad: the padding id, or "end" for the end token's.
+        source: where the tokenizer's files are published; empty = not known.
+    """
+
+    clean: str = "clip"
+    start: bool = True
+    end: bool = True
+    pad: int | str = 0
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What is known about a model name.
 
@@ -44,6 +63,7 @@ class ModelCard:
         input: what these weights expect.
         inputs: what weights with other tags expect, by tag, where that differs.
         any_tag: whether weights with a tag that is not listed expect `input` too.
+        text: what texts its text tower expects; None = it has none.
     """
 
     module: str | type
@@ -52,6 +72,7 @@ class ModelCard:
     input: InputSpec = field(default_factory=InputSpec)
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     any_tag: bool = True
+    text: TextSpec | None = None
 
 
 def _sized(name: str, spec: InputSpec) -> InputSpec:

