@@ -124,7 +124,7 @@ def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
     """Measures what a config asks for on images without labels, and returns the config with its price."""
     if config.model.center != "none":
         say(f"measuring the centre of the tokens ({config.model.center})")
-        reranker.center  # noqa: B018  (measured on first use; here it counts as loading)
+        reranker.subspace, reranker.center  # noqa: B018  (measured on first use; here it counts as loading)
     if config.task == "index":
         return config
     config = replace(config, rerank=reranker.rule)

@@ -34,6 +34,7 @@ from vitjax.retrieval import (
     describe_batches,
     make_describe,
     match_price,
+    positional_subspace,
     rerank,
     token_center,
 )
@@ -48,6 +49,7 @@ from vitjax.weights import fingerprint as fingerprint_weights
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 SYNTHETIC_IMAGES = 32  # of a kind, for `Reranker.center` and `Reranker.rule`
+FLAT_IMAGES = 0, 128, 255  # grey levels of the images for `Reranker.subspace`
 _ROW = 32  # candidates of one row of the comparison: one compilation, whatever their number
 
 
@@ -167,17 +169,37 @@ class Reranker:
         Measured once, when it is first needed, on the photos of `config.data.center` or on synthetic images;
         see `vitjax.retrieval.token_center`.
         """
-        kind, folder = self.config.model.center, self.config.data.center
-        if kind == "none":
+        kind, folder = self.config.model.center.partition("+")[0], self.config.data.center
+        if kind in ("none", "subspace"):
             return None
-        source = FolderSource(folder) if folder else SyntheticSource("leaves", SYNTHETIC_IMAGES)
+        raw = self._raw(FolderSource(folder)) if folder else self._leaves
+        return token_center(raw.tokens, kind, photos=bool(folder), valid=raw.valid)
+
+    @functools.cached_property
+    def subspace(self) -> np.ndarray | None:
+        """(d, k), directions that are projected out of tokens after that; None = none are.
+
+        Those of flat images, black, grey and white, as many as leave tokens of synthetic images little
+        positional bias; see `vitjax.retrieval.positional_subspace`.
+        """
+        if not self.config.model.center.endswith("subspace"):
+            return None
+        side = self.preprocess.image_size
+        flat = self._raw(ListSource([np.full((side, side, 3), grey, np.uint8) for grey in FLAT_IMAGES]))
+        return positional_subspace(flat.tokens, self._leaves.tokens)
+
+    @functools.cached_property
+    def _leaves(self) -> Descriptors:
+        return self._raw(SyntheticSource("leaves", SYNTHETIC_IMAGES))
+
+    def _raw(self, source: ImageSource) -> Descriptors:
+        """Tokens at their length, every token on its place."""
         plain = make_describe(self._forward, **self._layout, normalise=False, mesh=self.mesh)
         loader = self._batches(source, min(32, len(source)), self.config.data.on_bad_image)
         try:
-            raw, _ = describe_batches(plain, self.variables, loader, mesh=self.mesh)
+            return describe_batches(plain, self.variables, loader, mesh=self.mesh)[0]
         except NothingToDescribe:
             raise ImageError(loader.nothing_read("images to measure the centre on")) from None
-        return token_center(raw.tokens, kind, photos=bool(folder), valid=raw.valid)
 
     @functools.cached_property
     def rule(self) -> RerankConfig:
@@ -212,6 +234,7 @@ class Reranker:
             start=self.config.model.rollout_start,
             keep=self.config.rerank.marginals == "keep",
             center=self.center,
+            subspace=self.subspace,
             mesh=self.mesh,
         )
 

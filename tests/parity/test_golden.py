@@ -11,6 +11,7 @@ from tests.parity import (
     checks_dinov3,
     checks_lvvit,
     checks_ot,
+    checks_positions,
     checks_retrieval,
     checks_sparsify,
     checks_swin,
@@ -25,6 +26,7 @@ CHECKS = {
     **checks_lvvit.CHECKS,
     **checks_swin.CHECKS,
     **checks_ot.CHECKS,
+    **checks_positions.CHECKS,
     **checks_retrieval.CHECKS,
     **checks_sparsify.CHECKS,
 }

@@ -22,7 +22,7 @@ RESIZE = ("crop", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
 DTYPES = ("float32", "bfloat16")
 FACETS = ("token", "query", "key", "value")
-CENTERS = ("none", "mean", "position")
+CENTERS = ("none", "mean", "position", "subspace", "position+subspace")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
 PROTOCOLS = ("cub", "cars", "sop", "msls")  # these define queries and relevant images
@@ -85,8 +85,8 @@ class ModelConfig(BackboneConfig):
     grid: int = option(0, "patch tokens are pooled to grid x grid after the final norm; 0 = all stay", low=0)
     center: str = option(
         "none",
-        "centre that is subtracted from tokens before they are normalised: one mean token, or the mean at "
-        "each position (positional bias)",
+        "taken away from tokens before they are normalised: one mean token, the mean at each position "
+        "(positional bias), the subspace that position spans in flat images, or the last two",
         choices=CENTERS,
     )
     rollout_start: int = option(0, "first block of the attention rollout (rerank.marginals=rollout)")
@@ -325,10 +325,10 @@ def _centered(config: EvalConfig) -> list[str]:
         return [
             "config.model.center 'mean' needs photos: set config.data.center to a folder, or use 'position'"
         ]
-    if config.model.center == "none" and config.data.center:
+    if config.model.center in ("none", "subspace") and config.data.center:
         return [
-            f"config.data.center is {config.data.center!r}, but config.model.center is 'none'; "
-            "set that to 'position' or 'mean'"
+            f"config.data.center is {config.data.center!r}, but config.model.center is "
+            f"{config.model.center!r}; set that to 'position', 'position+subspace' or 'mean'"
         ]
     return []
 

@@ -5,10 +5,12 @@ Works on arrays of any model: `Descriptors` hold one pooled vector and the patch
 
 from vitjax.config import RerankConfig as RerankConfig
 from vitjax.retrieval import metrics as metrics
+from vitjax.retrieval.centering import positional_bias as positional_bias
+from vitjax.retrieval.centering import positional_subspace as positional_subspace
+from vitjax.retrieval.centering import token_center as token_center
 from vitjax.retrieval.descriptors import Descriptors as Descriptors
 from vitjax.retrieval.descriptors import describe_batches as describe_batches
 from vitjax.retrieval.descriptors import make_describe as make_describe
-from vitjax.retrieval.descriptors import token_center as token_center
 from vitjax.retrieval.explanation.correspondence import Correspondence as Correspondence
 from vitjax.retrieval.explanation.correspondence import disparity_correspondence as disparity_correspondence
 from vitjax.retrieval.explanation.correspondence import homography_correspondence as homography_correspondence

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from vitjax import sharding
 from vitjax.errors import UserError
@@ -213,47 +213,6 @@ def _cells(length: int, size: int) -> np.ndarray:
     return inside.astype(np.float32)
 
 
-def token_center(
-    tokens: Float[Array | np.ndarray, "n t d"],
-    kind: str,
-    *,
-    photos: bool = True,
-    valid: Bool[Array | np.ndarray, "n t"] | None = None,
-) -> Float[np.ndarray, "t d"]:
-    """What tokens of unrelated images have in common: to be subtracted before they are normalised.
-
-    A plain transformer's patch tokens carry their position, so two tokens match because they sit at the same
-    place. The average over images that share nothing else is that position, plus what all of them show.
-
-    Args:
-        tokens: of n images, not normalised.
-        kind: "position": the average at each place; "mean": one average for all places.
-        photos: whether the images look like those that will be compared. If not
-            (`vitjax.data.sources.synthetic`), what all of them show is not what photos show, and only the
-            differences between places are kept.
-        valid: False for tokens that are not there; None: all are.
-
-    Returns:
-        One vector per token, float32; `make_describe` takes it. For arrays of your own, subtract it from the
-        tokens before `Descriptors.from_arrays`.
-
-    Raises:
-        ValueError: an unknown kind, or "mean" of images that are no photos.
-    """
-    if kind not in ("mean", "position"):
-        raise UserError(f"token_center: kind {kind!r} is unknown; known: 'mean', 'position'")
-    if kind == "mean" and not photos:
-        raise UserError("token_center: the mean of synthetic images is not that of photos; use 'position'")
-    there = np.ones(tokens.shape[:2]) if valid is None else np.asarray(valid, np.float64)
-    seen = there.sum(axis=0)[:, None]
-    average = np.einsum("nt,ntd->td", there, np.asarray(tokens, np.float64)) / np.maximum(seen, 1)
-    whole = average.mean(axis=0, where=seen > 0, keepdims=True)
-    average = np.where(seen > 0, average, whole)
-    if kind == "mean":
-        average = np.broadcast_to(whole, average.shape)
-    return np.asarray(average if photos else average - whole, np.float32)
-
-
 def make_describe(
     forward: Callable[[Any, Array], Any],
     *,
@@ -263,6 +222,7 @@ def make_describe(
     start: int = 0,
     keep: bool = False,
     center: Float[np.ndarray, "t d"] | None = None,
+    subspace: Float[np.ndarray, "d k"] | None = None,
     normalise: bool = True,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Any], Descriptors]:
@@ -270,7 +230,7 @@ def make_describe(
 
     Tokens come as the model gives them, after its final norm; they are averaged to the coarser grid first
     and normalised after, as in the released code of "Beyond the CLS Token". Different: in between, `center`
-    is subtracted.
+    is subtracted and `subspace` projected out.
 
     A model that reduces its tokens gives those that are left, with their places, where `grid` is 0; else they
     are put back on the grid first. A merged token weighs as much as its patches.
@@ -286,6 +246,8 @@ def make_describe(
         keep: weigh tokens by what they were worth to the step that kept them (`BackboneOutput.worth`)
             instead of alike. For models that rank tokens.
         center: subtracted from the tokens that are kept, see `token_center`; None: nothing is.
+        subspace: orthonormal directions, projected out after that, see `positional_subspace`; None: nothing
+            is.
         normalise: False leaves tokens and pooled vectors at their length, every token on its place, for
             `token_center`.
         mesh: cuts the batch over its devices (see `sharding.shard_batch`; variables replicated); None: one
@@ -311,6 +273,8 @@ def make_describe(
             middle = None if center is None else _of_tokens(output, center)
         if middle is not None:
             tokens = tokens - (middle if middle.ndim == 3 else middle[None, :, :])
+        if subspace is not None:
+            tokens = _project_out(tokens, subspace)
         pooled = output.pooled.astype(jnp.float32)
         if normalise:
             tokens, pooled = _unit(tokens), _unit(pooled)
@@ -379,6 +343,12 @@ def _as_they_are(output: Any, weights: Array | None) -> tuple[Array, Array, Arra
     places = output.keep_index[-1].astype(jnp.int32)
     places = jnp.where(places < owner.shape[1], places, -1)
     return tokens, _per_token(cells[..., None], owner, tokens.shape[1])[..., 0], there, places
+
+
+def _project_out(tokens: Array, subspace: np.ndarray) -> Array:
+    """Tokens without their part in a subspace."""
+    part = jnp.matmul(tokens, subspace, precision="highest")
+    return tokens - jnp.matmul(part, subspace.T, precision="highest")
 
 
 def _of_tokens(output: Any, center: np.ndarray) -> Array:
