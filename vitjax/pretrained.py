@@ -1,5 +1,11 @@
 """One table of model names: which module, which fields, where its weights are, and what input they expect.
 
+A backbone has timm's name, image towers of CLIP and SigLIP among them: `vit_base_patch16_siglip_224`,
+`vit_base_patch16_clip_224` (exact GELU: LAION, DataComp), `vit_base_patch16_clip_quickgelu_224` (OpenAI). A
+model with two towers, image and text, has the name of its repository at Hugging Face, with underscores:
+`clip_vit_base_patch16`, `siglip2_base_patch16_256`; it serves wherever a backbone does, and encodes texts
+besides. One file of weights serves both names: of what a model lacks, the loading report tells.
+
 A model of your own joins by one entry: `MODELS["my_vit"] = ModelCard(MyModule, {"depth": 6})`. Importing this
 module does not import JAX.
 """
@@ -14,6 +20,7 @@ from vitjax.errors import UserError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 @dataclass(frozen=True)
@@ -25,12 +32,14 @@ class InputSpec:
         crop_pct: share of the resized shorter side that the centre crop keeps.
         stats: mean and standard deviation of each channel, in units of 0 to 1.
         interpolation: "bicubic" or "bilinear".
+        resize: "crop", or "squash": both sides to `image_size`, whatever the shape of the image.
     """
 
     image_size: int = 224
     crop_pct: float = 0.9
     stats: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     interpolation: str = "bicubic"
+    resize: str = "crop"
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class ModelCard:
         inputs: what weights with other tags expect, by tag, where that differs.
         any_tag: whether weights with a tag that is not listed expect `input` too.
         text: what texts its text tower expects; None = it has none.
+        licence: of these weights, an SPDX identifier or a name; "" = not known here.
     """
 
     module: str | type
@@ -73,6 +83,7 @@ class ModelCard:
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     any_tag: bool = True
     text: TextSpec | None = None
+    licence: str = ""
 
 
 def _sized(name: str, spec: InputSpec) -> InputSpec:
@@ -143,6 +154,115 @@ _SWIN_BASE = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16,
 _LVVIT_T = {"embed_dim": 240, "depth": 12, "num_heads": 4, "skip_lam": 1.0}
 _LVVIT_M = {"embed_dim": 512, "depth": 20, "num_heads": 8}
 
+_CLIP = {  # by patch and size: fields of the image tower
+    "base_patch32_{}_224": _BASE | {"patch_size": 32},
+    "base_patch16_{}_224": _BASE,
+    "large_patch14_{}_224": _LARGE | {"patch_size": 14},
+    "large_patch14_{}_336": _LARGE | {"patch_size": 14, "img_size": 336},
+}
+_CLIP_FIELDS = {"num_classes": 0, "eps": 1e-5, "pre_norm": True}
+_SO400M = {"embed_dim": 1152, "depth": 27, "num_heads": 16, "mlp_hidden": 4304}
+_SIGLIP = {  # image tower: its fields, sizes with weights of SigLIP, and of SigLIP 2
+    "base_patch32": (_BASE | {"patch_size": 32}, (), (256,)),
+    "base_patch16": (_BASE, (224, 256, 384, 512), (224, 256, 384, 512)),
+    "large_patch16": (_LARGE, (256, 384), (256, 384, 512)),
+    "so400m_patch14": (_SO400M | {"patch_size": 14, "drop_edge": True}, (224, 384), (224, 384)),
+    "so400m_patch16": (_SO400M, (), (256, 384, 512)),
+}
+_SIGLIP_FIELDS = {
+    "num_classes": 0, "class_token": False, "global_pool": "map", "mlp": "gelu_tanh", "eps": 1e-6,
+}  # fmt: skip
+
+
+def _clip_input(name: str, *, half: bool = False) -> InputSpec:
+    return InputSpec(336 if name.endswith("336") else 224, 1.0, HALF if half else OPENAI)
+
+
+def _siglip_input(size: int, version: int) -> InputSpec:
+    return InputSpec(size, 1.0, HALF, "bilinear" if version == 2 else "bicubic", "squash")
+
+
+def _image_towers() -> dict[str, ModelCard]:
+    """Image towers of CLIP and SigLIP alone, by timm's names."""
+    cards = {}
+    for pattern, sizes in _CLIP.items():
+        fields = sizes | _CLIP_FIELDS
+        quick, exact = (f"vit_{pattern.format(kind)}" for kind in ("clip_quickgelu", "clip"))
+        openai = f"hf:timm/{exact}.openai"
+        cards[quick] = ModelCard(
+            "VisionTransformer", fields | {"mlp": "quick_gelu"}, openai, _clip_input(quick), licence="MIT"
+        )
+        half = "large" in exact  # LAION trained its L/14 so
+        large = exact.endswith("336")
+        cards[exact] = ModelCard(
+            "VisionTransformer",
+            fields,
+            "" if large else "laion2b",
+            _clip_input(exact, half=half and not large),
+            {} if large else {tag: _clip_input(exact) for tag in ("datacompxl", "openai")},
+            licence="MIT",
+        )
+    for stem, (fields, first, second) in _SIGLIP.items():
+        for size in sorted({*first, *second}):
+            tag = "webli" if size in first else "v2_webli"
+            newer = {"v2_webli": _siglip_input(size, 2)} if size in second else {}
+            cards[f"vit_{stem}_siglip_{size}"] = ModelCard(
+                "VisionTransformer", fields | _SIGLIP_FIELDS | {"img_size": size}, tag,
+                newer.get(tag, _siglip_input(size, 1)), newer, licence="Apache-2.0",
+            )  # fmt: skip
+    return cards
+
+
+def _two_towers(images: Mapping[str, ModelCard]) -> dict[str, ModelCard]:
+    """Image and text towers of CLIP and SigLIP, by the names of their repositories at Hugging Face."""
+    cards = {}
+
+    def add(
+        name: str, image: str, text: Mapping[str, Any], repository: str, spec: InputSpec, **more: Any
+    ) -> None:
+        # Where weights are in Hugging Face's names, positions are resized as its code does.
+        fields = {"image": {**images[image].fields, "interpolate_antialias": False}, "text": text, **more}
+        licence = images[image].licence
+        cards[name] = ModelCard("TwoTowers", fields, f"hf:{repository}", spec, licence=licence)
+
+    laion = {"base_patch32": "B-32-laion2B-s34B-b79K", "base_patch16": "B-16-laion2B-s34B-b88K",
+             "large_patch14": "L-14-laion2B-s32B-b82K"}  # fmt: skip
+    for pattern in _CLIP:
+        stem, size = pattern.split("_{}_")
+        width, heads = (768, 12) if "large" in stem else (512, 8)
+        text = {"embed_dim": width, "num_heads": heads, "projection_dim": width}
+        name, suffix = f"clip_vit_{stem}", "_336" if size == "336" else ""
+        quick = f"vit_{stem}_clip_quickgelu_{size}"
+        add(
+            name + suffix, quick, text | {"mlp": "quick_gelu"},
+            f"openai/{name}{suffix}".replace("_", "-"), images[quick].input, projection_dim=width,
+        )  # fmt: skip
+        if not suffix:
+            exact = f"vit_{stem}_clip_{size}"
+            add(
+                f"{name}_laion2b", exact, text, f"laion/CLIP-ViT-{laion[stem]}", images[exact].input,
+                projection_dim=width,
+            )  # fmt: skip
+    for stem, (fields, *sizes) in _SIGLIP.items():
+        width = fields["embed_dim"]
+        shared = ("embed_dim", "depth", "num_heads", "mlp_hidden")
+        text = {key: fields[key] for key in shared if key in fields} | {
+            "context_length": 64, "mlp": "gelu_tanh", "eps": 1e-6, "causal": False, "pool": "last",
+            "projection_dim": width, "projection_bias": True,
+        }  # fmt: skip
+        for version, words, those in ((1, 32_000, sizes[0]), (2, 256_000, sizes[1])):
+            for size in those:
+                short = {"context_length": 16} if (stem, version, size) == ("so400m_patch14", 1, 224) else {}
+                name = f"siglip{'2' if version == 2 else ''}_{stem}_{size}"
+                add(
+                    name, f"vit_{stem}_siglip_{size}", text | {"vocab_size": words} | short,
+                    f"google/{name}".replace("_", "-"), _siglip_input(size, version), sigmoid=True,
+                )  # fmt: skip
+    return cards
+
+
+_IMAGE_TOWERS = _image_towers()
+
 MODELS: dict[str, ModelCard] = {
     **{
         name: ModelCard("VisionTransformer", fields, tag, _sized(name, _AUGREG))
@@ -169,6 +289,8 @@ MODELS: dict[str, ModelCard] = {
         for registers, more in (("", {}), ("reg4_", _REGISTERS))
         for size, fields in _DINOV2.items()
     },
+    **_IMAGE_TOWERS,
+    **_two_towers(_IMAGE_TOWERS),
     "vit_giant_patch14_dinov2": ModelCard(
         "VisionTransformer", _DINOV2_GIANT | _DINOV2_FIELDS, "lvd142m", _DINOV2_INPUT
     ),

@@ -38,7 +38,7 @@ def test_an_unknown_field_gets_the_list_of_fields():
         ({"img_size": (224, 224, 3)}, "give a side or"),
         ({"img_size": "224"}, "give a side or"),
         ({"num_heads": 5}, "not a multiple of num_heads"),
-        ({"global_pool": "max"}, "neither 'token' nor 'avg'"),
+        ({"global_pool": "max"}, "none of 'token', 'avg', 'map'"),
         ({"class_token": False}, "needs class_token"),
         ({"distilled": True, "reg_tokens": 4}, "distilled needs"),
         ({"dtype": "float16"}, "neither 'float32' nor 'bfloat16'"),

@@ -164,6 +164,61 @@ COSTS |= {
     "vit_giant_patch14_dinov2": Count(_gated(1536, 40, 37**2, 1, 14, 4096), 1_136_479_232),
     "vit_giant_patch14_reg4_dinov2": Count(_gated(1536, 40, 37**2, 5, 14, 4096), 1_136_479_232 + 4 * 1536),
 }
+
+
+def _clip(width: int, depth: int, side: int, patch: int) -> Count:
+    """An image tower of CLIP: patches without bias, a CLS token, norms before and after the blocks."""
+    patches = (side // patch) ** 2
+    params = (
+        3 * patch**2 * width + (patches + 2) * width + 2 * 2 * width + depth * (12 * width**2 + 13 * width)
+    )
+    return Count(_vit(width, depth, side, patch, scores=0), params)
+
+
+def _siglip(width: int, depth: int, side: int, patch: int, hidden: int) -> Count:
+    """An image tower of SigLIP: no CLS token; attention pooling has one query, and keys and values of all."""
+    n = (side // patch) ** 2
+    macs = n * 3 * patch**2 * width + depth * (4 * n * width**2 + 2 * n**2 * width + 2 * n * width * hidden)
+    pool = (2 + 2 * n) * width**2 + 2 * n * width + 2 * width * hidden
+    layers = 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width
+    params = (3 * patch**2 + 1 + n) * width + depth * (layers + 4 * width) + 2 * width + layers + 3 * width
+    return Count(macs + pool, params)
+
+
+def _text(width: int, depth: int, words: int, length: int, hidden: int, projection: int) -> int:
+    """Parameters of a text tower."""
+    layers = 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width
+    return (words + length) * width + depth * (layers + 4 * width) + 2 * width + projection
+
+
+_CLIP = {
+    "base_patch32": (768, 12, 224, 32), "base_patch16": (768, 12, 224, 16),
+    "large_patch14": (1024, 24, 224, 14), "large_patch14_336": (1024, 24, 336, 14),
+}  # fmt: skip
+for _name, _sizes in _CLIP.items():
+    _tower, _side = _clip(*_sizes), _sizes[2]
+    _stem = _name.removesuffix("_336")
+    COSTS |= {f"vit_{_stem}_{kind}_{_side}": _tower for kind in ("clip", "clip_quickgelu")}
+    _joint = 768 if _sizes[0] == 1024 else 512
+    _words = _text(_joint, 12, 49_408, 77, 4 * _joint, _joint**2)
+    _both = Count(_tower.macs + _sizes[0] * _joint, _tower.params + _words + _sizes[0] * _joint + 1)
+    COSTS |= {f"clip_vit_{_name}{tag}": _both for tag in ("", "_laion2b") if not (tag and _side == 336)}
+# Of SigLIP So400m, 384 pixels are 27 patches of 14 across; its text has 16 tokens at 224 pixels.
+_SIGLIP = {
+    "base_patch32": ((768, 12), 32, 3072, (), (256,)),
+    "base_patch16": ((768, 12), 16, 3072, (224, 256, 384, 512), (224, 256, 384, 512)),
+    "large_patch16": ((1024, 24), 16, 4096, (256, 384), (256, 384, 512)),
+    "so400m_patch14": ((1152, 27), 14, 4304, (224, 384), (224, 384)),
+    "so400m_patch16": ((1152, 27), 16, 4304, (), (256, 384, 512)),
+}
+for _stem, ((_width, _depth), _patch, _hidden, *_versions) in _SIGLIP.items():
+    for _words, _of, _those in zip((32_000, 256_000), ("siglip", "siglip2"), _versions, strict=True):
+        for _side in _those:
+            _tower = _siglip(_width, _depth, _side, _patch, _hidden)
+            COSTS[f"vit_{_stem}_siglip_{_side}"] = _tower
+            _length = 16 if (_of, _stem, _side) == ("siglip", "so400m_patch14", 224) else 64
+            _params = _text(_width, _depth, _words, _length, _hidden, _width**2 + _width)
+            COSTS[f"{_of}_{_stem}_{_side}"] = Count(_tower.macs, _tower.params + _params + 2)
 _UNCOUNTED = {"vit_7b_patch16_dinov3", "vit_7b_patch16_dinov3_qkvb"}  # no published table of it was read
 
 
@@ -183,7 +238,8 @@ def _models() -> list:
         "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_384",
         "vit_small_patch14_reg4_dinov2", "swin_tiny_patch4_window7_224", "cvt_13", "lvvit_t", "resnet50",
         "dynamicvit_deit_tiny_patch16_224", "dynamicvit_lvvit_s", "dynamicswin_tiny_patch4_window7_224",
-        "vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3_qkvb",
+        "vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3_qkvb", "clip_vit_base_patch32",
+        "vit_base_patch16_siglip_224", "siglip2_so400m_patch14_384",
     }  # fmt: skip
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in sorted(COSTS)]
 

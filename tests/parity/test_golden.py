@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from tests.parity import (
+    checks_clip,
     checks_cvt,
     checks_dinov3,
     checks_lvvit,
@@ -21,6 +22,7 @@ from tests.parity import (
 
 CHECKS = {
     **checks_vit.CHECKS,
+    **checks_clip.CHECKS,
     **checks_cvt.CHECKS,
     **checks_dinov3.CHECKS,
     **checks_lvvit.CHECKS,

@@ -248,7 +248,7 @@ def model_input(
 
 
 def _from_spec(spec: InputSpec) -> Preprocess:
-    return Preprocess(spec.image_size, spec.crop_pct, spec.interpolation, *spec.stats)
+    return Preprocess(spec.image_size, spec.crop_pct, spec.interpolation, *spec.stats, spec.resize)
 
 
 def _from_hub(source: str) -> Preprocess:

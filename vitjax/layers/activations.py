@@ -22,3 +22,14 @@ def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     Source: Hendrycks & Gimpel 2016 (arXiv:1606.08415), Sec. 2.
     """
     return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The GELU's approximation by tanh, computed in float32.
+
+    Source: Hendrycks & Gimpel 2016 (arXiv:1606.08415), Sec. 2; torch's GELU(approximate="tanh").
+    """
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)
+
+
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu, "gelu_tanh": gelu_tanh, "relu": jax.nn.relu}

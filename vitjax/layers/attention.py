@@ -31,6 +31,7 @@ class Attention(nn.Module):
     dtype: str = "float32"
     implementation: str = "xla"  # see `attend`
     key_bias: bool = True  # False: only queries and values have one, as `q_bias` and `v_bias`
+    causal: bool = False  # True: a token sees itself and those before it
 
     @nn.compact
     def __call__(
@@ -73,6 +74,10 @@ class Attention(nn.Module):
         bias = None
         if sizes is not None:
             bias = jnp.log(sizes)[:, None, None, :]
+        if self.causal:
+            later = jnp.where(jnp.tri(count, dtype=bool), 0.0, -jnp.inf)[None, None]
+            bias = later if bias is None else bias + later
+        if bias is not None:
             bias = jnp.broadcast_to(bias, (batch, self.num_heads, count, count))
         weights = None
         if keep is not None:

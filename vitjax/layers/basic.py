@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vitjax.layers.activations import gelu, quick_gelu
+from vitjax.layers.activations import ACTIVATIONS
 
 linear_init = nn.initializers.truncated_normal(stddev=0.02)
 
@@ -39,14 +39,16 @@ class PatchEmbed(nn.Module):
     embed_dim: int
     dtype: str = "float32"
     norm_eps: float | int | None = None  # of a norm of the tokens, as Swin has it; None = no norm
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
-        """Returns one token per patch, row by row."""
+        """Returns one token per patch, row by row; pixels right and below that fill none are left out."""
         size = self.patch_size
         batch, height, width, channels = images.shape
-        proj = _PatchProjection(size, self.embed_dim, self.dtype, name="proj")
+        proj = _PatchProjection(size, self.embed_dim, self.dtype, self.use_bias, name="proj")
         rows, columns = height // size, width // size
+        images = images[:, : rows * size, : columns * size]
         patches = images.reshape(batch, rows, size, columns, size, channels).transpose(0, 1, 3, 2, 4, 5)
         tokens = proj(patches.reshape(batch, rows * columns, size * size * channels))
         if self.norm_eps is None:
@@ -58,6 +60,7 @@ class _PatchProjection(nn.Module):
     patch_size: int
     embed_dim: int
     dtype: str
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, patches: Float[Array, "b n k"]) -> Float[Array, "b n d"]:
@@ -65,15 +68,18 @@ class _PatchProjection(nn.Module):
         channels = patches.shape[-1] // (size * size)
         shape = (size, size, channels, self.embed_dim)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
         flat = kernel.reshape(-1, self.embed_dim).astype(self.dtype)
-        return patches.astype(self.dtype) @ flat + bias.astype(self.dtype)[None, None, :]
+        tokens = patches.astype(self.dtype) @ flat
+        if not self.use_bias:
+            return tokens
+        bias = self.param("bias", nn.initializers.zeros, (self.embed_dim,), jnp.float32)
+        return tokens + bias.astype(self.dtype)[None, None, :]
 
 
 class Mlp(nn.Module):
     """Two linear layers with a non-linearity between them.
 
-    `act`: "gelu", the exact (erf) one, or "quick_gelu", x * sigmoid(1.702 x).
+    `act`: a name of `ACTIVATIONS`: "gelu" (the exact one, by erf), "quick_gelu", "gelu_tanh" or "relu".
     """
 
     hidden_dim: int
@@ -84,7 +90,7 @@ class Mlp(nn.Module):
     def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Returns an update of every token on its own."""
         hidden = nn.Dense(self.hidden_dim, dtype=self.dtype, kernel_init=linear_init, name="fc1")(tokens)
-        hidden = quick_gelu(hidden) if self.act == "quick_gelu" else gelu(hidden)
+        hidden = ACTIVATIONS[self.act](hidden)
         return nn.Dense(tokens.shape[-1], dtype=self.dtype, kernel_init=linear_init, name="fc2")(hidden)
 
 

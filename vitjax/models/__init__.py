@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -10,17 +11,28 @@ import jax.numpy as jnp
 from vitjax.errors import UserError
 from vitjax.models.cvt import CvT
 from vitjax.models.lvvit import LVViT
-from vitjax.models.outputs import BackboneOutput
+from vitjax.models.outputs import BackboneOutput, TextOutput
 from vitjax.models.resnet import ResNet
 from vitjax.models.swin import SwinTransformer
+from vitjax.models.text_transformer import TextTransformer
+from vitjax.models.two_towers import SHARED, TwoTowers
 from vitjax.models.vit import VisionTransformer
 from vitjax.pretrained import MODELS, list_models, pretrained_source
 from vitjax.sparsify.reducers import make_reducer
 
-__all__ = ["BackboneOutput", "VisionTransformer", "build", "list_models", "pretrained_source"]
+__all__ = [
+    "BackboneOutput",
+    "TextOutput",
+    "TwoTowers",
+    "VisionTransformer",
+    "build",
+    "list_models",
+    "pretrained_source",
+]
 
 _MODULES: dict[str, type[nn.Module]] = {
-    module.__name__: module for module in (CvT, LVViT, ResNet, SwinTransformer, VisionTransformer)
+    module.__name__: module
+    for module in (CvT, LVViT, ResNet, SwinTransformer, TextTransformer, TwoTowers, VisionTransformer)
 }
 # Fields of a reducer in flat form, which `build` takes; "pruning_loc" is DynamicViT's name of its blocks.
 _REDUCTION = ("reduce", "pruning_loc", "keep_ratio", "r", "round_to", "budget")
@@ -34,7 +46,9 @@ def build(name: str, **overrides: Any) -> nn.Module:
         overrides: fields of the module in timm's names (`img_size`, `num_classes`, `depth`, ...); lists
             serve as tuples, `img_size` is a side or (height, width) in pixels. `reduce` is a name of
             `vitjax.sparsify.REDUCERS`, with `keep_ratio`, `r`, `pruning_loc`, `round_to` and `budget` as far
-            as they concern it, or a `Reducer` of your own.
+            as they concern it, or a `Reducer` of your own. Of a model with two towers they are those of the
+            image tower; `dtype`, `remat`, `scan_layers` and `attention` are of both, and `text` has those of
+            the text tower: `text={"depth": 6}`.
 
     Returns:
         A linen module: `module.init(key, images)`, `module.apply(variables, images)`.
@@ -54,6 +68,30 @@ def build(name: str, **overrides: Any) -> nn.Module:
         )
     card = MODELS[name]
     module = _MODULES[card.module] if isinstance(card.module, str) else card.module
+    if issubclass(module, TwoTowers):
+        return _build_towers(name, module, card.fields, overrides)
+    return _build(name, module, card.fields, overrides)
+
+
+def _build_towers(
+    name: str, module: type[TwoTowers], card: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> TwoTowers:
+    """The module of two towers, each with its part of the fields."""
+    own = {name: value for name, value in card.items() if name not in ("image", "text")}
+    own |= {key: value for key, value in overrides.items() if key in ("projection_dim", "sigmoid")}
+    image = {key: value for key, value in overrides.items() if key not in (*own, "image", "text")}
+    text = {key: value for key, value in image.items() if key in SHARED} | dict(overrides.get("text", {}))
+    return module(
+        image=cast(Any, _build(name, VisionTransformer, card["image"], image)),
+        text=cast(Any, _build(f"{name}'s text tower", TextTransformer, card["text"], text)),
+        **own,
+    )
+
+
+def _build(
+    name: str, module: type[nn.Module], card: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> nn.Module:
+    """The module with its fields, checked."""
     known = [f.name for f in dataclasses.fields(cast(Any, module)) if f.name not in ("parent", "name")]
     if "reducer" in known:
         known += _REDUCTION
@@ -69,7 +107,7 @@ def build(name: str, **overrides: Any) -> nn.Module:
         raise UserError(
             f"model {name!r} has no field {', '.join(map(repr, unknown))}; {hint} fields: {', '.join(known)}."
         )
-    fields = dict(card.fields) | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    fields = dict(card) | {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     size = fields.get("img_size", 224)
     if not all(isinstance(x, int) for x in (size if isinstance(size, tuple) and len(size) == 2 else (size,))):
         raise UserError(

@@ -57,15 +57,21 @@ def check_colour_last(images: Array) -> None:
         )
 
 
-def patch_grid(images: Array, patch_size: int) -> tuple[int, int]:
+def patch_grid(images: Array, patch_size: int, *, drop_edge: bool = False) -> tuple[int, int]:
     """Rows and columns of patches of the images.
+
+    Args:
+        images: (b, h, w, 3), normalised.
+        patch_size: side of a patch, pixels.
+        drop_edge: pixels right and below may be left over.
 
     Raises:
         ValueError: colour is not last, or a side is no multiple of the patch.
     """
     check_colour_last(images)
     height, width = images.shape[1:3]
-    if height < patch_size or width < patch_size or height % patch_size or width % patch_size:
+    uneven = (height % patch_size or width % patch_size) and not drop_edge
+    if height < patch_size or width < patch_size or uneven:
         down, across = (max(1, side // patch_size) * patch_size for side in (height, width))
         raise UserError(
             f"images are {height}x{width} pixels; both sides must be multiples of patch_size {patch_size}: "

@@ -16,6 +16,10 @@ class BackboneOutput(flax.struct.PyTreeNode):
         prefix: tokens that stand for no patch, after the final norm: CLS, then distillation or registers.
         logits: class scores before softmax; None without a classifier or where `block` stopped early.
         attention: one (b, heads, queries, keys) array per block that ran, after softmax; None if not asked.
+        pool_attention: (b, heads, 1, tokens), of attention pooling over all tokens, prefix first, after
+            softmax; None if not asked, or if the model pools otherwise.
+        embedding: of an image among texts: pooled, in the joint space of a model with two towers, not divided
+            by its length; None in other models.
         heads: scores of each classifier by name: "cls", "dist"; "aux" has those of every patch (b, n, c).
         scores: per pruning stage, log-probabilities (b, n, 2) of keeping (index 0) and dropping a token.
         decisions: per pruning stage, 1 where a token was kept; None in a model that drops none.
@@ -36,6 +40,8 @@ class BackboneOutput(flax.struct.PyTreeNode):
     prefix: Float[Array, "b p d"]
     logits: Float[Array, "b c"] | None = None
     attention: tuple[Any, ...] | None = None
+    pool_attention: Float[Array, "b heads 1 _"] | None = None
+    embedding: Float[Array, "b j"] | None = None
     heads: dict[str, Float[Array, "b ..."]] = flax.struct.field(default_factory=dict)
     scores: tuple[Float[Array, "b _ 2"], ...] = ()
     decisions: Float[Array, "b stages _"] | None = None
@@ -45,6 +51,22 @@ class BackboneOutput(flax.struct.PyTreeNode):
     worth: Float[Array, "b n"] | None = None
     overflow: Int[Array, " b"] | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))
+
+
+class TextOutput(flax.struct.PyTreeNode):
+    """What a text tower returns.
+
+    Attributes:
+        tokens: of every position after the final norm, float32.
+        pooled: one vector per text, of the width of the tokens; which one, the tower's `pool` says.
+        embedding: pooled, in the joint space of images and texts, not divided by its length.
+        attention: one (b, heads, l, l) array per block, after softmax; None if not asked.
+    """
+
+    tokens: Float[Array, "b l d"]
+    pooled: Float[Array, "b d"]
+    embedding: Float[Array, "b j"]
+    attention: tuple[Any, ...] | None = None
 
 
 class TokenReduction(NamedTuple):

@@ -1,4 +1,4 @@
-"""Plain vision transformers: ViT, DeiT (also distilled), DeiT III, DINOv2 and DINOv3, as one module.
+"""Plain vision transformers: ViT, DeiT, DINOv2, DINOv3, image towers of CLIP and SigLIP, as one module.
 
 Submodules carry timm's names (`patch_embed`, `blocks_0`, `norm`, `head`), so that a weight's path is its
 timm key with other separators.
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vitjax.layers.activations import ACTIVATIONS
 from vitjax.layers.attention import Attention
+from vitjax.layers.attention_pool import AttentionPool
 from vitjax.layers.basic import LayerNorm, LayerScale, Mlp, PatchEmbed, SwiGlu, drop_branch, linear_init
 from vitjax.layers.pos_embed import resize_positions
 from vitjax.layers.rope import Rope
@@ -42,7 +44,7 @@ class Block(nn.Module):
     stage: int = 0
     prefix: int = 0
     key_bias: bool = True  # see `Attention`
-    mlp: str = "gelu"  # or "swiglu"
+    mlp: str = "gelu"  # see `VisionTransformer`
     mlp_hidden: int | None = None  # width inside the MLP; None = int(width * mlp_ratio)
 
     @nn.compact
@@ -81,8 +83,11 @@ class Block(nn.Module):
         if self.reducer is not None and token_map is not None:
             tokens, token_map = self._reduce(self.reducer, tokens, token_map, weights, facets.key)
             weights = weights if self.return_attention else None
-        kind, width = (SwiGlu if self.mlp == "swiglu" else Mlp), int(tokens.shape[-1] * self.mlp_ratio)
-        mlp = kind(self.mlp_hidden or width, self.dtype, name="mlp")
+        hidden = self.mlp_hidden or int(tokens.shape[-1] * self.mlp_ratio)
+        if self.mlp == "swiglu":
+            mlp = SwiGlu(hidden, self.dtype, name="mlp")
+        else:
+            mlp = Mlp(hidden, self.dtype, self.mlp, name="mlp")
         update = mlp(LayerNorm(self.eps, name="norm2")(tokens).astype(self.dtype))
         if self.init_values is not None:
             update = LayerScale(self.init_values, self.dtype, name="ls2")(update)
@@ -94,7 +99,10 @@ class Block(nn.Module):
     def _reduce(
         self, reducer: Reducer, tokens: Array, token_map: TokenMap, weights: Array | None, keys: Array
     ) -> tuple[Array, TokenMap]:
-        by_cls = None if weights is None else weights[:, :, 0, self.prefix :].mean(axis=1)
+        by_cls = None
+        if weights is not None:  # without a CLS token: the attention of all patches
+            asking = weights[:, :, 0] if self.prefix else weights.mean(axis=2)
+            by_cls = asking[:, :, self.prefix :].mean(axis=1)
         given = StepInput(by_cls, keys[:, self.prefix :].mean(axis=2), self.stage, self.prefix)
         patches, token_map = reducer.step(tokens[:, self.prefix :], token_map, given)
         return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1), token_map
@@ -110,9 +118,10 @@ class VisionTransformer(nn.Module):
     Source: Dosovitskiy et al. 2021 (arXiv:2010.11929); Touvron et al. 2021, DeiT (arXiv:2012.12877);
     Touvron et al. 2022, DeiT III (arXiv:2204.07118); Oquab et al. 2023, DINOv2 (arXiv:2304.07193); Darcet et
     al. 2024, registers (arXiv:2309.16588); Siméoni et al. 2025, DINOv3 (arXiv:2508.10104), whose pooled
-    vector is here the CLS token, as in the paper (timm's default is the mean of its patches). Field names,
-    weight names and defaults are timm's. Different from
-    timm: images of any size divisible by `patch_size` are accepted, the position table being resized to
+    vector is here the CLS token, as in the paper (timm's default is the mean of its patches); Radford et al.
+    2021, CLIP (arXiv:2103.00020), whose code norms the CLS token alone at the end, where here all tokens are;
+    Zhai et al. 2023, SigLIP (arXiv:2303.15343). Field names, weight names and defaults are timm's. Different
+    from timm: images of any size divisible by `patch_size` are accepted, the position table being resized to
     their grid.
 
     Attributes:
@@ -124,7 +133,8 @@ class VisionTransformer(nn.Module):
         mlp_ratio: hidden width of the MLP, in units of `embed_dim`.
         qkv_bias: whether query, key and value projections have a bias.
         num_classes: classes of the classifier; 0 = no classifier.
-        global_pool: "token": pooled is the CLS token; "avg": the mean of the patch tokens.
+        global_pool: "token": pooled is the CLS token; "avg": the mean of the patch tokens; "map": attention
+            pooling, see `AttentionPool`.
         class_token: whether there is a CLS token.
         no_embed_class: the position table has rows for patches only.
         reg_tokens: number of register tokens, after CLS.
@@ -142,10 +152,13 @@ class VisionTransformer(nn.Module):
         drop_path_rate: probability that an image goes without a branch of the last block, where a call has
             the rng "dropout"; that of the others rises evenly from 0.
         key_bias: False: keys have no bias; see `Attention`.
-        mlp: "gelu", or "swiglu": gated.
+        mlp: non-linearity of the MLPs, a name of `vitjax.layers.activations.ACTIVATIONS`; or "swiglu": gated.
         mlp_hidden: width inside the MLP; None = int(embed_dim * mlp_ratio).
         rope_base: tokens have rotary instead of added positions, with this base; None = added ones. See
             `vitjax.layers.rope`.
+        pre_norm: a norm before the blocks, and patches projected without bias, as in CLIP.
+        drop_edge: pixels right and below that fill no patch are left out, as a convolution without padding
+            does (SigLIP So400m/14 at 384 pixels); False = such images are refused.
         reducer: how tokens become fewer on the way, an object of `vitjax.sparsify.reducers` or of your own;
             None = not at all. `build` makes one from its name: `reduce="topk", keep_ratio=0.7,
             pruning_loc=(3, 6, 9)`. A trained one has a predictor before each step; the others work with any
@@ -179,7 +192,15 @@ class VisionTransformer(nn.Module):
     mlp: str = "gelu"
     mlp_hidden: int | None = None
     rope_base: float | int | None = None
+    pre_norm: bool = False
+    drop_edge: bool = False
     reducer: Reducer | None = None
+
+    def setup(self) -> None:
+        """Makes what `pool_alone` shares with a call."""
+        if self.global_pool == "map":
+            hidden = self.mlp_hidden or int(self.embed_dim * self.mlp_ratio)
+            self.attn_pool = AttentionPool(self.num_heads, hidden, self.eps, self.mlp, self.dtype)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -215,20 +236,22 @@ class VisionTransformer(nn.Module):
         """Returns which fields do not go together, which would otherwise surface deep inside the self."""
         height, width = (self.img_size,) * 2 if isinstance(self.img_size, int) else self.img_size
         wrong = []
-        if min(height, width) < self.patch_size or height % self.patch_size or width % self.patch_size:
+        uneven = (height % self.patch_size or width % self.patch_size) and not self.drop_edge
+        if min(height, width) < self.patch_size or uneven:
             wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {self.patch_size}")
         if self.embed_dim % self.num_heads:
             wrong.append(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        if self.global_pool not in ("token", "avg"):
-            wrong.append(f"global_pool {self.global_pool!r} is neither 'token' nor 'avg'")
+        if self.global_pool not in ("token", "avg", "map"):
+            wrong.append(f"global_pool {self.global_pool!r} is none of 'token', 'avg', 'map'")
         if self.global_pool == "token" and not self.class_token:
             wrong.append("global_pool 'token' needs class_token; use global_pool='avg'")
         if self.distilled and (not self.class_token or self.reg_tokens or self.global_pool != "token"):
             wrong.append("distilled needs class_token, global_pool 'token' and no reg_tokens")
         if self.depth < 1:
             wrong.append(f"depth is {self.depth}, below 1")
-        if self.mlp not in ("gelu", "swiglu"):
-            wrong.append(f"mlp {self.mlp!r} is neither 'gelu' nor 'swiglu'")
+        if self.mlp not in (*ACTIVATIONS, "swiglu") or (self.global_pool == "map" and self.mlp == "swiglu"):
+            known = ", ".join(map(repr, (*ACTIVATIONS, "swiglu")))
+            wrong.append(f"mlp {self.mlp!r} is none of {known}, or 'swiglu' with global_pool 'map'")
         width = self.embed_dim // self.num_heads
         if self.rope_base is not None and width % 4:
             wrong.append(f"rope_base needs heads whose width is a multiple of 4; it is {width}")
@@ -275,9 +298,13 @@ class VisionTransformer(nn.Module):
         """
         images = jnp.asarray(images)
         last = last_block(block, self.depth)
-        grid = patch_grid(images, self.patch_size)
-        tokens = PatchEmbed(self.patch_size, self.embed_dim, self.dtype, name="patch_embed")(images)
-        tokens = self._add_positions(tokens, grid)
+        grid = patch_grid(images, self.patch_size, drop_edge=self.drop_edge)
+        embed = PatchEmbed(
+            self.patch_size, self.embed_dim, self.dtype, use_bias=not self.pre_norm, name="patch_embed"
+        )
+        tokens = self._add_positions(embed(images), grid)
+        if self.pre_norm:
+            tokens = LayerNorm(self.eps, name="norm_pre")(tokens).astype(self.dtype)
         fields = {
             "num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio, "qkv_bias": self.qkv_bias,
             "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
@@ -295,7 +322,7 @@ class VisionTransformer(nn.Module):
         norm_after_pool = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
         tokens = tokens.astype(jnp.float32) if norm_after_pool else LayerNorm(self.eps, name="norm")(tokens)
         prefix, patches = tokens[:, : self.prefix_count], tokens[:, self.prefix_count :]
-        pooled = self._pool(prefix, patches, keep)
+        pooled, pool_attention = self._pool(prefix, patches, keep, parts.get("sizes"))
         if norm_after_pool:
             pooled = LayerNorm(self.eps, name="fc_norm")(pooled)
         heads = self._classify(pooled, prefix) if last == self.depth - 1 else {}
@@ -308,6 +335,7 @@ class VisionTransformer(nn.Module):
             prefix=prefix,
             logits=jnp.stack(list(heads.values())).mean(axis=0) if heads else None,
             attention=maps if return_attention else None,
+            pool_attention=pool_attention if return_attention else None,
             heads=heads,
             grid=grid,
             **parts,
@@ -345,10 +373,25 @@ class VisionTransformer(nn.Module):
         front = jnp.broadcast_to(front, (len(tokens), *front.shape[1:])).astype(self.dtype)
         return jnp.concatenate([front, tokens], axis=1)
 
-    def _pool(self, prefix: Array, patches: Array, keep: Array | None) -> Array:
+    def _pool(
+        self, prefix: Array, patches: Array, keep: Array | None, sizes: Array | None
+    ) -> tuple[Array, Array | None]:
+        """The pooled vector, and the attention that made it where it was made by attention."""
+        if self.global_pool == "map":
+            counts = sizes if keep is None and self.reducer is not None and self.reducer.merges else keep
+            if counts is not None:
+                counts = jnp.concatenate([jnp.ones(prefix.shape[:2], counts.dtype), counts], axis=1)
+            return self.attn_pool(jnp.concatenate([prefix, patches], axis=1), counts)
         if self.global_pool == "avg":
-            return masked_mean(patches, keep)
-        return prefix[:, :2].mean(axis=1) if self.distilled else prefix[:, 0]
+            return masked_mean(patches, keep), None
+        return prefix[:, :2].mean(axis=1) if self.distilled else prefix[:, 0], None
+
+    def pool_alone(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """What `pooled` would be for each token, were it the only one: itself, or attention-pooled."""
+        if self.global_pool != "map":
+            return tokens
+        batch, count, dim = tokens.shape
+        return self.attn_pool(tokens.reshape(batch * count, 1, dim))[0].reshape(batch, count, dim)
 
     def _classify(self, pooled: Array, prefix: Array) -> dict[str, Array]:
         """Scores of each classifier; the distilled model's two see their own token each."""

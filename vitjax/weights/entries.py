@@ -15,6 +15,7 @@ from typing import Any
 
 from vitjax.errors import EntryError, WeightsError
 from vitjax.weights import (
+    names_clip,
     names_cvt,
     names_dinov3,
     names_google,
@@ -28,6 +29,7 @@ from vitjax.weights.layout import Layout
 # The first whose anchor and mark a set of weights has is its layout; those of plain ViT tell by least, so
 # they come last.
 _LAYOUTS = (
+    *names_clip.LAYOUTS,
     *names_cvt.LAYOUTS,
     *names_dinov3.LAYOUTS,
     *names_lvvit.LAYOUTS,

@@ -21,17 +21,22 @@ Grid = tuple[int, int]
 _EVIDENCE = 0.6
 
 
-def fit_positions(renamed: Renamed, model: Any) -> list[str]:
+def fit_positions(renamed: Renamed, model: Any, tower: str = "") -> list[str]:
     """Brings the position table to the model's grid and prefix rows; returns what was done, in words.
 
     A table that cannot be brought there is left as it is, for the report.
+
+    Args:
+        renamed: holds the table.
+        model: a backbone; of two towers, that of images.
+        tower: what stands before its names.
     """
-    table, how = renamed.state["pos_embed"], renamed.positions
+    table, how = renamed.state[f"{tower}pos_embed"], renamed.positions
     if table.ndim != 3 or table.shape[0] != 1:
         return []
     patches_only = getattr(model, "no_embed_class", False)
     rows_in_model = 0 if patches_only else model.prefix_count
-    tokens = [n for n in ("cls_token", "dist_token") if n in renamed.state]
+    tokens = [n for n in (f"{tower}cls_token", f"{tower}dist_token") if n in renamed.state]
     prefix, readings = _split_rows(table.shape[1], how, rows_in_model, model.grid)
     if not readings or prefix > (len(tokens) if patches_only else rows_in_model):
         return []
@@ -61,7 +66,7 @@ def fit_positions(renamed: Renamed, model: Any) -> list[str]:
         front = np.concatenate([front, np.zeros((rows_in_model - prefix, table.shape[2]), front.dtype)])
         notes.append(f"tokens without a position got a row of zeros: {rows_in_model - prefix}")
     if notes:
-        renamed.state["pos_embed"] = np.concatenate([front, patches])[None]
+        renamed.state[f"{tower}pos_embed"] = np.concatenate([front, patches])[None]
     return notes
 
 

@@ -19,6 +19,7 @@ from vitjax.weights.read import check_state, read_state
 from vitjax.weights.rename import collection, rename, to_name, to_path, torch_shape
 from vitjax.weights.report import LoadReport, Mismatch, hints
 from vitjax.weights.scan_params import stack_blocks
+from vitjax.weights.towers import IMAGE, has_both, take_part
 
 _LOG = logging.getLogger(__name__)
 # Google's pre_logits is a layer of the classifier that the models here lack.
@@ -93,7 +94,7 @@ def load_with_report(
     wanted = _parameters(model)
     initial: dict[tuple[str, ...], Any] = {}
     if set(wanted) - set(placed):
-        initial = _flatten(jax.jit(model.init)(jax.random.key(0), _image(model)))
+        initial = _flatten(jax.jit(model.init)(jax.random.key(0), _blank(model)))
     values: dict[str, dict[tuple[str, ...], Any]] = {}
     for path in wanted:
         value = _to_device(placed[path], path, label) if path in placed else initial[path]
@@ -142,6 +143,7 @@ def match(
     """
     choice = choice or choose(state, source=f"weights {label!r}")
     renamed = rename(state, choice)
+    take_part(renamed, model)
     wanted = _parameters(model)
     notes = [*choice.notes, *_differences(renamed.computes, model)]
     ignored = dict(renamed.ignored)
@@ -153,8 +155,9 @@ def match(
             del renamed.state[name]
     if drop_head and has_head:
         notes.append("the classifier starts from initial values")
-    if ("pos_embed",) in wanted and "pos_embed" in renamed.state:
-        notes += fit_positions(renamed, model)
+    tower, front = (model.image, IMAGE) if has_both(model) else (model, "")
+    if any(path[-1] == "pos_embed" for path in wanted) and f"{front}pos_embed" in renamed.state:
+        notes += fit_positions(renamed, tower, front)
     notes += fit_offsets(renamed, wanted, model)
     placed, unexpected, mis_shaped = {}, [], []
     for name, array in renamed.state.items():
@@ -199,14 +202,17 @@ def _differences(computes: Mapping[str, object], model: Any) -> list[str]:
     ]
 
 
-def _image(model: Any) -> jax.Array:
+def _blank(model: Any) -> jax.Array:
+    """An input of the model: an image, or a text."""
+    if hasattr(model, "context_length"):
+        return jnp.zeros((1, model.context_length), jnp.int32)
     size = model.img_size
     height, width = (size, size) if isinstance(size, int) else size
     return jnp.zeros((1, height, width, 3), jnp.float32)
 
 
 def _parameters(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
-    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), _image(model)))
+    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), _blank(model)))
     return {path: leaf.shape for path, leaf in _flatten(shapes).items()}
 
 
@@ -216,7 +222,7 @@ def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
 
 
 def _to_device(value: np.ndarray, path: tuple[str, ...], label: str) -> jax.Array:
-    value = np.ascontiguousarray(value, np.float32)
+    value = np.asarray(value, np.float32, order="C")
     if not np.isfinite(value).all():
         raise WeightsError(
             f"weights {label!r}: {to_name(path)!r} holds NaN or infinity; the file is damaged or training "

@@ -17,7 +17,7 @@ from vitjax.weights.layout import Layout, Positions
 _BLOCK = r"Transformer\.encoderblock_(\d+)\."
 _HERE = r"blocks.\1."
 _ATTENTION = _BLOCK + r"MultiHeadDotProductAttention_\d\."
-_TABLE = {
+TABLE = {
     r"cls": "cls_token",
     r"embedding\.(.*)": r"patch_embed.proj.\1",
     r"(?:Transformer\.posembed_input\.)?pos_embedding": "pos_embed",
@@ -31,11 +31,12 @@ _TABLE = {
 }
 
 
-def _to_torch(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    scanned = re.fullmatch(r"(Transformer\.encoderblock)\.(.*)", name)
+def to_torch(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and arrays in torch's shapes of one flax parameter; scanned blocks one by one."""
+    scanned = re.fullmatch(r"((?:.*\.)?encoderblock)\.(.*)", name)
     if scanned and array.ndim:  # big_vision's scan: all blocks on a leading axis
         for i, each in enumerate(array):
-            yield from _to_torch(f"{scanned[1]}_{i}.{scanned[2]}", each)
+            yield from to_torch(f"{scanned[1]}_{i}.{scanned[2]}", each)
         return
     *modules, leaf = name.split(".")
     if leaf == "kernel":
@@ -56,7 +57,7 @@ def _to_torch(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 def _google(name: str, mark: str, rows: int | None) -> Layout:
     positions = Positions(prefix_rows=rows, square=True, corners=True)
-    return Layout(name, "embedding.kernel", mark, _TABLE, positions=positions, to_torch=_to_torch)
+    return Layout(name, "embedding.kernel", mark, TABLE, positions=positions, to_torch=to_torch)
 
 
 LAYOUTS = (

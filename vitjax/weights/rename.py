@@ -85,6 +85,9 @@ def rename(state: Mapping[str, np.ndarray], choice: Choice | None = None) -> Ren
     renamed.ignored |= choice.left_out
     _join(renamed, CLS_ROWS, (CLS_ROWS, PATCH_ROWS), "pos_embed", axis=1)
     _join_attention(renamed)
+    for name in [n for n in renamed.state if re.search(r"\.attn_pool\.k\.\w+$", n)]:
+        stem, leaf = name.split(".k.")
+        _join(renamed, name, (name, f"{stem}.v.{leaf}"), f"{stem}.kv.{leaf}", axis=0)
     _drop_key_biases(renamed)
     _unpack_gates(renamed)
     return renamed

@@ -1,7 +1,7 @@
 """Parameters of blocks, side by side as checkpoints have them, or on one leading axis for `scan_layers`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,8 @@ def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: no blocks, or some missing from their row.
     """
     params = dict(variables["params"])
+    if "image" in params and "text" in params:
+        return {**variables, "params": params | _each_tower(stack_blocks, params)}
     names = [name for name in params if re.fullmatch(r"blocks_\d+", name)]
     blocks = [params.pop(f"blocks_{i}", None) for i in range(len(names))]
     if not blocks or None in blocks:
@@ -40,6 +42,8 @@ def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: no stacked blocks.
     """
     params = dict(variables["params"])
+    if "image" in params and "text" in params:
+        return {**variables, "params": params | _each_tower(unstack_blocks, params)}
     stacked = params.pop("blocks", None)
     if stacked is None:
         raise UserError(
@@ -49,3 +53,8 @@ def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     depth = jax.tree.leaves(stacked)[0].shape[0]
     blocks = {f"blocks_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(depth)}
     return {**variables, "params": params | blocks}
+
+
+def _each_tower(change: Callable[[Mapping[str, Any]], dict[str, Any]], params: Mapping[str, Any]) -> dict:
+    """The parameters of both towers, changed."""
+    return {tower: change({"params": params[tower]})["params"] for tower in ("image", "text")}
