@@ -222,8 +222,15 @@ def _two_towers(images: Mapping[str, ModelCard]) -> dict[str, ModelCard]:
     ) -> None:
         # Where weights are in Hugging Face's names, positions are resized as its code does.
         fields = {"image": {**images[image].fields, "interpolate_antialias": False}, "text": text, **more}
-        licence = images[image].licence
-        cards[name] = ModelCard("TwoTowers", fields, f"hf:{repository}", spec, licence=licence)
+        source, family = f"hf:{repository}", name.split("_", maxsplit=1)[0]
+        words = {
+            "clip": TextSpec("clip", pad="end", source=source),
+            "siglip": TextSpec("canonical", start=False, pad="end", source=source),
+            "siglip2": TextSpec("lower", start=False, source=source),
+        }
+        cards[name] = ModelCard(
+            "TwoTowers", fields, source, spec, text=words[family], licence=images[image].licence
+        )
 
     laion = {"base_patch32": "B-32-laion2B-s34B-b79K", "base_patch16": "B-16-laion2B-s34B-b88K",
              "large_patch14": "L-14-laion2B-s32B-b82K"}  # fmt: skip
