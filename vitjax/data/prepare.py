@@ -26,7 +26,7 @@ from vitjax.data.sources.cub_cars_sop import Listing, read_cars, read_cub, read_
 from vitjax.data.sources.msls import VALIDATION, PlaceSource, all_cities, read_msls
 from vitjax.data.sources.tfds import own_features_only
 from vitjax.errors import UserError
-from vitjax.system.files import expanded, parse_json, read_text
+from vitjax.system.files import expanded, read_json
 from vitjax.system.terminal import clean, protect
 
 NAMES = ("cub", "cars", "sop", "msls", "folder")
@@ -118,7 +118,7 @@ def _fingerprint(classes: list[str], splits: Mapping[str, Columns]) -> str:
 def _made_of(folder: Path) -> str:
     """The fingerprint that a dataset was written with; "" where it says none, as older ones do."""
     path = folder / "metadata.json"
-    found = parse_json(read_text(path)) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
     return str(found.get("made_of", "")) if isinstance(found, dict) else ""
 
 

@@ -94,15 +94,41 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON in which no object has a name twice: of two values `json.loads` would keep the last.
+    """JSON as its standard has it; `json.loads`, which is called here only, takes NaN and names that repeat.
 
     Raises:
-        ValueError: not JSON, nested too deep, or a name that comes twice.
+        UserError: not JSON, nested too deep, NaN or an infinity, or a name that comes twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant)
     except RecursionError:
         raise UserError("it is nested too deep") from None
+    except UserError:
+        raise
+    except ValueError as error:  # of the decoding of bytes as well
+        raise UserError(f"it is not JSON ({error})") from None
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file says, see `parse_json`.
+
+    Raises:
+        UserError: it cannot be opened or is not JSON; one line names the file and says why.
+    """
+    text = read_text(path)
+    try:
+        return parse_json(text)
+    except UserError as error:
+        raise type(error)(f"{expanded(path)}: {error}") from None
+
+
+def read_number(path: str | os.PathLike[str], name: str) -> int | float:
+    """A number of a file that holds a JSON object; 0 where none can be read, or one that is not finite."""
+    try:
+        value = read_json(path)[name]
+    except (ValueError, LookupError, TypeError):
+        return 0
+    return value if isinstance(value, int | float) and abs(value) < 2**53 else 0
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,6 +138,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise RepeatedName(f"the name {name!r} comes twice in one object; keep one of them")
         found[name] = value
     return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise UserError(f"{name} is no number of JSON; give a finite one, or null")
 
 
 class RepeatedName(UserError):

@@ -22,7 +22,7 @@ from jaxtyping import Array, UInt32
 
 from vitjax.cli.run_files import plain
 from vitjax.errors import CheckpointError
-from vitjax.system.files import replacing
+from vitjax.system.files import read_json, read_number, replacing
 
 MANIFEST = "whole.json"
 _ITEM = "state"
@@ -62,10 +62,7 @@ class Checkpoints:
 
     def recorded(self) -> int:
         """The last step whose save was finished, as noted beside the folder; 0 where nothing is noted."""
-        try:
-            return int(json.loads(self._record.read_text(encoding="utf-8"))["last"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0
+        return int(read_number(self._record, "last"))
 
     def notes(self, step: int) -> dict[str, Any]:
         """What was noted with a step, before its files are checked; nothing where that cannot be read."""
@@ -259,9 +256,9 @@ def _is_save(folder: pathlib.Path) -> bool:
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         return data["content"] if data["sha256"] == _hash_of(data["content"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

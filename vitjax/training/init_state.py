@@ -1,8 +1,10 @@
 """What a run starts from: the model and its weights, and the teacher's."""
 
+import contextlib
 import dataclasses
 import operator
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ import numpy as np
 from vitjax import models
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.transforms import Preprocess, preprocess
-from vitjax.errors import UserError
+from vitjax.errors import EntryError, UserError
 from vitjax.models.from_config import create_model, init_variables
 from vitjax.models.outputs import dense
 from vitjax.training import optim
@@ -98,14 +100,10 @@ def initial(
     if not is_dynamic(model) or config.task != "classify":
         return variables, {}
     if source:
-        try:
-            entry = "" if config.sparsify.teacher else wanted.entry
+        entry = config.sparsify.teacher_entry or ("" if config.sparsify.teacher else wanted.entry)
+        names = f"{flag('sparsify.teacher')} names its weights; empty = {flag('model.weights')}"
+        with _of_teacher(f"the dense teacher ({names})", entry=flag("sparsify.teacher_entry")):
             return variables, _load(source, dense(model), wanted.depth, entry=entry)[0]
-        except WeightsError as error:
-            raise WeightsError(
-                f"the dense teacher ({flag('sparsify.teacher')} names its weights; empty = "
-                f"{flag('model.weights')}): {error}"
-            ) from None
     output.warn(f"the teacher is RANDOM; set {flag('sparsify.teacher')} or {flag('model.weights')}")
     return variables, init_variables(dense(model), recipe.image_size, config.seed)
 
@@ -122,6 +120,18 @@ def _load(
     if missing or unexpected or report.mis_shaped:
         raise WeightsError(str(report))
     return variables, report
+
+
+@contextlib.contextmanager
+def _of_teacher(what: str, *, entry: str) -> Iterator[None]:
+    """Says of errors of weights that they are a teacher's, and which field tells their entry."""
+    try:
+        yield
+    except WeightsError as error:
+        named = type(error)(f"{what}: {error}")
+        if isinstance(named, EntryError):
+            named.field = entry
+        raise named from None
 
 
 def _is_cut_off(name: str, depth: int) -> bool:
@@ -175,7 +185,8 @@ def open_teacher(
         dtype=config.model.dtype,
     )
     theirs = preprocess(wanted.teacher)
-    variables = load_with_report(wanted.teacher_weights, model)[0]
+    with _of_teacher(f"the teacher ({flag('distill.teacher_weights')})", entry=flag("distill.teacher_entry")):
+        variables = load_with_report(wanted.teacher_weights, model, entry=wanted.teacher_entry or None)[0]
     if (found := embedding_width(model, variables, recipe)) != width:
         raise UserError(
             f"{flag('distill.teacher')} {wanted.teacher!r} has an embedding of {found} numbers, the model "

@@ -7,7 +7,7 @@ from typing import Any
 
 from vitjax.cli.run_files import plain
 from vitjax.errors import UserError
-from vitjax.system.files import replacing
+from vitjax.system.files import parse_json, replacing
 from vitjax.training.output import SILENT, Output
 
 FILE = "metrics.jsonl"
@@ -99,7 +99,7 @@ def last_step(path: pathlib.Path) -> int:
 def _step(line: bytes) -> int | None:
     """Step of a line; None where it cannot be read, cut off by a kill for instance."""
     try:
-        step = json.loads(line)["step"]
+        step = parse_json(line)["step"]
     except (ValueError, KeyError, TypeError):
         return None
     return step if isinstance(step, int) else None

@@ -1,6 +1,5 @@
 """What a run writes of itself: run.json at its start, and what results.json holds at its end."""
 
-import json
 import pathlib
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +9,7 @@ from vitjax.cli import run_files
 from vitjax.config.old_names import with_current_names
 from vitjax.config.train_config import TrainConfig, to_dict
 from vitjax.data.transforms import Preprocess
+from vitjax.system.files import read_json, read_number
 from vitjax.training.output import SILENT, Output
 from vitjax.training.prepare import Run
 from vitjax.training.session import Progress, Session
@@ -50,10 +50,7 @@ def summarize(run: Run, step: int, progress: Progress, session: Session, seconds
 
 def last_pace(path: pathlib.Path) -> float:
     """Images per second in results.json, for older checkpoints, which lack the clock; 0 if unknown."""
-    try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["images_per_second"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    return float(read_number(path, "images_per_second"))
 
 
 def note_run(config: TrainConfig, recipe: Preprocess, out: pathlib.Path, *, output: Output = SILENT) -> None:
@@ -79,10 +76,10 @@ def note_run(config: TrainConfig, recipe: Preprocess, out: pathlib.Path, *, outp
 def _initial(path: pathlib.Path, output: Output) -> dict[str, Any]:
     """What is written of a run's beginning; nothing where it cannot be read, which is said."""
     try:
-        then = json.loads(path.read_text(encoding="utf-8"))
+        then = read_json(path)
         if isinstance(then["config"], dict):
             return then
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         pass
     output.warn(f"{path} cannot be read: whether the config is the initial one is unknown")
     return {}

@@ -1,6 +1,5 @@
 """Where a run resumes: what its folder knows of earlier steps, and where in its epoch it is."""
 
-import json
 import pathlib
 
 import jax
@@ -8,6 +7,7 @@ import jax
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.train_loader import Feed, Origin
 from vitjax.errors import UserError
+from vitjax.system.files import read_number
 from vitjax.training.checkpoint import MANIFEST, Checkpoints, total_bytes
 from vitjax.training.log import FILE, last_step
 from vitjax.training.output import SILENT, Output, flag
@@ -33,7 +33,7 @@ def check_checkpoints(out: pathlib.Path, saves: Checkpoints, *, every: int, outp
         UserError: none is there though some were, or the last one has lost its manifest.
     """
     found = saves.latest()
-    ended = _known(out / RESULTS, "step")
+    ended = int(read_number(out / RESULTS, "step"))
     finished = max(saves.recorded(), ended)
     lost = [step for step in saves.unfinished() if (found or 0) < step <= finished]
     if found is None and (last := max(finished, last_step(out / FILE) - 2 * every)) > 0:
@@ -59,14 +59,6 @@ def _lacking(saves: Checkpoints) -> str:
     if steps := saves.unfinished():
         return f"those of step {', '.join(map(str, steps))} lack {MANIFEST}"
     return "it is empty" if saves.root.is_dir() else "it is not there"
-
-
-def _known(path: pathlib.Path, name: str) -> int:
-    """A whole number of a JSON file; 0 where it cannot be read."""
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))[name])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return 0
 
 
 def resume(saves: Checkpoints, state: State, *, output: Output = SILENT) -> tuple[State, Progress]:

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from vitjax.errors import WeightsError
+from vitjax.errors import UserError, WeightsError
 
 # Of zipfile, pickletools, json, struct, protobuf and numpy; OSError stands for the disk and is told apart.
 DAMAGE = (
@@ -39,7 +39,8 @@ def naming(path: str | os.PathLike, kind: str) -> Iterator[None]:
     except OSError as error:
         raise WeightsError(f"{source} cannot be read: {error.strerror or error}.") from error
     except DAMAGE as error:
-        why = f"{type(error).__name__}: {' '.join(str(error)[:120].split())!r}"
+        text = " ".join(str(error)[:120].split())
+        why = text if isinstance(error, UserError) else f"{type(error).__name__}: {text!r}"
         raise WeightsError(
             f"{source} is not a whole {kind} of plain arrays ({why}); fetch it again."
         ) from error

@@ -3,7 +3,6 @@
 Source: the format's description in huggingface/safetensors, README.
 """
 
-import json
 import math
 import pathlib
 import struct
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vitjax.errors import WeightsError
+from vitjax.system.files import RepeatedName, parse_json
 
 _MAX_HEADER = 100_000_000  # bytes, as in the format's own code
 _MAX_DIMS = 32
@@ -43,7 +43,11 @@ def read_safetensors(
         (length,) = struct.unpack("<Q", file.read(8))
         if length > min(_MAX_HEADER, size - 8):
             raise WeightsError(f"its header claims {length} bytes; fetch it again.")
-        header = json.loads(file.read(length), object_pairs_hook=_without_repetition)
+        text = file.read(length)
+    try:
+        header = parse_json(text)
+    except RepeatedName:
+        raise WeightsError("its header holds a name twice; refused.") from None
     if not isinstance(header, dict):
         raise WeightsError("its header is no list of tensors; fetch it again.")
     header.pop("__metadata__", None)
@@ -61,13 +65,6 @@ def read_safetensors(
             raise WeightsError(f"{name!r} has {end - start} bytes for shape {shape}; fetch it again.")
         state[name] = np.asarray(data[start:end]).view(kind).reshape(shape)
     return state
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise WeightsError("its header holds a name twice; refused.")
-    return found
 
 
 def _check_places(header: dict[str, Any], room: int) -> None:

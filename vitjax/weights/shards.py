@@ -1,10 +1,10 @@
 """Weights in several files: an index in JSON says which name lies in which file of its folder."""
 
-import json
 import pathlib
 import re
 
 from vitjax.errors import WeightsError
+from vitjax.system.files import parse_json
 
 _MAX_INDEX = 64 * 2**20  # bytes
 # What a folder's weights are called by those who save models in folders, the preferred first.
@@ -41,7 +41,7 @@ def read_index(path: pathlib.Path) -> dict[str, str]:
     """
     if path.stat().st_size > _MAX_INDEX:
         raise WeightsError(f"it is JSON of more than {_MAX_INDEX} bytes; refused.")
-    index = json.loads(path.read_bytes())
+    index = parse_json(path.read_bytes())
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
         raise WeightsError("it is JSON without a 'weight_map' of names to files; give the weights' own file.")

@@ -99,7 +99,7 @@ def check_same(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> 
 def check_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a recipe as JSON gives it back; raises ValueError where it is not plain data."""
     try:
-        return json.loads(json.dumps(dict(recipe), allow_nan=False))
+        return parse_json(json.dumps(dict(recipe), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise UserError(f"recipe: {error}; give text, finite numbers, lists and dicts only") from None
 
