@@ -47,10 +47,8 @@ def look(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mining(folder: pathlib.Path, photos: Places = PHOTOS, **fields) -> Mining:
-    return Mining(
-        photos,
-        **{"batch_size": 8, "negatives": 2, "every": 3, "pool": 80, "seed": 1, "folder": folder} | fields,
-    )
+    usual = {"batch_size": 8, "negatives": 2, "every": 3, "pool": 80, "seed": 1, "folder": folder}
+    return Mining(**{"photos": photos, **usual, **fields})
 
 
 def test_groups_are_a_query_a_near_photo_and_the_most_alike_of_those_far_away(tmp_path):
@@ -67,19 +65,83 @@ def test_groups_are_a_query_a_near_photo_and_the_most_alike_of_those_far_away(tm
             assert (like > 0.999).all()  # the other city's photos of the same metres, and those 60 m away
 
 
-@pytest.mark.parametrize("fields", [{"every": 2}, {"batch_size": 16}, {"negatives": 6}, {"every": 4}])
-def test_rows_chosen_for_other_batches_are_chosen_anew_with_a_word(tmp_path, fields):
+def streets(**fields) -> Places:
+    """Photos of as many queries and gallery images as PHOTOS has, of other names, cities or positions."""
+    photos = Places(Street("query", 4, 40.0), Street("photo", 40, 5.0))
+    for name, value in fields.items():
+        setattr(photos, name, value)
+    return photos
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"every": 2},
+        {"every": 4},
+        {"batch_size": 16},
+        {"negatives": 6},
+        {"seed": 2},
+        {"pool": 79},
+        {"photos": streets(names=[PHOTOS.names[1], PHOTOS.names[0], *PHOTOS.names[2:]])},
+        {"photos": streets(cities=np.roll(PHOTOS.cities, 1))},
+        {"photos": streets(places=PHOTOS.places + np.eye(88, 2, -60))},  # one photo, by a metre
+        {"photos": streets(class_names=["here", "elsewhere"])},
+        {"photos": Places(Street("query", 5, 40.0), Street("photo", 39, 5.0))},
+    ],
+)
+def test_rows_chosen_from_other_images_or_for_other_batches_are_chosen_anew_with_a_word(tmp_path, fields):
     mining(tmp_path).renew(0, look)
     mining(tmp_path).renew(3, look)
     said: list[str] = []
+    photos = fields.get("photos", PHOTOS)
     other = mining(tmp_path, output=Output(said.append), **fields)
-    if not (tmp_path / f"{5 // other.every * other.every}.npy").exists():
-        (tmp_path / "3.npy").rename(tmp_path / "4.npy")
-    other.renew(5, look)
+    if not (tmp_path / f"{5 // other.every * other.every}.npz").exists():
+        (tmp_path / "3.npz").rename(tmp_path / "4.npz")
+    calls = []
+    other.renew(5, lambda rows: calls.append(rows) or look(rows))
+    assert len(calls) == 1
     assert len(other.index(5)) == other.batch_size
-    assert other.index(5).reshape(-1, other.group)[:, 0].max() < PHOTOS.queries
+    assert other.index(5).reshape(-1, other.group)[:, 0].max() < photos.queries
     (line,) = said
-    assert "4.npy" in line or "3.npy" in line
+    assert "4.npz" in line or "3.npz" in line
+    again = mining(tmp_path, **fields)
+    again.renew(5, pytest.fail)
+    assert again.index(5).tolist() == other.index(5).tolist()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda _: b"", lambda _: b"\x93NUMPY"]
+)
+def test_rows_that_cannot_be_read_are_chosen_anew_with_a_word(tmp_path, damage):
+    one = mining(tmp_path)
+    one.renew(3, look)
+    path = tmp_path / "3.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    said: list[str] = []
+    again = mining(tmp_path, output=Output(said.append))
+    again.renew(4, look)
+    assert again.index(4).tolist() == one.index(4).tolist()
+    assert said == [f"{path} cannot be read: hard negatives are mined anew"]
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_what_process_0_finds_all_processes_take(tmp_path, monkeypatch, found):
+    one = mining(tmp_path)
+    one.renew(3, look)
+    if not found:
+        (tmp_path / "3.npz").unlink()
+    monkeypatch.setattr("vitjax.training.mining.sharding.from_main", lambda _: 1)
+    other = mining(tmp_path, writes=False)
+    if not found:
+        with pytest.raises(ValueError, match="the same --workdir"):
+            other.renew(4, pytest.fail)
+        return
+    other.renew(4, pytest.fail)
+    assert other.index(4).tolist() == one.index(4).tolist()
+    monkeypatch.setattr("vitjax.training.mining.sharding.from_main", lambda _: 0)
+    other, calls = mining(tmp_path, writes=False), []
+    other.renew(4, lambda rows: calls.append(rows) or look(rows))
+    assert len(calls) == 1  # an exchange of all processes: where process 0 chooses anew, so do the others
 
 
 def test_a_run_that_goes_on_between_two_choices_sees_what_it_would_have_seen(tmp_path):

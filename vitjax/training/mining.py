@@ -1,12 +1,17 @@
 """Hard negatives for place recognition: what each step compares, chosen anew with the model as it is."""
 
+import hashlib
 import pathlib
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int, Int32
 
+from vitjax import sharding
 from vitjax.data.sources.geo import Places
 from vitjax.errors import UserError
 from vitjax.system.files import replacing
@@ -23,7 +28,8 @@ class Mining:
 
     A batch is groups of a query, a photo of its place and its hardest negatives: the photos of other places
     most like it among some that are drawn. All of it is a function of (seed, step, model), and the choice
-    lies in a file, so a run that resumes in between sees what it would have seen.
+    lies in a file, so a run that resumes in between sees what it would have seen. The file says what it was
+    chosen from, and is not taken for other images, cities, positions or settings.
 
     Attributes:
         photos: queries and the others.
@@ -78,8 +84,8 @@ class Mining:
         base = step // self.every * self.every
         if base == self._base:
             return
-        path = self.folder / f"{base}.npy"
-        table = self._read(path) if step > base else None  # the run resumes in between
+        path = self.folder / f"{base}.npz"
+        table = self._kept(path) if step > base else None  # the run resumes in between
         if table is not None:
             self._table = table
         else:
@@ -90,7 +96,7 @@ class Mining:
             if self.writes:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with replacing(path, "wb") as file:
-                    np.save(file, self._table)
+                    np.savez(file, rows=self._table, made_of=np.array(self._made_of))
         self._base = base
 
     def instead(self, i: int) -> int:
@@ -105,16 +111,42 @@ class Mining:
         gap = np.linalg.norm(self.photos.places[same] - self.photos.places[i][None], axis=1)
         return int(same[gap.argmin()])
 
+    @cached_property
+    def _made_of(self) -> str:
+        """Hash of what a choice depends on beside the model; rows stand for images by their order."""
+        photos = self.photos
+        settings = (self.batch_size, self.negatives, self.every, self.pool, self.seed, NEAR, FAR)
+        named = repr((settings, photos.queries, photos.class_names, photos.names))
+        whole = hashlib.sha256(named.encode(errors="surrogatepass"))
+        whole.update(np.asarray(photos.cities, np.int64).tobytes())
+        whole.update(np.asarray(photos.places, np.float64).tobytes())
+        return whole.hexdigest()
+
+    def _kept(self, path: pathlib.Path) -> Int32[np.ndarray, "steps b"] | None:
+        """What was chosen; None where nothing was, or for something else, which the writing process decides.
+
+        Raises:
+            UserError: this process does not find what that one does.
+        """
+        table = self._read(path) if self.writes else None
+        if not sharding.from_main(int(table is not None)):
+            return None
+        table = self._read(path) if table is None else table
+        if table is None:
+            raise UserError(f"{path} is not there for every process: give all of them the same --workdir")
+        return table
+
     def _read(self, path: pathlib.Path) -> Int32[np.ndarray, "steps b"] | None:
-        """What was chosen; None where nothing was, or for batches of another kind."""
         if not path.is_file():
             return None
-        table = np.load(path, allow_pickle=False)
-        if table.shape == (self.every, self.batch_size) and (table < len(self.photos)).all():
-            queries = table.reshape(self.every, -1, self.group) < self.photos.queries
-            if queries[..., 0].all() and not queries[..., 1:].any():
-                return table
-        self.output.say(f"{path} was mined for other batches: hard negatives are mined anew")
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+                if str(found["made_of"]) == self._made_of:
+                    return found["rows"]
+            why = "was mined for other images or other batches"
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+            why = "cannot be read"
+        self.output.say(f"{path} {why}: hard negatives are mined anew")
         return None
 
     def _choose(self, base: int, embed: Embed) -> Int32[np.ndarray, "steps b"] | None:

@@ -67,7 +67,7 @@ def test_pooled_vectors_may_be_halved(tmp_path):
 def test_adding_in_pieces_gives_the_same_files_as_adding_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "SHARD_BYTES", 2**13)  # several files of each array
     monkeypatch.setattr(arrays, "CHUNK_BYTES", 2**11)
-    found, names = random_descriptors(50), [str(i) * (i % 5) for i in range(50)]
+    found, names = random_descriptors(50), ["" if i == 5 else str(i) * (i % 5 + 1) for i in range(50)]
     whole, parts = Gallery.create(tmp_path / "whole"), Gallery.create(tmp_path / "parts")
     whole.add(found, names)
     for start in range(0, 50, 7):
@@ -80,7 +80,7 @@ def test_adding_in_pieces_gives_the_same_files_as_adding_at_once(tmp_path, monke
     assert parts.ids() == names and parts.ids(slice(10, 20)) == names[10:20]
 
 
-ODD = ["", "a\nb", "a\0b", "../../etc/passwd", "\udcff.jpg", "ß" * 5000, "🐈", " ", '"', "a", "a"]
+ODD = ["", "a\nb", "a\0b", "../../etc/passwd", "\udcff.jpg", "ß" * 5000, "🐈", " ", '"', "a", "A"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ ODD = ["", "a\nb", "a\0b", "../../etc/passwd", "\udcff.jpg", "ß" * 5000, "🐈"
         (ODD, ODD),
         (np.array([3, -1, 2**63 - 1, -(2**63)]), [3, -1, 2**63 - 1, -(2**63)]),
         (np.array(["x", "yy"]), ["x", "yy"]),
-        (["", ""], ["", ""]),
+        (["", "a"], ["", "a"]),
         (None, [0, 1, 2]),
     ],
 )
@@ -117,6 +117,8 @@ def test_ids_of_what_was_found_are_a_list_for_each_query(tmp_path):
         ([True, 1], "an id is True, a bool"),
         ([1.5, 2.5], "an id is 1.5"),
         ([1, 2**63], "does not fit into 64 bits"),
+        (["a", "a"], "id 'a' is given for several images"),
+        (["new", "shelf 3/é.jpg"], r"id 'shelf 3/é\.jpg' is in it already"),
         (np.array([1, 2]), "its ids are texts, those added whole numbers"),
         (None, "its ids are texts, those added row numbers"),
     ],
@@ -126,6 +128,65 @@ def test_ids_that_cannot_be_are_refused(tmp_path, ids, text):
     with pytest.raises(ValueError, match=text):
         gallery.add(random_descriptors(2), ids)
     assert len(Gallery.open(tmp_path / "g")) == 30
+
+
+def test_the_one_image_without_a_name_has_one(tmp_path):
+    gallery = Gallery.create(tmp_path / "g")
+    gallery.add(random_descriptors(1), [""])  # of nothing but empty texts nothing is stored
+    assert gallery.ids() == [""] and gallery.ids([0, -1]) == ["", None]
+    with pytest.raises(ValueError, match="id '' is in it already"):
+        gallery.add(random_descriptors(1), [""])
+
+
+@pytest.mark.parametrize("ids", [[f"image {i}" for i in range(30)], [7 * i - 90 for i in range(30)]])
+def test_an_id_comes_once_in_all_calls_and_after_opening_again(tmp_path, monkeypatch, ids):
+    monkeypatch.setattr("vitjax.retrieval.gallery.gallery._IDS_AT_ONCE", 4)
+    found, path = random_descriptors(30), tmp_path / "g"
+    gallery = Gallery.create(path)
+    gallery.add(found.take(slice(0, 10)), ids[:10])
+    gallery.add(found.take(slice(10, 20)), ids[10:20])
+    for again in (gallery, Gallery.open(path)):
+        before = tree(path)
+        with pytest.raises(ValueError, match=r"id .* is in it already") as one:
+            again.add(found.take(slice(20, 22)), [ids[20], ids[3]])
+        assert repr(ids[3]) in str(one.value) and repr(ids[20]) not in str(one.value)
+        with pytest.raises(ValueError, match=r"10 ids \(.*, \.\.\.\) are in it already") as several:
+            again.add(found.take(slice(10, 24)), ids[10:24])
+        assert all(repr(x) in str(several.value) for x in ids[10:13])
+        assert tree(path) == before
+    gallery.close()
+    again = Gallery.open(path)
+    again.add(found.take(slice(20, 30)), ids[20:])
+    with pytest.raises(ValueError, match="in it already"):
+        again.add(found.take(slice(0, 1)), ids[29:])
+    assert again.ids() == ids
+    again.close()
+
+
+def test_texts_of_one_hash_are_not_taken_for_each_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "vitjax.retrieval.gallery.image_ids._keys", lambda ids: np.array([len(x) for x in ids], np.int64)
+    )
+    gallery = Gallery.create(tmp_path / "g")
+    gallery.add(random_descriptors(2), ["ab", "cd"])
+    gallery.add(random_descriptors(2), ["ef", "ghi"])
+    with pytest.raises(ValueError, match="id 'cd' is in it already"):
+        gallery.add(random_descriptors(2), ["xy", "cd"])
+    assert gallery.ids() == ["ab", "cd", "ef", "ghi"]
+
+
+def test_ids_are_read_once_and_only_where_some_are_added(tmp_path, monkeypatch):
+    found, path = random_descriptors(12), tmp_path / "g"
+    filled_gallery(path).close()
+    gallery, calls, real = Gallery.open(path), [], Gallery.ids
+    monkeypatch.setattr(Gallery, "ids", lambda self, rows=None: calls.append(rows) or real(self, rows))
+    gallery.search(found, 3)
+    gallery.add(found.take(slice(0, 0)), reached=40)
+    assert calls == []
+    for start in range(0, 12, 4):
+        gallery.add(found.take(slice(start, start + 4)), [f"new {i}" for i in range(start, start + 4)])
+    assert calls == [slice(0, 2**16)]
+    gallery.close()
 
 
 def test_an_empty_gallery_opens_and_says_that_it_is_empty(tmp_path):

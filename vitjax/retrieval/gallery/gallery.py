@@ -3,7 +3,7 @@
 import itertools
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from vitjax.retrieval.gallery.quantize import POOLED_DTYPES, Stored
 from vitjax.retrieval.gallery.storage import GalleryError, Location, Pending, locate
 
 _MATCHED = ("pooled", "tokens", "scale", "weights", "valid", "places")
+_IDS_AT_ONCE = 2**16
 _ROW_ARRAYS = (*_MATCHED, "owner")  # the last is for images only
 _LEFTOVERS = {
     writer_lock.FILE,
@@ -47,6 +48,7 @@ class Gallery:
         self._stores = dict(stores)
         self._reader = checksums.Reader(place, content, stores)
         self._release: weakref.finalize | None = None
+        self._seen: image_ids.SeenIds | None = None  # until the first `add`
 
     @classmethod
     def create(
@@ -157,18 +159,19 @@ class Gallery:
     ) -> None:
         """Appends images; once this returns they are stored and stay, if it fails none of them is.
 
-        Each call ends with a commit and may rewrite one partly filled file, so add thousands at a time.
+        Each call ends with a commit and may rewrite one partly filled file, so add thousands at a time. The
+        first one after `open` reads all ids that are there, of which 8 bytes each are kept.
 
         Args:
             descriptors: of images, on the host or on a device; lengths as in the gallery.
-            ids: a text or a whole number for each, which need not be unique; None: their row numbers.
-                One kind for the whole gallery.
+            ids: a text or a whole number for each, which no other image of the gallery has; None: their
+                row numbers. One kind for the whole gallery.
             reached: how many images of its source a build has gone through after this, those that could not
                 be read included; kept for the same build to go on from. None: the number of rows.
 
         Raises:
             ValueError: values that are not finite, vectors that are not normalised, lengths or kind of ids
-                that do not fit.
+                that do not fit, ids that come again.
             GalleryError: another program writes to the gallery, or no space is left.
         """
         found: Descriptors = sharding.fetch(descriptors)
@@ -184,6 +187,7 @@ class Gallery:
                 layouts = arrays.layout(found, old.dtype, old.pooled_dtype, packed.kind)
                 new = replace(new, arrays=layouts, ids=packed.kind)
             new = replace(new, text=old.text + len(packed.text))
+        self._check_new(packed.given)
         self.claim()
         stores = self._stores if old.arrays else arrays.create(self._place, new)
         if len(found):
@@ -192,6 +196,8 @@ class Gallery:
         self._version = manifest.write(self._place, new, replaces=self._version)
         self._reader = checksums.Reader(self._place, new, stores, before=self._reader)
         self._content, self._stores = new, stores
+        if self._seen is not None:
+            self._seen.extend(packed.given)
 
     def _write(
         self, stores: dict[str, Any], new: Manifest, found: Descriptors, packed: PackedIds
@@ -366,6 +372,22 @@ class Gallery:
                 f"gallery {self.path}: its ids are {kinds[self._content.ids]}, those added {kinds[kind]}; "
                 "a gallery has one kind"
             )
+
+    def _check_new(self, ids: Sequence[int | str]) -> None:
+        """Refuses ids that the gallery has: it would not be known which image is meant."""
+        if not ids:
+            return
+        if self._seen is None:
+            self._seen = image_ids.SeenIds(self._all_ids)
+        if there := self._seen.repeated(ids):
+            raise UserError(
+                f"gallery {self.path}: {image_ids.listed(there)} in it already; leave these images out, or "
+                "give them other ids"
+            )
+
+    def _all_ids(self) -> Iterator[list[Any]]:
+        for start in range(0, len(self), _IDS_AT_ONCE):
+            yield self.ids(slice(start, start + _IDS_AT_ONCE))
 
     def _hold(self, release: Callable[[], None]) -> None:
         self._release = weakref.finalize(self, release)

@@ -1,7 +1,8 @@
 """Ids of a gallery's images, whole numbers or texts of any length, as arrays and back."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +18,14 @@ class PackedIds(NamedTuple):
     """Ids as arrays.
 
     Attributes:
+        given: what is packed, as Python has it; empty of kind "none".
         kind: "none" (the row numbers), "int" or "str".
         numbers: (n,) int64, of kind "int".
         ends: (n,) int64, where each text ends in `text`, of kind "str".
         text: all texts in UTF-8, one behind the other.
     """
 
+    given: list[int | str]
     kind: str
     numbers: np.ndarray
     ends: np.ndarray
@@ -57,28 +60,69 @@ def pack(ids: Sequence[Any] | np.ndarray | None, count: int) -> PackedIds:
     """Checks the ids of `count` images and packs them.
 
     Raises:
-        ValueError: another number of ids than images, a number beyond 64 bits, or ids that are neither all
-            texts nor all whole numbers.
+        ValueError: another number of ids than images, an id that comes twice, a number beyond 64 bits, or ids
+            that are neither all texts nor all whole numbers.
     """
     blank = np.zeros(0, np.int64)
     if ids is None:
-        return PackedIds("none", blank, blank, blank.astype(np.uint8))
+        return PackedIds([], "none", blank, blank, blank.astype(np.uint8))
     found = plain(ids, "Gallery.add")
     if len(found) != count:
         raise UserError(f"Gallery.add: {len(found)} ids for {count} images; give one each")
+    if len(set(found)) < count:
+        twice = [x for x, times in Counter(found).items() if times > 1]
+        raise UserError(f"Gallery.add: {listed(twice)} given for several images; an id names one image")
     texts = [x for x in found if isinstance(x, str)]
     if texts and len(texts) == count:
         # Names of files may hold bytes that are no text; Python keeps them as lone surrogates.
         coded = [x.encode(errors="surrogatepass") for x in texts]
         ends = np.cumsum([len(x) for x in coded], dtype=np.int64)
-        return PackedIds("str", blank, ends, np.frombuffer(b"".join(coded), np.uint8))
+        return PackedIds(found, "str", blank, ends, np.frombuffer(b"".join(coded), np.uint8))
     if texts:
         raise UserError(f"Gallery.add: an id is {texts[0]!r}, a str; give texts only, or integers only")
     try:
         numbers = np.array(found, np.int64)
     except OverflowError:
         raise UserError("Gallery.add: an id does not fit into 64 bits; give it as a text") from None
-    return PackedIds("int", numbers, blank, blank.astype(np.uint8))
+    return PackedIds(found, "int", numbers, blank, blank.astype(np.uint8))
+
+
+def listed(ids: Sequence[int | str]) -> str:
+    """The first of some ids, and how many there are, for messages."""
+    first = ", ".join(repr(x if isinstance(x, int) else x[:80]) for x in ids[:3])
+    return f"id {first} is" if len(ids) == 1 else f"{len(ids)} ids ({first}{', ...' if ids[3:] else ''}) are"
+
+
+class SeenIds:
+    """Which ids a gallery has, so that none comes again; in 8 bytes for each, however long they are.
+
+    Whole numbers are kept as they are, of texts a hash. Where a hash is there already the ids are read again.
+
+    Args:
+        stored: gives the ids of the gallery's rows, in lists.
+    """
+
+    def __init__(self, stored: Callable[[], Iterable[list[Any]]]) -> None:
+        self._stored = stored
+        self._keys = np.sort(np.concatenate([np.zeros(0, np.int64), *map(_keys, stored())]))
+
+    def repeated(self, ids: Sequence[int | str]) -> list[int | str]:
+        """Those of some ids that are there, in their order."""
+        if not len(self._keys):
+            return []
+        keys = _keys(ids)
+        at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        alike = {ids[i] for i in np.flatnonzero(self._keys[at] == keys).tolist()}
+        there = {x for part in self._stored() for x in part if x in alike} if alike else alike
+        return [x for x in ids if x in there]
+
+    def extend(self, ids: Sequence[int | str]) -> None:
+        """Counts ids that are stored by now."""
+        self._keys = np.sort(np.concatenate([self._keys, _keys(ids)]), kind="stable")  # of two sorted runs
+
+
+def _keys(ids: Sequence[int | str]) -> np.ndarray:
+    return np.fromiter((x if isinstance(x, int) else hash(x) for x in ids), np.int64, len(ids))
 
 
 def unpack(kind: str, read: Callable[[str, RowIndex], np.ndarray], rows: RowIndex) -> list[Any]:
