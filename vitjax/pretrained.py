@@ -151,6 +151,12 @@ _REGISTERS = {"reg_tokens": 4, "no_embed_class": True}
 _SWIN_TINY = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 _SWIN_SMALL = {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)}
 _SWIN_BASE = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
+_CONVNEXT = {
+    "tiny": {},
+    "small": {"depths": (3, 3, 27, 3)},
+    "base": {"depths": (3, 3, 27, 3), "dims": (128, 256, 512, 1024)},
+    "large": {"depths": (3, 3, 27, 3), "dims": (192, 384, 768, 1536)},
+}
 _LVVIT_T = {"embed_dim": 240, "depth": 12, "num_heads": 4, "skip_lam": 1.0}
 _LVVIT_M = {"embed_dim": 512, "depth": 20, "num_heads": 8}
 
@@ -313,6 +319,13 @@ MODELS: dict[str, ModelCard] = {
         for size, fields in _DINOV3.items()
     },
     **{
+        f"convnext_{size}_dinov3": ModelCard(
+            "ConvNeXt", fields | {"num_classes": 0}, f"hf:timm/convnext_{size}.dinov3_lvd1689m", _WHOLE,
+            licence="DINOv3",
+        )
+        for size, fields in _CONVNEXT.items()
+    },
+    **{
         f"dynamicvit_{name}": ModelCard(module, fields | {"reduce": "dynamicvit"}, "", _FROM_256)
         for name, module, fields in (
             ("deit_tiny_patch16_224", "VisionTransformer", _TINY),
@@ -364,7 +377,9 @@ def input_of(name: str) -> InputSpec | None:
     """
     bare, _, tag = name.partition(".")
     card = MODELS.get(bare)
-    if card is None or tag.endswith(("_384", "_448", "_512")):
+    if card is None:  # a name of timm whose weights have another name here
+        return next((c.input for c in MODELS.values() if c.weights == f"hf:timm/{name}"), None)
+    if tag.endswith(("_384", "_448", "_512")):
         return None
     if not tag or tag in card.inputs:
         return card.inputs.get(tag, card.input)

@@ -35,6 +35,7 @@ class Family:
     in_file: dict[str, Any] = field(default_factory=dict)  # where a file has weights that loading resizes
     other_size: tuple[int, int] = (24, 48)
     notes: tuple[str, ...] = ()  # what loading into a model of that size reports
+    pools_tokens: bool = True  # False: what is pooled is not what comes out
 
 
 _VIT = {"img_size": (24, 40), "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 3, "num_classes": 5}
@@ -52,6 +53,9 @@ _CVT = {
     "num_classes": 5,
 }  # fmt: skip
 _RESNET = {"img_size": (64, 96), "layers": (2, 1, 1, 1), "channels": (4, 4, 6, 8), "num_classes": 5}
+_CONVNEXT = {
+    "img_size": (48, 80), "depths": (2, 1, 1), "dims": (8, 12, 16), "kernel_size": 3, "num_classes": 5,
+}  # fmt: skip
 _STAGE = {
     "patch_size": (7,), "patch_stride": (4,), "patch_padding": (2,), "embed_dim": (8,), "depths": (1,),
     "num_heads": (1,), "mlp_ratio": (4.0,), "cls_token": (False,),
@@ -105,6 +109,12 @@ FAMILIES = {
         "resnet50", _RESNET, (2, 3), (6, 32), 0, [],
         shorter={1: {"layers": (2,), "channels": (4,)}, 2: {"layers": (2, 1), "channels": (4, 4)}},
         misfit=(), asks="", other_size=(65, 33), depth=5, products=3,
+    ),
+    "convnext": Family(
+        "convnext_tiny_dinov3", _CONVNEXT, (3, 5), (15, 16), 0, [],
+        shorter={1: {"depths": (2,), "dims": (8,)}, 2: {"depths": (2, 1), "dims": (8, 12)}},
+        misfit=(12, 64, 3), asks="too small for a single token of 16 pixels", other_size=(40, 97), depth=4,
+        products=11, pools_tokens=False,  # 9 of the depthwise convolution
     ),
 }  # fmt: skip
 

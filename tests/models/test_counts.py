@@ -62,6 +62,21 @@ def _cvt(depths: tuple[int, ...]) -> int:
     return total
 
 
+def _convnext(dims: tuple[int, ...], depths: tuple[int, ...], side: int) -> Count:
+    """Blocks with a depthwise 7 x 7 and an MLP four times as wide; stem and downsampling do not overlap.
+
+    Parameters: 49 + 8 d in weights of d, and biases of d, 4 d, d, a norm of 2 d and a factor of d, a block.
+    """
+    macs, params, cells, before = 0, 2 * dims[-1], (side // 4) ** 2, dims[0]
+    for stage, (d, depth) in enumerate(zip(dims, depths, strict=True)):
+        window = 4 * before if stage else 4 * 4 * 3
+        cells = cells // 4 if stage else cells
+        macs += cells * (window * d + depth * (49 * d + 8 * d**2))
+        params += window * d + d + 2 * before + depth * ((49 + 8 * d) * d + 9 * d)
+        before = d
+    return Count(macs, params)
+
+
 def _resnet50() -> int:
     total = 112**2 * 7 * 7 * 3 * 64
     wide = 64
@@ -219,6 +234,13 @@ for _stem, ((_width, _depth), _patch, _hidden, *_versions) in _SIGLIP.items():
             _length = 16 if (_of, _stem, _side) == ("siglip", "so400m_patch14", 224) else 64
             _params = _text(_width, _depth, _words, _length, _hidden, _width**2 + _width)
             COSTS[f"{_of}_{_stem}_{_side}"] = Count(_tower.macs, _tower.params + _params + 2)
+_CONVNEXT = {
+    "tiny": ((96, 192, 384, 768), (3, 3, 9, 3)),
+    "small": ((96, 192, 384, 768), (3, 3, 27, 3)),
+    "base": ((128, 256, 512, 1024), (3, 3, 27, 3)),
+    "large": ((192, 384, 768, 1536), (3, 3, 27, 3)),
+}
+COSTS |= {f"convnext_{size}_dinov3": _convnext(*sizes, 224) for size, sizes in _CONVNEXT.items()}
 _UNCOUNTED = {"vit_7b_patch16_dinov3", "vit_7b_patch16_dinov3_qkvb"}  # no published table of it was read
 
 
@@ -240,6 +262,7 @@ def _models() -> list:
         "dynamicvit_deit_tiny_patch16_224", "dynamicvit_lvvit_s", "dynamicswin_tiny_patch4_window7_224",
         "vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3_qkvb", "clip_vit_base_patch32",
         "vit_base_patch16_siglip_224", "siglip2_so400m_patch14_384",
+        "convnext_tiny_dinov3",
     }  # fmt: skip
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in sorted(COSTS)]
 
@@ -318,6 +341,13 @@ def test_choosing_without_a_predictor_costs_the_published_sum_without_predictors
 @pytest.mark.parametrize("path", sorted((GOLDEN / "manifests").glob("timm_*.json")), ids=lambda p: p.stem)
 def test_the_table_agrees_with_published_checkpoints(path):
     name = path.stem.removeprefix("timm_")
+    assert COSTS[name].params == json.loads(path.read_text())["_meta"]["parameters"]
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "manifests").glob("*convnext*.json")), ids=lambda p: p.stem)
+def test_the_table_agrees_with_published_checkpoints_of_convnext(path):
+    size = path.stem.replace("-", "_").split("_")[-1]
+    name = f"convnext_{size}_dinov3"
     assert COSTS[name].params == json.loads(path.read_text())["_meta"]["parameters"]
 
 

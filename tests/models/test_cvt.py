@@ -13,31 +13,6 @@ def test_the_published_grids_at_224_and_384():
     assert build("cvt_21", img_size=384).grid == (24, 24)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_the_depthwise_projection_is_a_grouped_convolution_and_has_its_gradients(stride):
-    image = jax.random.normal(jax.random.key(0), (2, 7, 6, 4))
-    model = ConvProjection(stride, bn_eps=0.0)
-    variables = jax.jit(model.init)(jax.random.key(1), image)
-
-    def convolution(kernel, image):
-        return jax.lax.conv_general_dilated(
-            image, kernel, (stride, stride), [(1, 1), (1, 1)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4, precision="highest",
-        )  # fmt: skip
-
-    def projection(kernel, image):
-        params = variables["params"] | {"conv": {"kernel": kernel}}
-        return model.apply(variables | {"params": params}, image)
-
-    arguments = variables["params"]["conv"]["kernel"], image
-    found, pull = jax.vjp(projection, *arguments)
-    wanted, pull_wanted = jax.vjp(convolution, *arguments)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-    slope = jax.random.normal(jax.random.key(2), wanted.shape)
-    for gradient, exact in zip(pull(slope), pull_wanted(slope), strict=True):
-        np.testing.assert_allclose(gradient, exact, rtol=1e-5, atol=1e-5)
-
-
 def test_attention_is_scaled_by_the_whole_width_and_lets_cls_pass_the_convolutions():
     tokens = jax.random.normal(jax.random.key(0), (1, 5, 4))
     model = ConvAttention(num_heads=2)

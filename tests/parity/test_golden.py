@@ -8,6 +8,7 @@ import pytest
 
 from tests.parity import (
     checks_clip,
+    checks_convnext,
     checks_cvt,
     checks_dinov3,
     checks_lvvit,
@@ -23,6 +24,7 @@ from tests.parity import (
 CHECKS = {
     **checks_vit.CHECKS,
     **checks_clip.CHECKS,
+    **checks_convnext.CHECKS,
     **checks_cvt.CHECKS,
     **checks_dinov3.CHECKS,
     **checks_lvvit.CHECKS,

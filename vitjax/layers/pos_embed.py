@@ -1,6 +1,6 @@
 """Position tables for another image size: two small interpolation matrices, one per axis.
 
-Checkpoints do this in four ways, and the results differ by far more than rounding:
+Checkpoints do this in several ways, and the results differ by far more than rounding:
 
 - timm, and DINOv2 with registers: bicubic (a = -0.5), antialiased, by output size.
 - Hugging Face ViT, DeiT and DINOv2, and ONNX exports of them: bicubic (a = -0.75), not antialiased, by
@@ -8,6 +8,7 @@ Checkpoints do this in four ways, and the results differ by far more than roundi
 - Original DINOv2 without registers: the same, but sampled at the step of a scale factor,
   M / (size + 0.1) for a table of M rows, instead of M / size.
 - Google's ViT: linear, corner rows on corner rows (`scipy.ndimage.zoom`, order 1).
+- TIPS: bilinear, antialiased, by output size. PE: the same, but not antialiased.
 """
 
 import jax
@@ -24,6 +25,7 @@ def resize_positions(
     antialias: bool = True,
     offset: float | int = 0.0,
     corners: bool = False,
+    interpolation: str = "bicubic",
 ) -> Float[Array, "m d"]:
     """Position embeddings of one grid of patches resampled to another grid.
 
@@ -31,9 +33,10 @@ def resize_positions(
         table: one row per patch, row by row of `source`; prefix rows split off before.
         source: rows and columns of the table's grid.
         target: rows and columns wanted.
-        antialias: timm's way; False: plain bicubic, borders clamped.
+        antialias: timm's way; False: plain interpolation, borders clamped.
         offset: in patches; non-zero samples at step source / (target + offset), the original DINOv2's way.
-        corners: Google's way, in place of both.
+        corners: Google's way, in place of all others.
+        interpolation: "bicubic" or "bilinear".
 
     Returns:
         One row per patch of `target`; the table itself where the grids agree.
@@ -43,7 +46,9 @@ def resize_positions(
     rows, columns = (
         _corner_matrix(size, wanted)
         if corners
-        else _axis_matrix(size, wanted, antialias=antialias, offset=offset)
+        else _axis_matrix(
+            size, wanted, antialias=antialias, offset=offset, linear=interpolation == "bilinear"
+        )
         for size, wanted in zip(source, target, strict=True)
     )
     grid = table.reshape(*source, table.shape[-1])
@@ -51,28 +56,34 @@ def resize_positions(
     return resized.reshape(target[0] * target[1], table.shape[-1])
 
 
-def _axis_matrix(size: int, wanted: int, *, antialias: bool, offset: float | int) -> np.ndarray:
+def _axis_matrix(size: int, wanted: int, *, antialias: bool, offset: float | int, linear: bool) -> np.ndarray:
     """Interpolation weights (wanted, size) along one axis."""
     step = size / (wanted + offset)
     centre = (np.arange(wanted) + 0.5) * step - 0.5
     if antialias:
         # The kernel widens with the step when shrinking; taps outside are left out and the rest renormalised.
         distance = (np.arange(size)[None, :] - centre[:, None]) / max(step, 1.0)
-        weights = _cubic(distance, -0.5)
+        weights = _hat(distance) if linear else _cubic(distance, -0.5)
         weights /= weights.sum(axis=1, keepdims=True)
     else:
         weights = np.zeros((wanted, size))
         first = np.floor(centre).astype(int)
         for tap in range(-1, 3):
-            place = np.clip(first + tap, 0, size - 1)
-            np.add.at(weights, (np.arange(wanted), place), _cubic(first + tap - centre, -0.75))
+            place, distance = np.clip(first + tap, 0, size - 1), first + tap - centre
+            share = _hat(distance) if linear else _cubic(distance, -0.75)
+            np.add.at(weights, (np.arange(wanted), place), share)
     return weights.astype(np.float32)
 
 
 def _corner_matrix(size: int, wanted: int) -> np.ndarray:
     """Linear interpolation weights (wanted, size) along one axis; the first and the last row stay."""
     place = np.linspace(0, size - 1, wanted) if wanted > 1 else np.zeros(1)
-    return np.maximum(1 - np.abs(place[:, None] - np.arange(size)[None, :]), 0).astype(np.float32)
+    return _hat(place[:, None] - np.arange(size)[None, :]).astype(np.float32)
+
+
+def _hat(distance: np.ndarray) -> np.ndarray:
+    """Kernel of linear interpolation."""
+    return np.maximum(1 - np.abs(distance), 0)
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vitjax.errors import UserError
+from vitjax.models.convnext import ConvNeXt
 from vitjax.models.cvt import CvT
 from vitjax.models.lvvit import LVViT
 from vitjax.models.outputs import BackboneOutput, TextOutput
@@ -32,7 +33,16 @@ __all__ = [
 
 _MODULES: dict[str, type[nn.Module]] = {
     module.__name__: module
-    for module in (CvT, LVViT, ResNet, SwinTransformer, TextTransformer, TwoTowers, VisionTransformer)
+    for module in (
+        ConvNeXt,
+        CvT,
+        LVViT,
+        ResNet,
+        SwinTransformer,
+        TextTransformer,
+        TwoTowers,
+        VisionTransformer,
+    )
 }
 # Fields of a reducer in flat form, which `build` takes; "pruning_loc" is DynamicViT's name of its blocks.
 _REDUCTION = ("reduce", "pruning_loc", "keep_ratio", "r", "round_to", "budget")

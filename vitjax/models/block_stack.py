@@ -14,10 +14,10 @@ def run_blocks(
     model: Any,
     block: type[nn.Module],
     fields: Mapping[str, Any],
-    tokens: Float[Array, "b n d"],
+    tokens: Float[Array, "b *n d"],
     *shared: Any,
     last: int,
-) -> tuple[Float[Array, "b n d"], tuple[Any, ...]]:
+) -> tuple[Float[Array, "b *n d"], tuple[Any, ...]]:
     """Runs blocks 0 to `last` inside the compact method of `model`, in the way its fields say.
 
     As a loop, block i has the parameters `blocks_<i>`: the layout of checkpoints. With `scan_layers`, one
@@ -29,7 +29,8 @@ def run_blocks(
     batch 8 instead of 1.8. In a loop `remat` frees nothing on CPU, as XLA computes the second time too early.
 
     Args:
-        model: has the fields `depth`, `scan_layers` and `remat`.
+        model: has the fields `depth`, `scan_layers` and `remat`; `drop_path_rate`, where it has that, is of
+            the last block, or a tuple of each block's own.
         block: class of modules that map (tokens, *shared) to (tokens, attention or None).
         fields: of every block.
         tokens: what the first block gets; all blocks keep its shape and type.
@@ -60,4 +61,7 @@ def run_blocks(
 def fields_of(model: Any, fields: Mapping[str, Any], i: int) -> dict[str, Any]:
     """Fields of block i: those of every block, and its own rate of stochastic depth."""
     rate = getattr(model, "drop_path_rate", 0.0)
-    return {**fields, "drop_path": drop_rates(rate, model.depth)[i]} if rate else dict(fields)
+    if not rate:
+        return dict(fields)
+    rates = rate if isinstance(rate, tuple) else drop_rates(rate, model.depth)
+    return {**fields, "drop_path": rates[i]}

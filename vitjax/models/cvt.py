@@ -4,11 +4,9 @@ Submodules carry the names of Microsoft's code (`stage0`, `patch_embed`, `blocks
 `head`), so that a weight's path is its key with other separators.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -17,6 +15,7 @@ from vitjax.errors import UserError
 from vitjax.layers.attention import attend, explicit_attention
 from vitjax.layers.basic import LayerNorm, Mlp, linear_init
 from vitjax.layers.batch_norm import BatchNorm
+from vitjax.layers.depthwise import DepthwiseConv
 from vitjax.models.call_checks import check_colour_last, last_block, refuse_pruning
 from vitjax.models.outputs import BackboneOutput
 
@@ -55,58 +54,8 @@ class ConvProjection(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "b h w d"], *, train: bool = False) -> Float[Array, "b y x d"]:
         """Returns the projection in float32, one position per `stride` of both axes, rounded up."""
-        mixed = _Depthwise(self.stride, name="conv")(image)
+        mixed = DepthwiseConv(3, self.stride, use_bias=False, name="conv")(image)
         return BatchNorm(self.bn_eps, name="bn")(mixed, train=train)
-
-
-class _Depthwise(nn.Module):
-    stride: int
-
-    @nn.compact
-    def __call__(self, image: Float[Array, "b h w d"]) -> Float[Array, "b y x d"]:
-        kernel = self.param("kernel", linear_init, (3, 3, 1, image.shape[-1]), jnp.float32)
-        return _depthwise(image.astype(jnp.float32), kernel, self.stride)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _depthwise(
-    image: Float[Array, "b h w d"], kernel: Float[Array, "3 3 1 d"], stride: int
-) -> Float[Array, "b y x d"]:
-    """Convolution of each channel on its own: nine shifted products, some twenty times faster on CPU.
-
-    They are written as products of tensors, which compile to multiplications and are counted as what they
-    are. The gradient is written out because that of slices of a padded image takes twice as long on CPU.
-    """
-    parts = _shifted(image, stride)
-    products = [jnp.einsum("byxd,d->byxd", parts[i], kernel[i][0], precision="highest") for i in parts]
-    return functools.reduce(jnp.add, products)
-
-
-def _shifted(image: Float[Array, "b h w d"], stride: int) -> dict[tuple[int, int], Float[Array, "b y x d"]]:
-    """What each of the nine weights is multiplied with, by its place in the kernel."""
-    _, height, width, _ = image.shape
-    image = jnp.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return {
-        (y, x): image[:, y : y + height : stride, x : x + width : stride] for y in range(3) for x in range(3)
-    }
-
-
-def _depthwise_forward(image: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return _depthwise(image, kernel, stride), (image, kernel)
-
-
-def _depthwise_backward(stride: int, saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
-    image, kernel = saved
-    _, height, width, _ = image.shape
-    rest = ((height - 1) % stride, (width - 1) % stride)
-    between = ((0, 0, 0), (0, rest[0], stride - 1), (0, rest[1], stride - 1), (0, 0, 0))
-    spread = jax.lax.pad(slope, jnp.float32(0), between)
-    parts = _shifted(image, stride)
-    weights = jnp.stack([(parts[i] * slope).sum(axis=(0, 1, 2)) for i in parts])
-    return _depthwise(spread, kernel[::-1, ::-1], 1), weights.reshape(kernel.shape)
-
-
-_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 class ConvAttention(nn.Module):

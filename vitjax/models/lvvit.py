@@ -133,9 +133,13 @@ class LVViT(nn.Module):
         antialias: bool,
         offset: float | int,
         corners: bool = False,
+        interpolation: str = "bicubic",
     ) -> Float[Array, "m d"]:
         """Patch rows of a position table resampled to this model's grid; used when weights are loaded."""
-        return resize_positions(table, source, self.grid, antialias=antialias, offset=offset, corners=corners)
+        return resize_positions(
+            table, source, self.grid,
+            antialias=antialias, offset=offset, corners=corners, interpolation=interpolation,
+        )  # fmt: skip
 
     @nn.nowrap
     def field_errors(self) -> list[str]:

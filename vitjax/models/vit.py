@@ -143,7 +143,8 @@ class VisionTransformer(nn.Module):
         fc_norm: the final norm comes after pooling, and tokens are not normalised; None = exactly where
             `global_pool` is "avg", timm's rule.
         distilled: a distillation token after CLS, with a classifier of its own.
-        interpolate_antialias: how the position table is resized to images of another size.
+        interpolation: how the position table is resized to images of another size: "bicubic" or "bilinear".
+        interpolate_antialias: whether that is antialiased.
         interpolate_offset: in patches; 0.1 in the original DINOv2 without registers.
         dtype: "float32" or "bfloat16", of matrix products; parameters, norms, softmax, results are float32.
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
@@ -181,6 +182,7 @@ class VisionTransformer(nn.Module):
     eps: float | int = 1e-6
     fc_norm: bool | None = None
     distilled: bool = False
+    interpolation: str = "bicubic"
     interpolate_antialias: bool = True
     interpolate_offset: float | int = 0.0
     dtype: str = "float32"
@@ -227,9 +229,13 @@ class VisionTransformer(nn.Module):
         antialias: bool,
         offset: float | int,
         corners: bool = False,
+        interpolation: str = "bicubic",
     ) -> Float[Array, "m d"]:
         """Patch rows of a position table resampled to this model's grid; used when weights are loaded."""
-        return resize_positions(table, source, self.grid, antialias=antialias, offset=offset, corners=corners)
+        return resize_positions(
+            table, source, self.grid,
+            antialias=antialias, offset=offset, corners=corners, interpolation=interpolation,
+        )  # fmt: skip
 
     @nn.nowrap
     def field_errors(self) -> list[str]:
@@ -252,6 +258,8 @@ class VisionTransformer(nn.Module):
         if self.mlp not in (*ACTIVATIONS, "swiglu") or (self.global_pool == "map" and self.mlp == "swiglu"):
             known = ", ".join(map(repr, (*ACTIVATIONS, "swiglu")))
             wrong.append(f"mlp {self.mlp!r} is none of {known}, or 'swiglu' with global_pool 'map'")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            wrong.append(f"interpolation {self.interpolation!r} is neither 'bicubic' nor 'bilinear'")
         width = self.embed_dim // self.num_heads
         if self.rope_base is not None and width % 4:
             wrong.append(f"rope_base needs heads whose width is a multiple of 4; it is {width}")
@@ -363,6 +371,7 @@ class VisionTransformer(nn.Module):
             grid,
             antialias=self.interpolate_antialias,
             offset=self.interpolate_offset,
+            interpolation=self.interpolation,
         )
         tokens = tokens + patches[None].astype(self.dtype)
         if front is None:

@@ -16,6 +16,7 @@ from typing import Any
 from vitjax.errors import EntryError, WeightsError
 from vitjax.weights import (
     names_clip,
+    names_convnext,
     names_cvt,
     names_dinov3,
     names_google,
@@ -30,6 +31,7 @@ from vitjax.weights.layout import Layout
 # they come last.
 _LAYOUTS = (
     *names_clip.LAYOUTS,
+    *names_convnext.LAYOUTS,
     *names_cvt.LAYOUTS,
     *names_dinov3.LAYOUTS,
     *names_lvvit.LAYOUTS,

@@ -50,6 +50,7 @@ def fit_positions(renamed: Renamed, model: Any, tower: str = "") -> list[str]:
             antialias=how.antialias,
             offset=how.offset,
             corners=how.corners,
+            interpolation=how.interpolation,
         )
         patches = np.asarray(resized)
         notes.append(f"position table resized from {_by(grid)} to {_by(model.grid)}, {how}{doubt}")

@@ -12,11 +12,12 @@ class Positions:
     """How the code that made a checkpoint resizes its position table, and what the table's rows are.
 
     Attributes:
-        antialias: bicubic with antialiasing (timm), or without.
+        antialias: with antialiasing (timm), or without.
         offset: in patches; see `vitjax.layers.pos_embed`.
         prefix_rows: rows before the patches' rows; None = as the model has.
         square: the code takes the patch grid to be square whenever it can be.
-        corners: linear, corner rows on corner rows, in place of bicubic.
+        corners: linear, corner rows on corner rows, in place of all else.
+        interpolation: "bicubic" or "bilinear".
     """
 
     antialias: bool = True
@@ -24,12 +25,13 @@ class Positions:
     prefix_rows: int | None = None
     square: bool = False
     corners: bool = False
+    interpolation: str = "bicubic"
 
     def __str__(self) -> str:
         if self.corners:
             return "linear between aligned corners"
         step = f"scale factor with offset {self.offset}" if self.offset else "size"
-        return f"bicubic by {step}, {'' if self.antialias else 'not '}antialiased"
+        return f"{self.interpolation} by {step}, {'' if self.antialias else 'not '}antialiased"
 
 
 def _as_it_is(name: str, array: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:

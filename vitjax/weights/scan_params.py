@@ -1,7 +1,7 @@
 """Parameters of blocks, side by side as checkpoints have them, or on one leading axis for `scan_layers`."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,25 +14,39 @@ def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Variables of a model with `scan_layers` from those of the same model without.
 
     Args:
-        variables: {"params": {"blocks_0": ..., "blocks_1": ..., ...}, ...}.
+        variables: {"params": {"blocks_0": ..., "blocks_1": ..., ...}, ...}, the blocks at any depth.
 
     Returns:
-        The same with {"params": {"blocks": ..., ...}}: every leaf has a leading axis, block 0 first.
+        The same with {"blocks": ...} in their place: every leaf has a leading axis, block 0 first.
 
     Raises:
         ValueError: no blocks, or some missing from their row.
     """
-    params = dict(variables["params"])
-    if "image" in params and "text" in params:
-        return {**variables, "params": params | _each_tower(stack_blocks, params)}
+    params, rows = _stacked(variables["params"])
+    if not rows:
+        raise UserError(
+            f"stack_blocks: no parameters 'blocks_0', 'blocks_1', ... among {sorted(params)}; give the "
+            "variables of a model built with scan_layers=False."
+        )
+    return {**variables, "params": params}
+
+
+def _stacked(params: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Parameters with all rows of blocks stacked, and how many rows there were."""
     names = [name for name in params if re.fullmatch(r"blocks_\d+", name)]
-    blocks = [params.pop(f"blocks_{i}", None) for i in range(len(names))]
-    if not blocks or None in blocks:
+    blocks = [params.get(f"blocks_{i}") for i in range(len(names))]
+    if None in blocks:
         raise UserError(
             "stack_blocks: expected parameters 'blocks_0', 'blocks_1', ... without gaps, got "
             f"{sorted(names)}; give the variables of a model built with scan_layers=False."
         )
-    return {**variables, "params": params | {"blocks": jax.tree.map(lambda *leaf: jnp.stack(leaf), *blocks)}}
+    inside = {
+        k: _stacked(v) if isinstance(v, Mapping) else (v, 0) for k, v in params.items() if k not in names
+    }
+    found = {name: value for name, (value, _) in inside.items()}
+    if blocks:
+        found["blocks"] = jax.tree.map(lambda *leaf: jnp.stack(leaf), *blocks)
+    return found, bool(blocks) + sum(rows for _, rows in inside.values())
 
 
 def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,20 +55,26 @@ def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: no stacked blocks.
     """
-    params = dict(variables["params"])
-    if "image" in params and "text" in params:
-        return {**variables, "params": params | _each_tower(unstack_blocks, params)}
-    stacked = params.pop("blocks", None)
-    if stacked is None:
+    params, rows = _unstacked(variables["params"])
+    if not rows:
         raise UserError(
             f"unstack_blocks: no parameters 'blocks' among {sorted(params)}; give the variables of a model "
             "built with scan_layers=True."
         )
-    depth = jax.tree.leaves(stacked)[0].shape[0]
-    blocks = {f"blocks_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(depth)}
-    return {**variables, "params": params | blocks}
+    return {**variables, "params": params}
 
 
-def _each_tower(change: Callable[[Mapping[str, Any]], dict[str, Any]], params: Mapping[str, Any]) -> dict:
-    """The parameters of both towers, changed."""
-    return {tower: change({"params": params[tower]})["params"] for tower in ("image", "text")}
+def _unstacked(params: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Parameters with all stacks of blocks taken apart, and how many stacks there were."""
+    found, rows = {}, 0
+    for name, value in params.items():
+        if name == "blocks":
+            depth = jax.tree.leaves(value)[0].shape[0]
+            found |= {f"blocks_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], value) for i in range(depth)}
+            rows += 1
+        elif isinstance(value, Mapping):
+            found[name], inside = _unstacked(value)
+            rows += inside
+        else:
+            found[name] = value
+    return found, rows
