@@ -74,6 +74,24 @@ def test_the_program_writes_one_row_per_amount_and_what_stands_behind_it(folder,
     assert "tome r=2" in err and "RANDOM" in err
 
 
+def test_the_mean_of_the_classes_weighs_each_alike():
+    truth = np.array([0, 0, 0, 0, 2, 2, 5])
+    correct = np.array([1, 1, 1, 0, 0, 1, 0], bool)
+    assert classify.per_class(correct, truth) == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+
+
+def test_a_split_of_a_training_run_says_which_images_are_classified(folder, tmp_path):
+    held_out = ["class_0/2.png", "class_3/1.png"]
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["class_1/0.png"], "test": held_out}))
+    config = asked(folder)
+    config.data.split_file = str(tmp_path / "split.json")
+    results = evaluate(config, tmp_path / "out")
+    assert (results["images"], results["classes"]) == (2, 4)
+    row, found = results["rows"][0], read_predictions(tmp_path / "out" / "predictions.csv")
+    assert found["class"].tolist() == [0, 3]
+    assert row["mean_class_accuracy"] == row["top1"] == np.mean(found["dense"] == found["class"])
+
+
 def test_images_that_cannot_be_read_are_reported_and_not_counted(folder, tmp_path):
     broken = write_folder(tmp_path / "some", kinds=2, variants=2)
     (broken / "class_1" / "0.png").write_bytes(b"no image")

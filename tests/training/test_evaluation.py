@@ -98,3 +98,37 @@ def test_only_photos_that_can_be_read_are_embedded():
 
 def test_a_run_told_to_stop_measures_nothing():
     assert recall(0, stopped=lambda: True) is None
+
+
+class Reader:
+    """Reads the class of a photo from its colour."""
+
+    def apply(self, variables, images):
+        return types.SimpleNamespace(logits=-jnp.abs(images[:, 0, 0, :1] - jnp.arange(3.0)[None]))
+
+
+class Colours:
+    """Photos of classes 0, 1 and 3, none of 2; their colour says which class a model takes them for."""
+
+    labels = np.array([0] * 5 + [1] * 2 + [3], np.int32)
+    colours = (0, 0, 0, 0, 1, 1, 0, 2)
+    class_names = ("a", "b", "c", "d")
+    names = tuple(map(str, range(8)))
+
+    def __len__(self) -> int:
+        return 8
+
+    def read(self, i: int) -> Image.Image:
+        return Image.new("RGB", (2, 2), (self.colours[i], 0, 0))
+
+
+def test_accuracy_counts_images_and_mean_class_accuracy_the_classes_that_occur():
+    photos, mesh = Colours(), sharding.make_mesh()
+    loader = batches(photos, lambda image: np.asarray(image, np.float32), 6)
+    placed = {"params": NamedSharding(mesh, PartitionSpec())}
+    judge = evaluation.Classification.make(Reader(), loader, photos.labels, placed)
+    found = judge({"params": jnp.float32(0)}, lambda: False)
+    assert found == {
+        "accuracy": pytest.approx(5 / 8),
+        "mean_class_accuracy": pytest.approx((4 / 5 + 1 / 2 + 0) / 3),
+    }

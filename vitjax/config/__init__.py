@@ -2,6 +2,7 @@
 
 from vitjax.config.eval_config import BUDGETS as BUDGETS
 from vitjax.config.eval_config import CENTERS as CENTERS
+from vitjax.config.eval_config import CLIP_WEIGHTS as CLIP_WEIGHTS
 from vitjax.config.eval_config import DEMO_WEIGHTS as DEMO_WEIGHTS
 from vitjax.config.eval_config import DTYPES as DTYPES
 from vitjax.config.eval_config import FACETS as FACETS

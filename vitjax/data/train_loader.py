@@ -291,8 +291,8 @@ class Feed:
         ]
         return np.concatenate(rows).astype(np.int32)
 
-    def _read(self, i: int, bad: list[tuple[int, str]]) -> tuple[Image.Image, int]:
-        """Image i, or the next in the source's order that can be read."""
+    def _read(self, i: int, bad: list[tuple[int, str]]) -> tuple[Any, int]:
+        """Image i, or what its source has in its place; or the next in order that can be read."""
         for _ in range(_TRIES):
             try:
                 return self.source.read(i), i

@@ -33,7 +33,17 @@ from vitjax.viz.figures import save_figure
 from vitjax.viz.token_figures import reduced_figure
 from vitjax.weights import load_with_report
 
-COLUMNS = ("", "top-1, %", "top-5, %", "same as dense, %", "GMAC", "images/s", "speed-up")
+_SHARES = ("top1", "top5", "mean_class_accuracy", "same_as_dense")
+COLUMNS = (
+    "",
+    "top-1, %",
+    "top-5, %",
+    "per class, %",
+    "same as dense, %",
+    "GMAC",
+    "images/s",
+    "speed-up",
+)
 
 
 @dataclass
@@ -257,6 +267,7 @@ def summary(variant: Variant, whole: Variant, truth: np.ndarray | None, image_si
         "name": variant.label,
         "top1": None if correct is None else float(correct[:, 0].mean()),
         "top5": None if correct is None else float(correct.any(axis=1).mean()),
+        "mean_class_accuracy": None if correct is None or truth is None else per_class(correct[:, 0], truth),
         "same_as_dense": float((best[:, 0] == reference[:, 0]).mean()),
         "macs": cost.macs,
         "params": cost.params,
@@ -265,9 +276,15 @@ def summary(variant: Variant, whole: Variant, truth: np.ndarray | None, image_si
     }
 
 
+def per_class(correct: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the classes that occur of their images' share that is classified rightly."""
+    _, number, count = np.unique(truth, return_inverse=True, return_counts=True)
+    return float((np.bincount(number, correct) / count).mean())
+
+
 def cells(row: dict[str, Any]) -> list[str]:
     """A row of the table as text; see `COLUMNS`."""
-    percent = ["-" if row[k] is None else f"{100 * row[k]:.2f}" for k in ("top1", "top5", "same_as_dense")]
+    percent = ["-" if row[k] is None else f"{100 * row[k]:.2f}" for k in _SHARES]
     speed = [f"{row['macs'] / 1e9:.4f}", f"{row['images_per_second']:,.1f}", f"{row['speed_up']:.2f}"]
     return [row["name"], *percent, *speed]
 

@@ -31,6 +31,7 @@ def data_spec(data: DataConfig) -> DataSpec:
         query=data.query,
         cities=tuple(city.strip() for city in data.cities.split(",") if city.strip()),
         subtask=data.subtask,
+        split_file=data.split_file,
         called={"path": "--config.data.images", "gallery": "--config.data.gallery"},
     )
 

@@ -17,8 +17,9 @@ def run_blocks(
     tokens: Float[Array, "b *n d"],
     *shared: Any,
     last: int,
+    first: int = 0,
 ) -> tuple[Float[Array, "b *n d"], tuple[Any, ...]]:
-    """Runs blocks 0 to `last` inside the compact method of `model`, in the way its fields say.
+    """Runs blocks `first` to `last` inside the compact method of `model`, in the way its fields say.
 
     As a loop, block i has the parameters `blocks_<i>`: the layout of checkpoints. With `scan_layers`, one
     block is compiled and scanned over parameters `blocks` with a leading axis of `depth`;
@@ -36,15 +37,16 @@ def run_blocks(
         tokens: what the first block gets; all blocks keep its shape and type.
         shared: what every block gets beside tokens.
         last: index from 0.
+        first: likewise.
 
     Returns:
         Tokens after the last block, and what each returned beside them.
     """
-    count = last + 1
+    count = last + 1 - first
     kind: Any = nn.remat(block, prevent_cse=not model.scan_layers) if model.remat else block
     if not model.scan_layers:
         maps = []
-        for i in range(count):
+        for i in range(first, last + 1):
             tokens, weights = kind(**fields_of(model, fields, i), name=f"blocks_{i}")(tokens, *shared)
             maps.append(weights)
         return tokens, tuple(maps)
@@ -53,7 +55,9 @@ def run_blocks(
         kind, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=nn.broadcast, length=count
     )
     if count < model.depth and not model.is_initializing():
-        stack = nn.map_variables(stack, "params", lambda tree: jax.tree.map(lambda leaf: leaf[:count], tree))
+        stack = nn.map_variables(
+            stack, "params", lambda tree: jax.tree.map(lambda leaf: leaf[first : last + 1], tree)
+        )
     tokens, stacked = stack(**fields, name="blocks")(tokens, *shared)
     return tokens, (None,) * count if stacked is None else tuple(stacked)
 

@@ -98,12 +98,13 @@ def run_reduced(
     *,
     last: int,
     grid: tuple[int, int],
+    first: int = 0,
     train: bool = False,
     keep_ratio: Any = None,
     decisions: Float[Array, "b stages cells"] | None = None,
     rope: Rope | None = None,
 ) -> Reduced:
-    """Runs blocks 0 to `last` inside the compact method of `model`, with fewer tokens as it goes if so built.
+    """Runs blocks `first` to `last` inside the compact method of `model`, reducing tokens if so built.
 
     Args:
         model: its `reducer` says how tokens are reduced, if at all (else `run_blocks`); `remat` and `dtype`
@@ -113,6 +114,7 @@ def run_reduced(
         tokens: prefix first, then all patches.
         last: index from 0.
         grid: (h, w) of the patches; tokens before them, the prefix, always stay.
+        first: index from 0; above 0 only of a model without a reducer.
         train: a trained reducer samples decisions, from the rng "gumbel", and masks. All others drop tokens
             for real, as it does without `train`.
         keep_ratio: instead of the model's own.
@@ -126,7 +128,7 @@ def run_reduced(
     if owner.reducer is None:
         refuse_pruning(keep_ratio, decisions)
         shared = () if rope is None else (None, None, rope.all())
-        return Reduced(*run_blocks(model, block, fields, tokens, *shared, last=last), {})
+        return Reduced(*run_blocks(model, block, fields, tokens, *shared, first=first, last=last), {})
     reducer = _chosen(owner.reducer, owner.depth, keep_ratio)
     if decisions is not None and not reducer.trained:
         raise UserError(f"decisions are for models with a predictor; this one reduces by {reducer.name!r}.")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vitjax.errors import UserError
 from vitjax.layers.activations import ACTIVATIONS
 from vitjax.layers.attention import Attention
 from vitjax.layers.attention_pool import AttentionPool
@@ -272,7 +273,7 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: Float[Array | np.ndarray, "b h w c"],
+        images: Float[Array | np.ndarray, "b h w c"] | Float[Array | np.ndarray, "b n d"],
         *,
         train: bool = False,
         return_attention: bool = False,
@@ -280,11 +281,13 @@ class VisionTransformer(nn.Module):
         keep_ratio: float | int | Sequence[float] | None = None,
         decisions: Float[Array, "b stages _"] | None = None,
         facet: str = "token",
+        first: int = 0,
+        final_norm: bool = True,
     ) -> BackboneOutput:
         """Runs the network.
 
         Args:
-            images: normalised pixels; height and width divisible by `patch_size`.
+            images: normalised pixels; height and width divisible by `patch_size`. With `first`, tokens.
             train: a trained reducer samples which tokens to drop, from the rng "gumbel", and masks them
                 instead of dropping them. All else is computed the same either way.
             return_attention: also returns the attention of every block that ran.
@@ -296,6 +299,9 @@ class VisionTransformer(nn.Module):
             facet: "query", "key" or "value": the patch tokens of the result are what the last block that runs
                 makes of its input for its attention, heads side by side and without a norm; all else stays.
                 For models that reduce no tokens.
+            first: start at this block: `images` are what the blocks before it gave with `final_norm=False`,
+                of images of the model's size, prefix and tokens side by side, (b, n, d).
+            final_norm: False: tokens and prefix are returned as the last block that runs left them.
 
         Returns:
             Tokens, prefix and pooled in float32. With `fc_norm`, tokens and prefix are not normalised and
@@ -306,13 +312,11 @@ class VisionTransformer(nn.Module):
         """
         images = jnp.asarray(images)
         last = last_block(block, self.depth)
-        grid = patch_grid(images, self.patch_size, drop_edge=self.drop_edge)
-        embed = PatchEmbed(
-            self.patch_size, self.embed_dim, self.dtype, use_bias=not self.pre_norm, name="patch_embed"
-        )
-        tokens = self._add_positions(embed(images), grid)
-        if self.pre_norm:
-            tokens = LayerNorm(self.eps, name="norm_pre")(tokens).astype(self.dtype)
+        if first:
+            tokens, grid = self._resumed(images, first, last), self.grid
+        else:
+            grid = patch_grid(images, self.patch_size, drop_edge=self.drop_edge)
+            tokens = self._embedded(images, grid)
         fields = {
             "num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio, "qkv_bias": self.qkv_bias,
             "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
@@ -325,10 +329,12 @@ class VisionTransformer(nn.Module):
             rope = Rope(grid, self.embed_dim // self.num_heads, self.prefix_count, self.rope_base)
         tokens, maps, parts, keep = run_reduced(
             self, Block, fields, tokens,
-            last=last, grid=grid, train=train, keep_ratio=keep_ratio, decisions=decisions, rope=rope,
+            first=first, last=last, grid=grid, train=train, keep_ratio=keep_ratio, decisions=decisions,
+            rope=rope,
         )  # fmt: skip
         norm_after_pool = self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
-        tokens = tokens.astype(jnp.float32) if norm_after_pool else LayerNorm(self.eps, name="norm")(tokens)
+        normed = not norm_after_pool and final_norm
+        tokens = LayerNorm(self.eps, name="norm")(tokens) if normed else tokens.astype(jnp.float32)
         prefix, patches = tokens[:, : self.prefix_count], tokens[:, self.prefix_count :]
         pooled, pool_attention = self._pool(prefix, patches, keep, parts.get("sizes"))
         if norm_after_pool:
@@ -348,6 +354,23 @@ class VisionTransformer(nn.Module):
             grid=grid,
             **parts,
         )
+
+    def _embedded(self, images: Array, grid: tuple[int, int]) -> Array:
+        """What the first block gets of images."""
+        embed = PatchEmbed(
+            self.patch_size, self.embed_dim, self.dtype, use_bias=not self.pre_norm, name="patch_embed"
+        )
+        tokens = self._add_positions(embed(images), grid)
+        return LayerNorm(self.eps, name="norm_pre")(tokens).astype(self.dtype) if self.pre_norm else tokens
+
+    def _resumed(self, tokens: Array, first: int, last: int) -> Array:
+        """Tokens that are given in place of images."""
+        expected = (self.prefix_count + self.grid[0] * self.grid[1], self.embed_dim)
+        if not 0 < first <= last + 1 or self.reducer is not None:
+            raise UserError(f"first is {first}; give 1 to {last + 1}, of a model without a reducer.")
+        if tokens.ndim != 3 or tokens.shape[1:] != expected:
+            raise UserError(f"first {first} needs tokens (batch, *{expected}), not {tokens.shape}.")
+        return tokens.astype(self.dtype)
 
     def _add_positions(self, tokens: Array, grid: tuple[int, int]) -> Array:
         """Puts the prefix tokens in front and adds positions, to the prefix too unless `no_embed_class`."""

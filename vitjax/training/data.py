@@ -1,17 +1,23 @@
 """The images of a run: those to learn from, and those held out."""
 
+import pathlib
+
 import numpy as np
 
+from vitjax import sharding
 from vitjax.config.train_config import TrainConfig
 from vitjax.data import transforms
-from vitjax.data.sources.base import ClassesSource, ImageSource, class_places, notes_of
+from vitjax.data.sources.base import ClassesSource, FolderSource, ImageSource, class_places, notes_of
 from vitjax.data.sources.geo import Places
 from vitjax.data.sources.open import open_source
 from vitjax.data.sources.spec import DataSpec
+from vitjax.data.sources.split import draw_split, read_split, write_split
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.training.mining import FAR
 from vitjax.training.output import flag
+
+SPLIT = "split.json"
 
 
 def model_input(config: TrainConfig) -> Preprocess:
@@ -26,11 +32,16 @@ def model_input(config: TrainConfig) -> Preprocess:
     )
 
 
-def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
-    """Images to learn from, and those held out; `notes_of` says what is left out of them."""
+def open_sources(config: TrainConfig, out: pathlib.Path | None = None) -> tuple[ImageSource, ImageSource]:
+    """Images to learn from, and those held out; `notes_of` says what is left out of them.
+
+    Args:
+        config: of the run.
+        out: the run's folder, where a split of a folder is kept, and read again by the next start.
+    """
     data = config.data
     spec = DataSpec(
-        path=data.dir, name=data.name, train=data.train, test=data.test,
+        path=data.dir, name=data.name, train=data.train, test=data.test, split_file=_split_file(config, out),
         called={"path": f"--{flag('data.dir')}", "train": f"--{flag('data.train')}"},
     )  # fmt: skip
     learn, held_out = (open_source(data.source, spec, split) for split in ("train", "test"))
@@ -45,6 +56,22 @@ def open_sources(config: TrainConfig) -> tuple[ImageSource, ImageSource]:
         )
     kept, unseen = range(count), range(count, len(learn.class_names))
     return ClassesSource(learn, kept), ClassesSource(learn, unseen)
+
+
+def _split_file(config: TrainConfig, out: pathlib.Path | None) -> str:
+    """The file that says which images are learned from, drawn and written where it is the first start."""
+    data, kept = config.data, None if out is None else out / SPLIT
+    if kept is None or not (data.per_class or data.split_file):
+        return data.split_file
+    if not kept.exists() and sharding.is_main_process():
+        if data.split_file:
+            split = read_split(data.split_file)
+        else:
+            whole = FolderSource(data.train, loose=False)
+            split = draw_split(whole, data.per_class, data.test_per_class, config.seed)
+        write_split(kept, split)
+    sharding.wait_for_all("split")
+    return str(kept)
 
 
 def left_out(config: TrainConfig, learn: ImageSource, held_out: ImageSource) -> list[str]:

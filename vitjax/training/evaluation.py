@@ -29,7 +29,9 @@ Stopped = Callable[[], bool]
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """Share of held-out images whose class a model says rightly, tokens dropped for real.
+    """Share of held-out images whose class a model says rightly, of all and mean of classes.
+
+    Tokens are dropped for real.
 
     Attributes:
         loader: the images.
@@ -62,12 +64,12 @@ class Classification:
         step = make_eval_step(model, mesh, variable_shardings)
         return cls(loader, truth, mesh, step, output=output)
 
-    def compiled(self, variables: Any, rows: int, side: int) -> "Classification":
-        """Ready for batches of so many rows, of square images."""
+    def compiled(self, variables: Any, rows: int, shape: tuple[int, ...]) -> "Classification":
+        """Ready for batches of so many rows of one shape."""
         spread = NamedSharding(self.mesh, sharding.ROWS)
         batch = [
             jax.ShapeDtypeStruct((rows, *shape), kind, sharding=spread)
-            for shape, kind in (((side, side, 3), np.float32), ((), np.int32), ((), np.bool_))
+            for shape, kind in ((shape, np.float32), ((), np.int32), ((), np.bool_))
         ]
         return replace(self, step=self.step.lower(self._nothing(), variables, *batch).compile())
 
@@ -86,12 +88,16 @@ class Classification:
             parts = (batch.images, self.truth[batch.index], batch.valid)
             sums = self.step(sums, variables, *sharding.shard_batch(parts, self.mesh))
         found = jax.device_get(sums)
-        if not found["count"]:
+        right, count = found["right"], found["count"]
+        if not count.any():
             raise UserError(self.loader.nothing_read("held-out images"))
-        return {"accuracy": float(found["right"] / found["count"])}
+        seen = count > 0
+        per_class = (right[seen] / count[seen]).mean()
+        return {"accuracy": float(right.sum() / count.sum()), "mean_class_accuracy": float(per_class)}
 
     def _nothing(self) -> dict[str, jax.Array]:
-        return sharding.replicate({"right": np.int32(0), "count": np.int32(0)}, self.mesh)
+        zeros = np.zeros(int(self.truth.max()) + 1, np.int32)
+        return sharding.replicate({"right": zeros, "count": zeros}, self.mesh)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +135,7 @@ class Retrieval:
         )
         return cls(loader, truth, mesh, make_describe(forward, mesh=mesh), rule)
 
-    def compiled(self, variables: Any, rows: int, side: int) -> "Retrieval":
+    def compiled(self, variables: Any, rows: int, shape: tuple[int, ...]) -> "Retrieval":
         """Compiled at its first call: how many images are compared depends on how many could be read."""
         return self
 
@@ -179,7 +185,7 @@ class PlaceSearch:
     score: str = "recall_at_5"
     output: Output = SILENT
 
-    def compiled(self, variables: Any, rows: int, side: int) -> "PlaceSearch":
+    def compiled(self, variables: Any, rows: int, shape: tuple[int, ...]) -> "PlaceSearch":
         """Compiled at its first call."""
         return self
 

@@ -30,6 +30,7 @@ from vitjax.training.session import Progress
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
 from vitjax.training.tasks import Evaluation, Parts, Renew, Task, renewal, task_of
+from vitjax.training.trunk import Tail, Trunk, as_stored, check_stored, make_batch, probed
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ class Run:
         rate: learning rate at a step.
         renew: chooses what the steps to come learn from, before a step, where that depends on the model.
         left_out: lines about images that no step and no figure sees.
+        shape: of one input of a step: pixels, or what frozen blocks gave.
     """
 
     config: TrainConfig
@@ -63,6 +65,7 @@ class Run:
     rate: Callable[[Any], Any]
     renew: Renew | None = None
     left_out: Sequence[str] = ()
+    shape: tuple[int, ...] = ()
 
 
 def prepare(
@@ -86,7 +89,7 @@ def prepare(
     mesh = sharding.make_mesh()
     _check_batch_size(config, mesh)
     recipe = model_input(config)
-    learn, held_out = open_sources(config)
+    learn, held_out = open_sources(config, out)
     output.warn(*(lines := left_out(config, learn, held_out)))
     task = task_of(config, learn)
     mining = task.sampler(config, learn, out) if task.sampler is not None else None
@@ -95,15 +98,28 @@ def prepare(
         step, progress = resumes
         feed.origin = origin_of(progress, step, batch_size=config.batch_size, per_epoch=feed.rows_per_epoch)
     steps, offset = count_steps(config, feed.steps_per_epoch, output=output), offset_of(config, feed)
-    loader = batches(
-        held_out, recipe, config.batch_size,
-        workers=config.data.workers, on_bad_image=config.data.on_bad_image, shard=feed.shard,
-    )  # fmt: skip
     classes = len(learn.class_names)
     model = build(config, recipe, classes=task.outputs(config, classes))
     check_dynamic(config, model)
+    variables, dense = initial(config, model, recipe, fresh=resumes is None, output=output)
+    shape: tuple[int, ...] = (recipe.image_size, recipe.image_size, 3)
+    mixer = make_mixer(config.augment, Pixels(recipe.mean, recipe.std), classes)
+    transform: Callable = recipe
+    if config.optim.store_frozen:
+        first = check_stored(config, model, variables["params"])
+        trunk = Trunk(config, model, first, recipe, lambda: initial(config, model, recipe)[0], output)
+        learn, held_out = trunk.stored(learn, held_out, out / "frozen")
+        model, transform, shape = Tail(model, first), as_stored, learn.shape
+        feed = replace(feed, source=learn, augment=as_stored)
+        mixer = make_batch(classes, config.augment.smoothing)
+    if config.optim.probe and resumes is None:
+        variables = probed(config, model, variables, learn, transform)
+    loader = batches(
+        held_out, transform, config.batch_size,
+        workers=config.data.workers, on_bad_image=config.data.on_bad_image, shard=feed.shard,
+    )  # fmt: skip
     parts = Parts(config, recipe, learn, held_out, loader, model, mesh, output)
-    objective = task.objective(parts, *initial(config, model, recipe, fresh=resumes is None, output=output))
+    objective = task.objective(parts, variables, dense)
     tx = optim.make_optimizer(config.optim)
     rate, rates = optim.make_rates(
         config.optim, objective.variables["params"],
@@ -116,7 +132,6 @@ def prepare(
 
     placed = shardings(jax.eval_shape(begin, objective.variables), mesh, config.sharding)
     state = jax.jit(begin, out_shardings=placed)(objective.variables)
-    mixer = make_mixer(config.augment, Pixels(recipe.mean, recipe.std), classes)
     evaluation = task.evaluation(parts, placed)
     run = Run(
         config=config,
@@ -131,6 +146,7 @@ def prepare(
         rate=rate,
         renew=_renewal(parts, mining, evaluation),
         left_out=lines,
+        shape=shape,
     )
     return run, state
 
@@ -181,16 +197,17 @@ def count_steps(config: TrainConfig, per_epoch: int, *, output: Output = SILENT)
 def compiled(run: Run, state: State, *, output: Output = SILENT) -> Run:
     """The run with its programs compiled, each for the one shape it will see."""
     clock = run_files.Stopwatch()
-    rows, side = run.feed.batch_size, run.recipe.image_size
+    rows, pixels = run.feed.batch_size, run.feed.augment is not as_stored
     spread = NamedSharding(run.mesh, sharding.ROWS)
 
     def like(shape: tuple[int, ...], kind: Any) -> Any:
         return jax.ShapeDtypeStruct((rows, *shape), kind, sharding=spread)
 
-    batch = RawBatch(like((side, side, 3), np.uint8), like((), np.int32), like((), np.int32))
+    kind = np.uint8 if pixels else np.float32
+    batch = RawBatch(like(run.shape, kind), like((), np.int32), like((), np.int32))
     with clock.stage("compile"):
         update = run.update.lower(state, batch, run.teacher).compile()
-        evaluation = run.evaluation.compiled(state.evaluated, rows, side)
+        evaluation = run.evaluation.compiled(state.evaluated, rows, run.shape)
     clock.close()
     spent = clock.compile_seconds["compile"]
     output.say(f"compiled {clock.compiled} programs in {spent:.1f} s ({clock.cached} from the cache)")

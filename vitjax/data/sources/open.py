@@ -32,6 +32,11 @@ def _folder(spec: DataSpec, split: str) -> ImageSource | None:
     if split == "query":
         same = not spec.query or os.path.realpath(spec.query) == os.path.realpath(spec.gallery)
         return None if same else FolderSource(spec.query)
+    if spec.split_file:
+        from vitjax.data.sources.split import read_split, take
+
+        whole = FolderSource(spec.folder("train" if spec.train else "path"), loose=False)
+        return take(whole, getattr(read_split(spec.split_file), split))
     if split == "test" and not spec.test and spec.train:
         return None
     field = "train" if split == "train" else "test" if spec.test else "path"

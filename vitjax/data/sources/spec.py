@@ -22,6 +22,7 @@ class DataSpec:
         test: folder, split or cities held out.
         cities: to search in.
         subtask: of `SUBTASKS`.
+        split_file: which images of a folder are learned from and which held out; see `sources.split`.
         called: what errors call a field, where not by its name: the flag that sets it.
     """
 
@@ -34,6 +35,7 @@ class DataSpec:
     test: str = ""
     cities: tuple[str, ...] = ("cph", "sf")
     subtask: str = "all"
+    split_file: str = ""
     called: Mapping[str, str] = field(default_factory=dict)
 
     def folder(self, name: str) -> str:
