@@ -21,7 +21,7 @@ ALLOWED = {
     "pretrained": set(),
     "system": {"system"},
     "sharding": {"system"},
-    "config": {"config", "data"},
+    "config": {"config", "data", "pretrained"},
     "layers": {"layers"},
     "ot": {"ot", "ranges"},
     "sparsify": {"sparsify", "layers", "ranges"},

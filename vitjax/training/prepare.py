@@ -107,7 +107,12 @@ def prepare(
     transform: Callable = recipe
     if config.optim.store_frozen:
         first = check_stored(config, model, variables["params"])
-        trunk = Trunk(config, model, first, recipe, lambda: initial(config, model, recipe)[0], output)
+        whole, fresh = variables, resumes is None  # a checkpoint's variables come later
+
+        def start() -> Any:
+            return whole if fresh else initial(config, model, recipe)[0]
+
+        trunk = Trunk(config, model, first, recipe, start, output)
         learn, held_out = trunk.stored(learn, held_out, out / "frozen")
         model, transform, shape = Tail(model, first), as_stored, learn.shape
         feed = replace(feed, source=learn, augment=as_stored)
