@@ -557,6 +557,7 @@ def _built_with(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: x for name, x in values.items() if isinstance(x, bool | int | float | str | tuple)
     }
+    found |= {name: _built_with(x) for name, x in values.items() if isinstance(x, nn.Module)}
     if (reducer := values.get("reducer")) is not None:
         found["reducer"] = {"name": reducer.name, **asdict(reducer)}
     return found

@@ -78,6 +78,8 @@ FAMILIES = {
     "vit": _plain("deit_small_patch16_224", 1),
     "distilled": _plain("deit_small_distilled_patch16_224", 2, classes=("cls", "dist")),
     "dinov2": _plain("vit_small_patch14_reg4_dinov2", 5, fields={"num_classes": 0}, classes=()),
+    "clip": _plain("vit_base_patch16_clip_quickgelu_224", 1),
+    "siglip": _plain("vit_base_patch16_siglip_224", 0, pools_tokens=False),
     "lvvit": _plain(
         "lvvit_s", 1, fields={"stem_dim": 8}, classes=("cls", "aux"), notes=(_RESIZED.format("not "),)
     ),

@@ -270,7 +270,6 @@ def test_what_cannot_be_done_is_said_in_one_line(images):
         ({"reduce": "best"}, "'topk'"),
         ({"pruning_loc": (1, 99)}, "0 to 3"),
         ({"scan_layers": True}, "scan_layers"),
-        ({"reduce": "topk", "class_token": False, "global_pool": "avg"}, "attention of CLS"),
     ]:
         with pytest.raises(ValueError, match=words):
             build("dynamicvit_deit_small_patch16_224", **TINY | LOC | fields)

@@ -8,12 +8,13 @@ import pytest
 
 from tests.weights.tiny import state_of as _state
 from tests.weights.tiny import tiny as _tiny
-from vitjax.models import build
+from vitjax.models import build, list_models
 from vitjax.weights import WeightsError, load_weights, load_with_report
 from vitjax.weights.load import match
 from vitjax.weights.rename import to_name, to_path
 
 MANIFESTS = pathlib.Path(__file__).parents[1] / "golden" / "manifests"
+TWO_TOWERS = ("openai_ViT-B-32", "hf_siglip-base-patch16-224", "bigvision_siglip2_b16_256")
 MODELS = {
     "facebook_dinov2_vits14": "vit_small_patch14_dinov2",
     "facebook_dinov2_vitb14": "vit_base_patch14_dinov2",
@@ -30,30 +31,84 @@ MODELS = {
         for size in ("tiny", "base")
     },
     "dynamicvit_deit_small": "dynamicvit_deit_small_patch16_224",
+    **{f"facebook_dinov3_vit{s[0]}16": f"vit_{s}_patch16_dinov3_qkvb" for s in ("small", "base", "large")},
+    **{f"hf_dinov3-vit{s[0]}16": f"vit_{s}_patch16_dinov3_qkvb" for s in ("small", "base", "large")},
+    "facebook_dinov2_vitg14": "vit_giant_patch14_dinov2",
+    "hf_dinov2-giant": "vit_giant_patch14_dinov2",
+    **{
+        f"{who}_dinov3{mark}{short}16plus": f"vit_{size}_plus_patch16_dinov3_qkvb"
+        for who, mark in (("facebook", "_vit"), ("hf", "-vit"))
+        for short, size in (("s", "small"), ("h", "huge"))
+    },
+    "openai_ViT-B-16": "clip_vit_base_patch16",
+    "openai_ViT-B-32": "clip_vit_base_patch32",
+    "openai_ViT-L-14": "clip_vit_large_patch14",
+    "bigvision_siglip2_b16_256": "siglip2_base_patch16_256",
+    "bigvision_siglip2_l16_256": "siglip2_large_patch16_256",
+    "bigvision_siglip2_so400m14_224": "siglip2_so400m_patch14_224",
+    "bigvision_siglip_webli_en_b16_224": "siglip_base_patch16_224",
+    "bigvision_siglip_webli_en_so400m_384": "siglip_so400m_patch14_384",
 }
+# Their parameters are counted, no more and no less.
+TOWERS = ("hf_clip", "hf_siglip", "openai_", "bigvision_")
 
 
-def _shapes(stem: str) -> dict[str, np.ndarray]:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every manifest of a checkpoint, or those of the folder given by --golden."""
+    if "manifest" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("--golden") / "manifests"
+        paths = [path for path in sorted(folder.glob("*.json")) if _model_name(path.stem) in list_models()]
+        metafunc.parametrize("manifest", paths, ids=[path.stem for path in paths])
+
+
+def _model_name(stem: str) -> str:
+    if stem in MODELS:
+        return MODELS[stem]
+    if stem.startswith(("hf_clip", "hf_siglip")):
+        return stem.removeprefix("hf_").replace("-", "_")
+    return stem.removeprefix("timm_").removeprefix("microsoft_")
+
+
+def _shapes(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Arrays of a published checkpoint's shapes that take no memory."""
-    manifest = json.loads((MANIFESTS / f"{stem}.json").read_text())
-    return {k: np.broadcast_to(np.float32(0), v) for k, v in manifest.items() if k != "_meta"}
+    shapes = json.loads(path.read_text())
+    return {k: np.broadcast_to(np.float32(0), v) for k, v in shapes.items() if k != "_meta"}
 
 
-@pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.json")), ids=lambda p: p.stem)
-def test_every_published_checkpoint_fits_its_model(path):
-    model = build(MODELS.get(path.stem, path.stem.removeprefix("timm_").removeprefix("microsoft_")))
-    placed, report = match(_shapes(path.stem), model)
+def test_every_published_checkpoint_fits_its_model(manifest):
+    placed, report = match(_shapes(manifest), build(_model_name(manifest.stem)))
     assert report.fits, str(report)
     assert report.loaded == len(placed)
-    buffers = (".num_batches_tracked", ".relative_position_index", ".attn_mask")
+    buffers = (
+        ".num_batches_tracked",
+        ".relative_position_index",
+        ".attn_mask",
+        ".bias_mask",
+        "rope_embed.periods",
+    )
     counters = {name for name in report.ignored if name.endswith(buffers)}
     twice = {"norms.3.weight", "norms.3.bias"}  # DINOv3's ConvNeXt
     assert set(report.ignored) - counters - twice <= {"mask_token", "embeddings.mask_token"}
+    if manifest.stem.startswith(TOWERS):
+        parameters = json.loads(manifest.read_text())["_meta"]["parameters"]
+        assert sum(array.size for array in placed.values()) == parameters
+
+
+@pytest.mark.parametrize("path", [MANIFESTS / f"{stem}.json" for stem in TWO_TOWERS], ids=TWO_TOWERS)
+def test_either_tower_takes_its_part_of_a_checkpoint_of_both(path):
+    model, state = build(_model_name(path.stem)), _shapes(path)
+    reports = [match(state, tower)[1] for tower in (model.image, model.text)]
+    joint = {"visual_projection.weight", "visual.proj", "logit_scale", "logit_bias", "params/t", "params/b"}
+    for report, other in zip(reports, ("text tower", "image tower"), strict=True):
+        assert report.fits, str(report)
+        rest = {why for name, why in report.ignored.items() if name not in joint}
+        assert rest == {f"of the {other}, which the model lacks"}
+    assert set(reports[0].ignored) & set(reports[1].ignored) == joint & set(state)
 
 
 @pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*small*.json")), ids=lambda p: p.stem)
 def test_a_checkpoint_of_another_model_does_not_fit(path):
-    _, report = match(_shapes(path.stem), build("vit_base_patch16_224"))
+    _, report = match(_shapes(path), build("vit_base_patch16_224"))
     assert not report.fits and "choose another model name" in str(report).splitlines()[0]
 
 

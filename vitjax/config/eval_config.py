@@ -59,10 +59,10 @@ class InputConfig:
     """How images are read, in both programs."""
 
     resize: str = option(
-        "crop",
+        "",
         "crop: shorter side, then centre crop; squash: both sides, aspect ratio ignored (train.py: of the "
-        "held-out images)",
-        choices=RESIZE,
+        "held-out images); empty = as the weights were trained",
+        choices=("", *RESIZE),
     )
     interpolation: str = option(
         "", "of the resize; empty = as the weights were trained", choices=("", *INTERPOLATIONS)

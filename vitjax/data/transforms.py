@@ -222,7 +222,7 @@ def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
 
 
 def model_input(
-    weights: str, name: str, *, img_size: int = 0, resize: str = "crop", interpolation: str = ""
+    weights: str, name: str, *, img_size: int = 0, resize: str = "", interpolation: str = ""
 ) -> Preprocess:
     """How images become input: as the weights, or else models of that name, expect it, unless told.
 
@@ -230,7 +230,7 @@ def model_input(
         weights: a source that `preprocess` takes; empty or unknown there, `name` decides.
         name: of the model.
         img_size: side in pixels; 0 = the weights' own.
-        resize: as in `Preprocess`.
+        resize: as in `Preprocess`; empty = the weights' own, like the next.
         interpolation: as in `Preprocess`; empty = the weights' own.
 
     Raises:
@@ -242,7 +242,7 @@ def model_input(
         recipe = preprocess(name)
     return recipe.replace(
         image_size=img_size or recipe.image_size,
-        resize=resize,
+        resize=resize or recipe.resize,
         interpolation=interpolation or recipe.interpolation,
     )
 

@@ -61,8 +61,6 @@ def reducer_errors(model: Any) -> list[str]:
     wrong = reducer.field_errors(model.depth)
     if model.scan_layers:
         wrong.append("scan_layers needs blocks of equal shape, and reduce makes them differ")
-    if reducer.needs_attention and not getattr(model, "class_token", True):
-        wrong.append(f"reduce {reducer.name!r} ranks tokens by the attention of CLS, which the model lacks")
     return wrong
 
 

@@ -101,7 +101,7 @@ class Block(nn.Module):
         self, reducer: Reducer, tokens: Array, token_map: TokenMap, weights: Array | None, keys: Array
     ) -> tuple[Array, TokenMap]:
         by_cls = None
-        if weights is not None:  # without a CLS token: the attention of all patches
+        if weights is not None:  # without a CLS token: the attention of all patches, as in VisionZip
             asking = weights[:, :, 0] if self.prefix else weights.mean(axis=2)
             by_cls = asking[:, :, self.prefix :].mean(axis=1)
         given = StepInput(by_cls, keys[:, self.prefix :].mean(axis=2), self.stage, self.prefix)

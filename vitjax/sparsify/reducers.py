@@ -36,7 +36,8 @@ class StepInput(flax.struct.PyTreeNode):
 
     Attributes:
         scores: log-probabilities of being kept, for a method with a predictor; the attention of CLS to each
-            patch token, mean over heads, for one that needs attention; None for all others.
+            patch token, mean over heads, for one that needs attention (in a model without CLS the mean over
+            all tokens that look, as in VisionZip, arXiv:2412.04467); None for all others.
         keys: the block's keys, mean over heads; only inside a block.
         stage: which step this is, from 0; static, like the next two.
         prefix: number of tokens beside the patches.
@@ -68,7 +69,7 @@ class Reducer(abc.ABC):
     name: ClassVar[str]
     inside: ClassVar[bool] = False  # between attention and MLP of its blocks, instead of before them
     in_every_block: ClassVar[bool] = False
-    needs_attention: ClassVar[bool] = False  # the attention of CLS in the block
+    needs_attention: ClassVar[bool] = False  # the attention of CLS in the block, or of all tokens
     trained: ClassVar[bool] = False  # a predictor before each step, trained with masks
     scores_tokens: ClassVar[bool] = False  # its scores can be weights of the tokens
     merges: ClassVar[bool] = False  # tokens stand for several patches, and attention counts them by size
@@ -227,7 +228,7 @@ class DynamicViT(KeepRatio):
 
 @dataclass(frozen=True)
 class ByAttention(KeepRatio):
-    """What methods share that rank tokens by the attention that CLS pays them.
+    """What methods share that rank tokens by the attention that CLS, or all tokens where it lacks, pay them.
 
     Source: Liang et al. 2022, EViT (arXiv:2202.07800), Sec. 3.2. `keep_ratio` is the kept share of the tokens
     before each step: one number, or one per step.

@@ -27,11 +27,12 @@ _HOW_WIDE = f"; {flag('metric.embed_dim')} sets how many, 0 = those of the poole
 
 
 def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
-    """The model that is trained."""
+    """The model that is trained; of two towers that of images, as no text is seen."""
     wanted = config.model
     given = {"keep_ratio": wanted.keep_ratio, "remat": wanted.remat, "drop_path_rate": wanted.drop_path}
     fields = {name: value for name, value in given.items() if value}
-    return create_model(wanted, recipe.image_size, num_classes=classes, **fields)
+    model = create_model(wanted, recipe.image_size, num_classes=classes, **fields)
+    return model.image if isinstance(model, models.TwoTowers) else model
 
 
 def check_dynamic(config: TrainConfig, model: Any) -> None:

@@ -134,8 +134,9 @@ def _draws(rng: Array) -> dict[str, Array]:
 
 
 def embedding_of(output: Any) -> Float[Array, "b d"]:
-    """Of length 1: the classifier's, where there is one, else the pooled feature."""
-    return metric_losses.normalise(output.pooled if output.logits is None else output.logits)
+    """Of length 1: the classifier's, where there is one, else that among texts, else the pooled feature."""
+    found = (output.logits, getattr(output, "embedding", None), output.pooled)
+    return metric_losses.normalise(next(vector for vector in found if vector is not None))
 
 
 def _structural(

@@ -152,7 +152,7 @@ LAYOUTS = (
            to_torch=_to_torch),
     Layout("Google big_vision", "img.embedding.kernel", "", _BIG_VISION_TABLE,
            positions=Positions(prefix_rows=0, square=True, corners=True), to_torch=_from_flax),
-    Layout("vitjax", "image.patch_embed.proj.weight"),
+    Layout("vitjax", "image.patch_embed.proj.weight", positions=Positions(antialias=False)),
     _layout("Hugging Face", "text_model.embeddings.token_embedding.weight", _HF_TABLE),
     _layout("OpenAI CLIP", "token_embedding.weight", _OPENAI_TABLE, r"(text\.)?transformer\.resblocks\..*"),
     Layout("vitjax", "text.token_embedding"),
