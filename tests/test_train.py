@@ -168,9 +168,7 @@ def test_a_run_resumes_with_another_batch_size_behind_the_images_it_has_seen(tmp
     assert 5 <= stopped < 22, err
     code, out, err = run(tmp_path, *arguments, "--config.batch_size=32")
     assert code == 0, err
-    (said,) = [
-        line for line in err.splitlines() if "config.batch_size 64 -> 32" in line and "an epoch" in line
-    ]
+    (said,) = [line for line in err.splitlines() if "batch size 64 -> 32" in line and "an epoch" in line]
     assert f"epoch 0 resumes behind the {64 * stopped} images" in said and "an epoch is now 44 steps" in said
     found = [line for line in lines(tmp_path) if "loss" in line]
     assert found[-1]["epoch"] == 2

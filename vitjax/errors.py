@@ -3,9 +3,21 @@
 The programs print a `UserError` as one line and exit with 1; from Python it is a `ValueError`.
 """
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
-    """Something the user can mend: a value, a file or a setting. Its text says where, what and what to do."""
+    """Something the user can mend: a value, a file or a setting. Its text says where, what and what to do.
+
+    Args:
+        text: the line.
+        fields: of the program's config that decide it, as `optim.lr`; a program adds the flags that set them,
+            so the text names none.
+    """
+
+    def __init__(self, text: object = "", *, fields: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.fields = tuple(fields)
 
 
 class UsageError(UserError):
@@ -21,13 +33,7 @@ class WeightsError(UserError):
 
 
 class EntryError(WeightsError):
-    """A file of several sets of weights, of which none or more than one is meant.
-
-    Attributes:
-        field: of the config, that says which; empty = the one of the model's own weights.
-    """
-
-    field = ""
+    """A file of several sets of weights, of which none or more than one is meant."""
 
 
 class GalleryError(UserError):

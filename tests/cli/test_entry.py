@@ -86,8 +86,8 @@ def test_the_entry_of_a_config_says_which_weights_are_loaded(loaded, file):
 def test_without_one_that_tells_the_candidates_are_listed(loaded, file, entry):
     with pytest.raises(EntryError, match=r"'first', 'second'") as error:
         loaded(file, entry)
-    field = {pruned: "config.sparsify.teacher_entry", distilled: "config.distill.teacher_entry"}
-    assert error.value.field == field.get(loaded, "")
+    fields = {pruned: ("sparsify.teacher_entry",), distilled: ("distill.teacher_entry",)}
+    assert error.value.fields == fields.get(loaded, ())
 
 
 @pytest.mark.parametrize(("ours", "theirs", "mark"), [("first", "", 3.0), ("first", "second", 5.0)])
@@ -112,9 +112,8 @@ def test_a_teacher_without_a_file_of_its_own_has_the_students_entry_unless_it_na
 )
 def test_the_program_says_which_flag_tells(config_type, name, flag, capsys):
     def main(config, workdir):
-        error = EntryError("several sets of weights: 'first', 'second'.")
-        error.field = "config.sparsify.teacher_entry" if "teacher" in flag else ""
-        raise error
+        fields = ["sparsify.teacher_entry"] if "teacher" in flag else []
+        raise EntryError("several sets of weights: 'first', 'second'.", fields=fields)
 
     assert flags._run(main, config_type, "", ["prog", "--config", name, "--workdir=w"]) == 1
     assert capsys.readouterr().err == f"prog: several sets of weights: 'first', 'second'. Here: {flag}\n"

@@ -39,8 +39,9 @@ def test_what_only_dynamic_models_do_is_refused_of_a_dense_one_with_the_name_of_
     config = dense()
     checked(config)
     setattr(getattr(config, part), field, value)
-    with pytest.raises(UserError, match=rf"{part}\.{field}: .*'dynamicvit_deit_small_patch16_224'"):
+    with pytest.raises(UserError, match="1 field is .*'dynamicvit_deit_small_patch16_224'") as error:
         checked(config)
+    assert error.value.fields == (f"{part}.{field}", "model.name")
     config.model.name = "dynamicvit_deit_small_patch16_224"
     checked(config)
 
@@ -127,7 +128,7 @@ def test_weights_that_do_not_fit_the_teacher_are_said_to_be_the_teachers(tmp_pat
     config.model.weights = file
     write_weights(tmp_path / "dynamic.safetensors", started(config)[0], {})
     config.model.weights = str(tmp_path / "dynamic.safetensors")
-    with pytest.raises(WeightsError, match=r"dense teacher .config\.sparsify\.teacher.*unexpected"):
+    with pytest.raises(WeightsError, match=r"dense teacher, which.*unexpected"):
         started(config)
     config.sparsify.teacher = file
     started(config)

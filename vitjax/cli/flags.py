@@ -150,12 +150,15 @@ def _guarded(main: Callable[[], None], name: str, config: Any = None) -> int:
 
 
 def _hint(error: Exception, config: Any) -> str:
-    """How the program is told which of several sets of weights is meant."""
-    if not isinstance(error, EntryError) or config is None:
+    """The flags that decide what is wrong, or that say which of several sets of weights is meant."""
+    if config is None:
         return ""
-    paths = [field.path for field in walk(config) if field.path.endswith(".entry")]
-    flags = [f"--{path}=ENTRY" for path in ([error.field] if error.field else paths)]
-    return f" Here: {' or '.join(flags)}" if flags else ""
+    if isinstance(error, EntryError):
+        paths = [field.path for field in walk(config) if field.path.endswith(".entry")]
+        flags = [f"--{path}=ENTRY" for path in [f"config.{x}" for x in error.fields] or paths]
+        return f" Here: {' or '.join(flags)}" if flags else ""
+    flags = [f"--config.{field}" for field in getattr(error, "fields", ())]
+    return f" ({', '.join(flags)})" if flags else ""
 
 
 def _say_interrupted(name: str) -> int:

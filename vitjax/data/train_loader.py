@@ -256,7 +256,7 @@ class Feed:
         end = time.monotonic() + self.patience
         while not (coming.done() or stopped()) and (left := end - time.monotonic()) > 0:
             concurrent.futures.wait([coming], min(left, _LOOK))
-        reason = f"no image came for {self.patience:.0f} s (data.timeout): is the storage reachable?"
+        reason = f"no image came within the time-out of {self.patience:.0f} s: is the storage reachable?"
         try:
             if coming.done():
                 return coming.result()

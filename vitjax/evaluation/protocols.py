@@ -32,7 +32,7 @@ def data_spec(data: DataConfig) -> DataSpec:
         cities=tuple(city.strip() for city in data.cities.split(",") if city.strip()),
         subtask=data.subtask,
         split_file=data.split_file,
-        called={"path": "--config.data.images", "gallery": "--config.data.gallery"},
+        fields={"path": "data.images", "gallery": "data.gallery"},
     )
 
 

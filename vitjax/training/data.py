@@ -15,7 +15,6 @@ from vitjax.data.sources.split import draw_split, read_split, write_split
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.training.mining import FAR
-from vitjax.training.output import flag
 
 SPLIT = "split.json"
 
@@ -42,7 +41,7 @@ def open_sources(config: TrainConfig, out: pathlib.Path | None = None) -> tuple[
     data = config.data
     spec = DataSpec(
         path=data.dir, name=data.name, train=data.train, test=data.test, split_file=_split_file(config, out),
-        called={"path": f"--{flag('data.dir')}", "train": f"--{flag('data.train')}"},
+        fields={"path": "data.dir", "train": "data.train"},
     )  # fmt: skip
     learn, held_out = (open_source(data.source, spec, split) for split in ("train", "test"))
     assert learn is not None
@@ -51,8 +50,9 @@ def open_sources(config: TrainConfig, out: pathlib.Path | None = None) -> tuple[
     count = round((1 - config.metric.held_out) * len(learn.class_names))
     if not 0 < count < len(learn.class_names):
         raise UserError(
-            f"{flag('metric.held_out')} {config.metric.held_out} of {len(learn.class_names)} classes leaves "
-            f"{count} to learn from; choose another share, or name other images with {flag('data.test')}"
+            f"a hold-out of {config.metric.held_out} of {len(learn.class_names)} classes leaves {count} to "
+            "learn from; choose another share, or name held-out images",
+            fields=("metric.held_out", "data.test"),
         )
     kept, unseen = range(count), range(count, len(learn.class_names))
     return ClassesSource(learn, kept), ClassesSource(learn, unseen)

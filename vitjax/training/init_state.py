@@ -20,10 +20,8 @@ from vitjax.models.outputs import dense
 from vitjax.training import optim
 from vitjax.training.batch import Pixels, Renormalise
 from vitjax.training.losses import embedding_of, is_dynamic, metric_start
-from vitjax.training.output import SILENT, Output, flag
+from vitjax.training.output import SILENT, Output
 from vitjax.weights import LoadReport, WeightsError, load_with_report
-
-_HOW_WIDE = f"; {flag('metric.embed_dim')} sets how many, 0 = those of the pooled feature"
 
 
 def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
@@ -44,8 +42,9 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
     if is_dynamic(model):
         if config.task != "classify":
             raise UserError(
-                f"{flag('model.name')} {config.model.name!r} learns what to drop from a teacher's classes, "
-                f"which {flag('task')} {config.task!r} has not; choose a plain model, or 'classify'"
+                f"model {config.model.name!r} learns what to drop from a teacher's classes, which task "
+                f"{config.task!r} has not; choose a plain model, or 'classify'",
+                fields=("model.name", "task"),
             )
         return
     fields = ["model.keep_ratio", *(f"sparsify.{f.name}" for f in dataclasses.fields(config.sparsify))]
@@ -55,9 +54,10 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
     other = [name for name in fields if (get := operator.attrgetter(name))(config) != get(usual)]
     if other:
         raise UserError(
-            f"{', '.join(map(flag, other))}: only of a model that learns to drop tokens, which "
-            f"{flag('model.name')} {config.model.name!r} does not; leave "
-            f"{'it' if len(other) == 1 else 'them'} as usual, or name {_dynamic_name(config.model.name)}"
+            f"model {config.model.name!r} does not learn to drop tokens, and {len(other)} "
+            f"{'field is' if len(other) == 1 else 'fields are'} only of one that does; leave "
+            f"{'it' if len(other) == 1 else 'them'} as usual, or name {_dynamic_name(config.model.name)}",
+            fields=[*other, "model.name"],
         )
 
 
@@ -102,10 +102,9 @@ def initial(
         return variables, {}
     if source:
         entry = config.sparsify.teacher_entry or ("" if config.sparsify.teacher else wanted.entry)
-        names = f"{flag('sparsify.teacher')} names its weights; empty = {flag('model.weights')}"
-        with _of_teacher(f"the dense teacher ({names})", entry=flag("sparsify.teacher_entry")):
+        with _of_teacher("sparsify", "the dense teacher, which has the model's weights if none are given"):
             return variables, _load(source, dense(model), wanted.depth, entry=entry)[0]
-    output.warn(f"the teacher is RANDOM; set {flag('sparsify.teacher')} or {flag('model.weights')}")
+    output.warn("the teacher is RANDOM: give weights of the teacher or of the model")
     return variables, init_variables(dense(model), recipe.image_size, config.seed)
 
 
@@ -124,15 +123,14 @@ def _load(
 
 
 @contextlib.contextmanager
-def _of_teacher(what: str, *, entry: str) -> Iterator[None]:
-    """Says of errors of weights that they are a teacher's, and which field tells their entry."""
+def _of_teacher(section: str, what: str) -> Iterator[None]:
+    """Says of errors of weights that they are a teacher's, and which fields of a section name them."""
     try:
         yield
     except WeightsError as error:
-        named = type(error)(f"{what}: {error}")
-        if isinstance(named, EntryError):
-            named.field = entry
-        raise named from None
+        weights = {"sparsify": "sparsify.teacher", "distill": "distill.teacher_weights"}[section]
+        field = f"{section}.teacher_entry" if isinstance(error, EntryError) else weights
+        raise type(error)(f"{what}: {error}", fields=[field]) from None
 
 
 def _is_cut_off(name: str, depth: int) -> bool:
@@ -175,8 +173,9 @@ def open_teacher(
         vectors = np.load(wanted.vectors, allow_pickle=False)
         if vectors.shape != (images, width):
             raise UserError(
-                f"{flag('distill.vectors')} has shape {vectors.shape}; expected ({images} images to learn "
-                f"from, {width} numbers of the embedding{_HOW_WIDE})"
+                f"{wanted.vectors} has shape {vectors.shape}; expected ({images} images to learn from, "
+                f"{width} numbers of the embedding)",
+                fields=("distill.vectors", "metric.embed_dim"),
             )
         return None, vectors.astype(np.float32), Renormalise(ours, ours)
     model = models.build(
@@ -186,12 +185,13 @@ def open_teacher(
         dtype=config.model.dtype,
     )
     theirs = preprocess(wanted.teacher)
-    with _of_teacher(f"the teacher ({flag('distill.teacher_weights')})", entry=flag("distill.teacher_entry")):
+    with _of_teacher("distill", "the teacher"):
         variables = load_with_report(wanted.teacher_weights, model, entry=wanted.teacher_entry or None)[0]
     if (found := embedding_width(model, variables, recipe)) != width:
         raise UserError(
-            f"{flag('distill.teacher')} {wanted.teacher!r} has an embedding of {found} numbers, the model "
-            f"that learns one of {width}{_HOW_WIDE}"
+            f"teacher {wanted.teacher!r} has an embedding of {found} numbers, the model that learns one of "
+            f"{width}",
+            fields=("distill.teacher", "metric.embed_dim"),
         )
     return model, variables, Renormalise(ours, Pixels(theirs.mean, theirs.std))
 

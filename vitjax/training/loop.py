@@ -13,7 +13,6 @@ from vitjax import sharding
 from vitjax.cli import run_files
 from vitjax.errors import UserError
 from vitjax.training.checkpoint import Checkpoints
-from vitjax.training.output import flag
 from vitjax.training.prepare import Run
 from vitjax.training.session import Progress, Session
 from vitjax.training.state import State
@@ -144,8 +143,8 @@ def check_finite(run: Run, metrics: dict[str, Any], progress: Progress, session:
     raise UserError(
         f"the loss or its gradient was not finite at step {bad} (learning rate {float(run.rate(bad)):.2e}; "
         f"images {', '.join(names[:4])}, ...: all are in {file}); last good checkpoint: {good}; "
-        f"lower {flag('optim.lr')}, set {flag('optim.clip')}, or allow some such steps with "
-        f"{flag('max_skipped')}"
+        "lower the learning rate, clip gradients, or allow some such steps",
+        fields=("optim.lr", "optim.clip", "max_skipped"),
     )
 
 

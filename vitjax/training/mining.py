@@ -182,8 +182,8 @@ class Mining:
         if not np.isfinite(like[hardest]).all():
             raise UserError(
                 f"mining: fewer than {self.negatives} of {len(pool)} photos are farther than {FAR:.0f} m "
-                f"from {self.photos.names[query]!r}; raise distill.pool or lower "
-                "distill.negatives."
+                f"from {self.photos.names[query]!r}; draw a larger pool or mine fewer negatives.",
+                fields=("distill.pool", "distill.negatives"),
             )
         return hardest
 

@@ -97,8 +97,9 @@ def _check_frozen(frozen: tuple[str, ...], params: Any) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=4, cutoff=0.0)
             raise UserError(
-                f"optim.frozen names {name!r}, which no parameter or module is called; nearest: "
-                f"{', '.join(map(repr, near))}"
+                f"{name!r} shall be frozen, but no parameter or module has that name; nearest: "
+                f"{', '.join(map(repr, near))}",
+                fields=("optim.frozen",),
             )
 
 

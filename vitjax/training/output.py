@@ -1,4 +1,4 @@
-"""What a run says and to whom: lines, progress, and the fields of its config by name."""
+"""What a run says and to whom: lines and progress."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,12 +29,3 @@ class Output:
 
 
 SILENT = Output()
-
-
-def flag(field: str) -> str:
-    """A field of a config as the command line names it.
-
-    >>> flag("optim.lr")
-    'config.optim.lr'
-    """
-    return f"config.{field}"

@@ -24,7 +24,7 @@ from vitjax.training.data import left_out, model_input, open_sources
 from vitjax.training.evaluation import PlaceSearch
 from vitjax.training.init_state import build, check_dynamic, initial
 from vitjax.training.mining import Mining
-from vitjax.training.output import SILENT, Output, flag
+from vitjax.training.output import SILENT, Output
 from vitjax.training.resuming import offset_of, origin_of
 from vitjax.training.session import Progress
 from vitjax.training.state import State, create, shardings
@@ -160,8 +160,9 @@ def _check_batch_size(config: TrainConfig, mesh: Mesh) -> None:
     parts = mesh.size * config.optim.accumulate
     if config.batch_size % parts:
         raise UserError(
-            f"{flag('batch_size')} {config.batch_size} does not divide over {mesh.size} devices and "
-            f"{config.optim.accumulate} parts; give a multiple of {parts}"
+            f"a batch of {config.batch_size} does not divide over {mesh.size} devices and "
+            f"{config.optim.accumulate} parts; give a multiple of {parts}",
+            fields=("batch_size", "optim.accumulate"),
         )
 
 
@@ -188,13 +189,12 @@ def count_steps(config: TrainConfig, per_epoch: int, *, output: Output = SILENT)
     steps = config.steps or round(config.epochs * per_epoch)
     if steps < 1:
         raise UserError(
-            f"{flag('epochs')} {config.epochs} of {per_epoch} steps is no step; raise it or set "
-            f"{flag('steps')}"
+            f"{config.epochs} epochs of {per_epoch} steps are no step; train for longer",
+            fields=("epochs", "steps"),
         )
     if (warmup := round(config.optim.warmup_epochs * per_epoch)) >= steps:
         output.warn(
-            f"{flag('optim.warmup_epochs')} is {warmup} steps, the run has {steps}: the learning rate "
-            "rises until its last step"
+            f"the warm-up has {warmup} steps, the run {steps}: the learning rate rises until the last step"
         )
     return steps
 

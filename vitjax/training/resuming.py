@@ -10,7 +10,7 @@ from vitjax.errors import UserError
 from vitjax.system.files import read_number
 from vitjax.training.checkpoint import MANIFEST, Checkpoints, total_bytes
 from vitjax.training.log import FILE, last_step
-from vitjax.training.output import SILENT, Output, flag
+from vitjax.training.output import SILENT, Output
 from vitjax.training.session import Progress
 from vitjax.training.state import State
 
@@ -121,11 +121,11 @@ def say_batch_size(
         else f"epoch {feed.origin.epoch} resumes behind the {feed.origin.images} images it has shown"
     )
     length = (
-        f"the run still ends at step {steps}, as {flag('steps')} says"
+        f"the run still ends at step {steps}, as the config says"
         if config.steps
         else f"the run ends at step {steps}, its learning rate resumes at epoch {feed.epochs(step):.2f}"
     )
     output.say(
-        f"{flag('batch_size')} {before} -> {feed.batch_size} at step {step}: {counted}; an epoch is now "
-        f"{feed.steps_per_epoch} steps; {length}; {flag('optim.lr')} stays {config.optim.lr:g}"
+        f"batch size {before} -> {feed.batch_size} at step {step}: {counted}; an epoch is now "
+        f"{feed.steps_per_epoch} steps; {length}; the learning rate stays {config.optim.lr:g}"
     )

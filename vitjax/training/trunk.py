@@ -24,7 +24,7 @@ from vitjax.system.files import replacing
 from vitjax.training.batch import Batch
 from vitjax.training.mixup import soft_labels
 from vitjax.training.optim import part_of
-from vitjax.training.output import SILENT, Output, flag
+from vitjax.training.output import SILENT, Output
 
 _AFTER = ("norm", "fc_norm", "attn_pool", "head", "head_dist")  # what comes after the blocks
 
@@ -77,13 +77,20 @@ def check_stored(config: TrainConfig, model: Any, params: Any) -> int:
     Raises:
         UserError: settings or a model with which that is not so.
     """
-    name, augment = flag("optim.store_frozen"), replace(config.augment, smoothing=0.0)
+    augment, fields = replace(config.augment, smoothing=0.0), ("optim.store_frozen",)
     if config.task != "classify" or augment != type(augment)() or config.model.drop_path:
-        raise UserError(f"{name}: only in task 'classify', without augmentation and drop_path")
+        raise UserError(
+            "frozen blocks are stored only in task 'classify', without augmentation and drop_path",
+            fields=fields,
+        )
     if jax.process_count() > 1:
-        raise UserError(f"{name}: only in one process")
+        raise UserError("frozen blocks are stored only in one process", fields=fields)
     if not isinstance(model, VisionTransformer) or model.reducer is not None or model.scan_layers:
-        raise UserError(f"{name}: only of a plain vision transformer with all its tokens and separate blocks")
+        raise UserError(
+            "frozen blocks are stored only of a plain vision transformer with all its tokens and separate "
+            "blocks",
+            fields=fields,
+        )
     leaves = jax.tree_util.tree_leaves_with_path(params)
     moves = {str(path[0].key) for path, _ in leaves if part_of(path, config.optim.frozen) != "frozen"}
     first = next((i for i in range(model.depth) if f"blocks_{i}" in moves), model.depth)
@@ -91,8 +98,9 @@ def check_stored(config: TrainConfig, model: Any, params: Any) -> int:
     if not first or before:
         what = ", ".join(map(repr, sorted(before))) or "'blocks_0'"
         raise UserError(
-            f"{name}: what the first blocks give changes, as {what} learns; name all of them and what comes "
-            f"before them in {flag('optim.frozen')}"
+            f"what the first blocks give is not to be stored: it changes, as {what} learns; freeze all of "
+            "them and what comes before them",
+            fields=(*fields, "optim.frozen"),
         )
     return first
 
@@ -202,7 +210,9 @@ def probed(config: TrainConfig, model: Any, variables: Any, source: Any, transfo
 
     head = variables["params"].get("head", {})
     if set(head) != {"kernel", "bias"}:
-        raise UserError(f"{flag('optim.probe')}: the model has no single linear classifier 'head'")
+        raise UserError(
+            "a probe needs a model with one linear classifier 'head'", fields=("optim.probe",)
+        )
     forward, loader = jax.jit(lambda v, x: model.apply(v, x).pooled), _loader(config, source, transform)
     pooled, rows = [], []
     for batch in loader:

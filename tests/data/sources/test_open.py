@@ -10,6 +10,7 @@ from vitjax.config.train_config import TrainConfig
 from vitjax.config.train_config import validate as validate_training
 from vitjax.data.sources.open import SOURCES, open_source, sources_with
 from vitjax.data.sources.spec import DataSpec
+from vitjax.errors import UserError
 from vitjax.evaluation import classify
 from vitjax.evaluation.protocols import open_protocol
 from vitjax.training.data import open_sources
@@ -78,11 +79,13 @@ def test_a_name_that_nobody_added_is_refused_with_those_there_are():
         open_source("digits", DataSpec(), "gallery")
 
 
-def test_an_empty_folder_is_named_as_the_caller_calls_it():
-    with pytest.raises(ValueError, match="say where the images are: path=DIR"):
+def test_an_error_of_an_empty_folder_has_the_field_that_it_comes_from():
+    with pytest.raises(UserError, match="where the images are: 'path' is empty") as error:
         open_source("idx", DataSpec(), "test")
-    with pytest.raises(ValueError, match="--data=DIR"):
-        open_source("cub", DataSpec(called={"path": "--data"}), "gallery")
+    assert error.value.fields == ()
+    with pytest.raises(UserError, match="'path' is empty") as error:
+        open_source("cub", DataSpec(fields={"path": "data.images"}), "gallery")
+    assert error.value.fields == ("data.images",)
 
 
 def test_places_are_learned_from_cities_that_are_not_held_out(tmp_path):

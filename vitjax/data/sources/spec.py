@@ -23,7 +23,7 @@ class DataSpec:
         cities: to search in.
         subtask: of `SUBTASKS`.
         split_file: which images of a folder are learned from and which held out; see `sources.split`.
-        called: what errors call a field, where not by its name: the flag that sets it.
+        fields: by the name of one of the above, the field of a program's config that it comes from.
     """
 
     path: str = ""
@@ -36,7 +36,7 @@ class DataSpec:
     cities: tuple[str, ...] = ("cph", "sf")
     subtask: str = "all"
     split_file: str = ""
-    called: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def folder(self, name: str) -> str:
         """The folder that a field gives.
@@ -45,5 +45,6 @@ class DataSpec:
             UserError: it is empty.
         """
         if not (found := getattr(self, name)):
-            raise UserError(f"say where the images are: {self.called.get(name, name)}=DIR")
+            fields = [self.fields[name]] if name in self.fields else []
+            raise UserError(f"say where the images are: {name!r} is empty; give a folder", fields=fields)
         return found
