@@ -26,7 +26,8 @@ from typing import Any
 from vitjax import sharding
 from vitjax.cli import console, run_files
 from vitjax.cli.session import only_run, start
-from vitjax.config.train_config import to_dict, validate
+from vitjax.config.fields import to_dict
+from vitjax.config.train_config import validate
 from vitjax.evaluation.result_tables import print_results
 from vitjax.training import preemption
 from vitjax.training.checkpoint import Checkpoints

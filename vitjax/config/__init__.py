@@ -28,7 +28,7 @@ from vitjax.config.eval_config import ModelConfig as ModelConfig
 from vitjax.config.eval_config import ReduceConfig as ReduceConfig
 from vitjax.config.eval_config import RerankConfig as RerankConfig
 from vitjax.config.eval_config import demo_config as demo_config
-from vitjax.config.eval_config import to_dict as to_dict
 from vitjax.config.eval_config import validate as validate
 from vitjax.config.eval_config import validate_rerank as validate_rerank
+from vitjax.config.fields import to_dict as to_dict
 from vitjax.data.sources.folders import NO_CLASS as NO_CLASS

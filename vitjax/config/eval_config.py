@@ -4,15 +4,12 @@ Derived values are computed where they are used, never stored: command-line over
 config file's `get_config` has run.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from vitjax.config.field_types import wrong_kinds
-from vitjax.config.fields import open_names, option, wrong_values
+from vitjax.config.fields import check, open_names, option
 from vitjax.data.sources.open import SOURCES, sources_with
 from vitjax.data.sources.spec import SUBTASKS
-from vitjax.errors import UserError
 from vitjax.pretrained import PACKAGED
 
 TASKS = ("retrieve", "index", "classify")
@@ -272,10 +269,7 @@ class EvalConfig:
 
 def validate(config: EvalConfig) -> None:
     """Raises one UserError that names every field out of its range."""
-    # Rules across fields take each field for sensible in itself.
-    wrong = wrong_kinds(config) or wrong_values(config) or _rules(config)
-    if wrong:
-        raise UserError("; ".join(wrong))
+    check(config, _rules)
 
 
 def validate_rerank(config: RerankConfig) -> None:
@@ -335,11 +329,6 @@ def _centered(config: EvalConfig) -> list[str]:
             f"{config.model.center!r}; set that to 'position', 'position+subspace' or 'mean'"
         ]
     return []
-
-
-def to_dict(config: EvalConfig) -> dict:
-    """Returns the config as plain nested data, for results.json."""
-    return dataclasses.asdict(config)
 
 
 DEMO_WEIGHTS = PACKAGED["vit_small_patch14_dinov2.imgfocus"]

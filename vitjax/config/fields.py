@@ -7,7 +7,12 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
+
+from vitjax.config.field_types import wrong_kinds
+from vitjax.errors import UserError
+
+Config = TypeVar("Config")
 
 _KEY = "option"
 
@@ -128,6 +133,24 @@ def walk(config: Any, prefix: str = "config") -> Iterator[Field]:
             yield from walk(value, path)
         else:
             yield Field(path, _kind(item.type), value, item.metadata.get(_KEY, Option()))
+
+
+def check(config: Config, rules: Callable[[Config], list[str]]) -> None:
+    """Raises one UserError that names every field that cannot be as it is.
+
+    Args:
+        config: of any class.
+        rules: gives a line for each combination of fields that cannot be; it is asked only where each field
+            is sensible in itself.
+    """
+    wrong = wrong_kinds(config) or wrong_values(config) or rules(config)
+    if wrong:
+        raise UserError("; ".join(wrong))
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a config as plain nested data."""
+    return dataclasses.asdict(config)
 
 
 def wrong_values(config: Any) -> list[str]:

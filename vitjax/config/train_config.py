@@ -4,16 +4,13 @@ Derived values are computed where they are used, never stored: command-line over
 config file's `get_config` has run.
 """
 
-import dataclasses
 import functools
 from dataclasses import dataclass, field
 
 from vitjax.config.eval_config import DTYPES, ENTRY, ON_BAD_IMAGE, BackboneConfig, InputConfig
-from vitjax.config.field_types import wrong_kinds
-from vitjax.config.fields import option, wrong_values
+from vitjax.config.fields import check, option
 from vitjax.config.old_names import reads_old_names
 from vitjax.data.sources.open import sources_with
-from vitjax.errors import UserError
 
 TASKS = ("classify", "metric", "distill")
 SHARDINGS = ("replicated", "fsdp")
@@ -225,10 +222,7 @@ class TrainConfig:
 
 def validate(config: TrainConfig) -> None:
     """Raises one UserError that names every field out of its range."""
-    # Rules across fields take each field for sensible in itself.
-    wrong = wrong_kinds(config) or wrong_values(config) or _rules(config)
-    if wrong:
-        raise UserError("; ".join(wrong))
+    check(config, _rules)
 
 
 def _rules(config: TrainConfig) -> list[str]:
@@ -302,8 +296,3 @@ def _distill(config: TrainConfig) -> list[str]:
             "config.distill.teacher and config.distill.vectors: name one teacher, a model or vectors"
         )
     return wrong
-
-
-def to_dict(config: TrainConfig) -> dict:
-    """Returns the config as plain nested data."""
-    return dataclasses.asdict(config)

@@ -6,8 +6,9 @@ from typing import Any
 
 from vitjax import doctor, sharding
 from vitjax.cli import run_files
+from vitjax.config.fields import to_dict
 from vitjax.config.old_names import with_current_names
-from vitjax.config.train_config import TrainConfig, to_dict
+from vitjax.config.train_config import TrainConfig
 from vitjax.data.transforms import Preprocess
 from vitjax.system.files import read_json, read_number
 from vitjax.training.output import SILENT, Output

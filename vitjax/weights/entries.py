@@ -20,8 +20,6 @@ from vitjax.weights import (
     names_cvt,
     names_dinov3,
     names_google,
-    names_lvvit,
-    names_resnet,
     names_swin,
     names_vit,
 )
@@ -34,8 +32,7 @@ _LAYOUTS = (
     *names_convnext.LAYOUTS,
     *names_cvt.LAYOUTS,
     *names_dinov3.LAYOUTS,
-    *names_lvvit.LAYOUTS,
-    *names_resnet.LAYOUTS,
+    Layout("timm or torchvision", "layer1.0.conv1.weight"),  # ResNet; the stems of others have a conv1 too
     *names_swin.LAYOUTS,
     *names_google.LAYOUTS,
     *names_vit.LAYOUTS,

@@ -45,6 +45,13 @@ _SWIGLU = {
 _DINOV2 = _SWIGLU | {"register_tokens": "reg_token"}
 
 LAYOUTS = (
+    # TokenLabeling resizes LV-ViT's table (CLS row first) with plain bicubic interpolation, by output size.
+    Layout(
+        "LV-ViT",
+        _TIMM,
+        r"patch_embed\.conv1\.weight",
+        positions=Positions(antialias=False, prefix_rows=1),
+    ),
     _hugging_face(r"embeddings\.register_tokens", antialias=True, rows=1),
     _hugging_face(r"embeddings\.distillation_token", antialias=False, rows=2),
     _hugging_face("", antialias=False, rows=1),

@@ -136,32 +136,6 @@ class FolderSource(ListedSource):
         return self._notes
 
 
-class SourceTail:
-    """The images of a source from one on.
-
-    Args:
-        source: the images.
-        start: image of the source that is image 0 here.
-    """
-
-    def __init__(self, source: ImageSource, start: int) -> None:
-        self._source, self._start = source, start
-        self.names = source.names[start:]
-        self.labels = None if source.labels is None else source.labels[start:]
-        self.class_names = source.class_names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def notes(self) -> list[str]:
-        """Those of the source."""
-        return notes_of(self._source)
-
-    def read(self, i: int) -> Image.Image:
-        """Image i as 8-bit RGB; raises ImageError where it cannot be read."""
-        return self._source.read(self._start + i)
-
-
 class RowsSource:
     """Some images of a source.
 
@@ -186,6 +160,18 @@ class RowsSource:
     def read(self, i: int) -> Image.Image:
         """Image i as 8-bit RGB; raises ImageError where it cannot be read."""
         return self._source.read(int(self._rows[i]))
+
+
+class SourceTail(RowsSource):
+    """The images of a source from one on.
+
+    Args:
+        source: the images.
+        start: image of the source that is image 0 here.
+    """
+
+    def __init__(self, source: ImageSource, start: int) -> None:
+        super().__init__(source, np.arange(start, len(source)))
 
 
 class ClassesSource(RowsSource):
