@@ -166,7 +166,7 @@ def _judge(pair: Pair, reranker: Reranker) -> list[Row]:
     ceiling = true_plan(pair.truth)
     similarity = explained["uniform plan"].contribution * ceiling.size  # of every patch pair
     explained["ceiling of the grid"] = Explained(ceiling, ceiling * similarity, float("nan"))
-    patch = np.arange(query.sizes.tokens)[None, :] if query.places is None else np.asarray(query.places)
+    patch = np.arange(query.sizes.tokens)[None, :] if query.positions is None else np.asarray(query.positions)
     # A token that lies on no patch is the last one to be pointed at.
     worth = np.stack([np.append(e.contribution.sum(axis=1), -np.inf)[patch[0]] for e in explained.values()])
     gain = deletion(query, candidate, worth, config=reranker.rule).gain

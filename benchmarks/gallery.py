@@ -28,7 +28,7 @@ import numpy as np
 
 from vitjax import sharding
 from vitjax.cli import flags
-from vitjax.retrieval import Descriptors, Gallery, RerankConfig, Reranked, rerank, search
+from vitjax.retrieval import Descriptors, DescriptorSet, Gallery, RerankConfig, Reranked, rerank, search
 
 GROUP = 20  # images that show the same thing
 PIECE = 8192  # images made and added at a time
@@ -169,16 +169,18 @@ def _by_numpy(queries: np.ndarray, gallery: np.ndarray, k: int) -> np.ndarray:
 def _reranked(
     args: argparse.Namespace, queries: Descriptors, index: np.ndarray, config: RerankConfig, mesh: Any
 ) -> tuple[list[Row], tuple[Reranked, Reranked]]:
-    galleries: dict[str, Gallery | Descriptors] = {
-        f"rerank, {dtype} from disk": Gallery.open(args.path / dtype) for dtype in ("float16", "int8")
+    searched: dict[str, tuple[DescriptorSet, np.ndarray]] = {
+        f"rerank, {dtype} from disk": (Gallery.open(args.path / dtype), index)
+        for dtype in ("float16", "int8")
     }
-    stored = galleries["rerank, float16 from disk"]
+    stored, _ = searched["rerank, float16 from disk"]
     # In memory are the candidates alone: all images may not fit.
     needed = np.unique(index)
-    galleries["rerank, float32 in memory"] = sharding.replicate(stored.take(needed), mesh)
+    searched["rerank, float32 in memory"] = (
+        stored.take(needed).on_devices(mesh), np.searchsorted(needed, index),
+    )  # fmt: skip
     times, orders = {}, {}
-    for name, gallery in galleries.items():
-        rows = np.searchsorted(needed, index) if isinstance(gallery, Descriptors) else index
+    for name, (gallery, rows) in searched.items():
 
         def run(gallery: Any = gallery, rows: np.ndarray = rows) -> Reranked:
             return rerank(queries, gallery, rows, config=config, mesh=mesh)

@@ -215,7 +215,7 @@ def _rerank(
 
 def _bytes(gallery: Descriptors) -> int:
     """Of one image as `Gallery` stores it: float16 tokens, the rest as it is."""
-    sizes, others = gallery.sizes, (gallery.pooled, gallery.weights, gallery.valid, gallery.places)
+    sizes, others = gallery.sizes, (gallery.pooled, gallery.weights, gallery.valid, gallery.positions)
     rest = sum(np.asarray(x).nbytes for x in others if x is not None)
     return 2 * sizes.tokens * sizes.length + rest // len(gallery)
 

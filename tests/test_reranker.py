@@ -388,7 +388,7 @@ def test_fewer_tokens_are_matched_where_they_lie(images, name, grid, marginals):
     assert described.tokens.shape[1] == (4 if grid else 1 if name == "tome" else 3)
     hits = reranker.rank(images[0], images, return_matches=True)
     assert hits[0].corpus_id == 0 and hits[0].structural > 0.95
-    places = np.arange(4) if grid else described.places[0]
+    places = np.arange(4) if grid else described.positions[0]
     found = {match.query_patch for match in hits[0].matches}
     assert found <= set(places.tolist()) and len(found) == len(places)
 

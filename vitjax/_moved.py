@@ -54,7 +54,7 @@ MOVED = {
     "record": "cli.run_files",
     "retrieval.arrays": "retrieval.gallery.arrays",
     "retrieval.building": "retrieval.gallery.build",
-    "retrieval.candidates": "retrieval.reranking.candidates",
+    "retrieval.candidates": "retrieval.candidate_blocks",
     "retrieval.confidence": "retrieval.metrics.bootstrap",
     "retrieval.correspondence": "retrieval.explanation.correspondence",
     "retrieval.explain": "retrieval.explanation.matches",

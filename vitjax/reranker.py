@@ -28,7 +28,7 @@ from vitjax.errors import UserError
 from vitjax.models.from_config import backbone, init_variables
 from vitjax.retrieval import (
     Descriptors,
-    Gallery,
+    DescriptorSet,
     GalleryError,
     Searcher,
     describe_batches,
@@ -130,7 +130,8 @@ class Reranker:
         facet = self.config.model.facet
         if facet != "token" and "facet" not in inspect.signature(type(model).__call__).parameters:
             raise UserError(
-                f"config.model.facet is {facet!r}, which {type(model).__name__} cannot give; use 'token'"
+                f"Reranker: facet is {facet!r}, which {type(model).__name__} cannot give; use 'token'",
+                fields=("model.facet",),
             )
         side = self.preprocess.image_size
         blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
@@ -146,11 +147,12 @@ class Reranker:
             ) from None
         if grid > min(native):
             raise UserError(
-                f"config.model.grid is {grid}; this model has {native[0]} x {native[1]}: give no more, or 0"
+                f"Reranker: grid is {grid}; this model has {native[0]} x {native[1]}: give no more, or 0",
+                fields=("model.grid",),
             )
         if preprocess is None and not _could_be(model, self.config.model.name):
             raise UserError(
-                f"Reranker: config.model.name is {self.config.model.name!r}, which this model is not; give "
+                f"Reranker: the config's model is {self.config.model.name!r}, which this one is not; give "
                 "preprocess=vitjax.preprocess(NAME) with the name it was built by, or a config that has it."
             )
         self.patch_grid: tuple[int, int] = native  # of the model, before any token is dropped or pooled
@@ -386,7 +388,7 @@ class Reranker:
     def rank(
         self,
         query: ImageLike,
-        candidates: ImageSource | Iterable[ImageLike] | Descriptors | Gallery,
+        candidates: ImageSource | Iterable[ImageLike] | DescriptorSet,
         *,
         searcher: Searcher | None = None,
         top_k: int | None = None,
@@ -420,7 +422,7 @@ class Reranker:
                 another recipe described (`GalleryError`).
             TypeError: `candidates` is one image and not several.
         """
-        if not isinstance(candidates, Descriptors | Gallery | ImageSource):
+        if not isinstance(candidates, DescriptorSet | ImageSource):
             candidates = ListSource(candidates, what="rank: candidates")
         count = len(candidates)
         if not count:
@@ -434,21 +436,20 @@ class Reranker:
         if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
             raise UserError(f"rank: top_k is {top_k!r}; give 1 or more, or None for all.")
         described, *_ = self.describe([query], batch_size=1)
-        if isinstance(candidates, Gallery):
+        if isinstance(candidates, ImageSource):
+            candidates, *_ = self.describe(candidates, batch_size=batch_size, progress=progress)
+        rows, gallery = np.arange(count), candidates
+        if not candidates.in_memory:
             rows = self._nearest(described, candidates, searcher)
-            ids = candidates.ids(rows) if ids is None else [ids[i] for i in rows]
             gallery = candidates.take(rows)
-        elif isinstance(candidates, Descriptors):
-            gallery = candidates
-        else:
-            gallery, *_ = self.describe(candidates, batch_size=batch_size, progress=progress)
+        ids = candidates.ids(rows) if ids is None else [ids[i] for i in rows]
         structural, pooled = self._compare(described, gallery)
         score = structural + np.float32(self.config.rerank.weight) * pooled
         order = np.argsort(-score, kind="stable")[:top_k]
         matches = self._matches(described, gallery, order) if return_matches else [()] * len(order)
         return [
             Hit(
-                ids[i] if ids is not None else int(i),
+                ids[i],
                 float(score[i]),
                 rank,
                 float(structural[i]),
@@ -458,21 +459,22 @@ class Reranker:
             for rank, (i, m) in enumerate(zip(order, matches, strict=True))
         ]
 
-    def _nearest(self, query: Descriptors, gallery: Gallery, searcher: Searcher | None) -> np.ndarray:
+    def _nearest(self, query: Descriptors, gallery: DescriptorSet, searcher: Searcher | None) -> np.ndarray:
         """Rows of a gallery that one query is compared with."""
-        self.check_described_alike(gallery, f"gallery {gallery.path}")
+        name, content = f"gallery {getattr(gallery, 'path', gallery)}", getattr(gallery, "content", None)
+        self.check_described_alike(gallery, name)
         if searcher is not None:
             self.check_described_alike(searcher, "rank: what the searcher searches")
-            if getattr(searcher, "content", gallery.content) != gallery.content:
+            if getattr(searcher, "content", content) != content:
                 raise GalleryError(
-                    f"rank: the searcher was made of another gallery than {gallery.path}, or of an earlier "
+                    f"rank: the searcher was made of another {name}, or of an earlier "
                     "commit of it; build it again"
                 )
         k = self.config.rerank.top_k
         _, rows = searcher.search(query, k) if searcher else gallery.search(query, k, mesh=self.mesh)
         return rows[0][rows[0] >= 0]
 
-    def _compare(self, query: Descriptors, gallery: Descriptors) -> tuple[np.ndarray, np.ndarray]:
+    def _compare(self, query: Descriptors, gallery: DescriptorSet) -> tuple[np.ndarray, np.ndarray]:
         """Structural and pooled score of every gallery row, in the gallery's order.
 
         The candidates are laid out in rows of a fixed length, the query being repeated: shapes, and so the
@@ -492,7 +494,9 @@ class Reranker:
         pooled[place[real]] = np.asarray(result.pooled).ravel()[real]
         return structural, pooled
 
-    def _matches(self, query: Descriptors, gallery: Descriptors, rows: np.ndarray) -> list[tuple[Match, ...]]:
+    def _matches(
+        self, query: Descriptors, gallery: DescriptorSet, rows: np.ndarray
+    ) -> list[tuple[Match, ...]]:
         found = match_pairs(
             query,
             gallery,

@@ -224,7 +224,7 @@ def test_a_searcher_of_another_gallery_or_an_earlier_commit_is_refused(reranker,
 
     assert reranker.rank(query, gallery, searcher=gallery)
     copied.add(gallery.take([0]), ["new"])
-    with pytest.raises(GalleryError, match="the searcher was made of another gallery than"):
+    with pytest.raises(GalleryError, match="the searcher was made of another gallery"):
         reranker.rank(query, gallery, searcher=copied)
 
 

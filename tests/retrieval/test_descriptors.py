@@ -278,7 +278,7 @@ IMAGES = np.zeros((2, 4, 4, 3), np.float32)
 def test_fewer_tokens_keep_their_places_and_weigh_as_much_as_their_patches():
     found = make_describe(reduced)({}, IMAGES, np.array([True, False]))
     assert found.tokens.shape == (2, 3, 3)
-    assert found.places.tolist() == [[0, 3, -1]] * 2
+    assert found.positions.tolist() == [[0, 3, -1]] * 2
     assert found.owner.tolist() == [[0, 0, -1, 1]] * 2
     np.testing.assert_allclose(found.tokens[0], np.eye(3))
     np.testing.assert_allclose(found.weights[0], [2 / 3, 1 / 3, 0])
@@ -298,7 +298,7 @@ def test_on_a_coarser_grid_a_cell_averages_the_patches_that_are_there():
     found = make_describe(reduced, grid=1)({}, IMAGES, np.ones(2, bool))
     wanted = np.array([4.0, 3, 0]) / 3
     np.testing.assert_allclose(found.tokens[0, 0], wanted / np.linalg.norm(wanted), rtol=1e-6)
-    assert found.places is None and found.valid.all()
+    assert found.positions is None and found.valid.all()
     assert found.owner.tolist() == [[0, 0, -1, 1]] * 2  # of the model's own patches
     whole = make_describe(reduced, grid=2)({}, IMAGES, np.ones(2, bool))
     assert whole.valid[0].tolist() == [True, True, False, True]

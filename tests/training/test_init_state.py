@@ -39,7 +39,7 @@ def test_what_only_dynamic_models_do_is_refused_of_a_dense_one_with_the_name_of_
     config = dense()
     checked(config)
     setattr(getattr(config, part), field, value)
-    with pytest.raises(UserError, match="1 field is .*'dynamicvit_deit_small_patch16_224'") as error:
+    with pytest.raises(UserError, match=r"1 field is .*'dynamicvit_deit_small_patch16_224'") as error:
         checked(config)
     assert error.value.fields == (f"{part}.{field}", "model.name")
     config.model.name = "dynamicvit_deit_small_patch16_224"

@@ -148,10 +148,10 @@ def test_patches_come_from_what_the_descriptors_know():
     assert plain.owner.tolist() == [[0, 1], [2, 3]] and not plain.dropped.any()
     pooled = patches_of(describe(valid=valid), 0, (2, 2), (2, 2))
     assert pooled.owner.tolist() == [[0, 1], [2, -1]] and pooled.dropped.sum() == 1
-    placed = patches_of(describe(valid=valid, places=places), 0, grid, grid)
+    placed = patches_of(describe(valid=valid, positions=places), 0, grid, grid)
     assert placed.owner.tolist() == [[1, -1, -1], [2, -1, 0]] and placed.dropped.sum() == 3
     merged = np.array([[1, 1, -1, 2, 0, 0]])
-    owned = patches_of(describe(valid=valid, places=places, owner=merged), 0, grid, grid)
+    owned = patches_of(describe(valid=valid, positions=places, owner=merged), 0, grid, grid)
     assert owned.owner.tolist() == [[1, 1, -1], [2, 0, 0]] and owned.dropped.sum() == 1
     coarse = patches_of(describe(valid=np.ones((1, 4), bool), owner=merged), 0, (2, 2), grid)
     assert coarse.owner.tolist() == [[0, 1], [2, 3]] and coarse.dropped.shape == grid

@@ -11,7 +11,7 @@ from vitjax.data.eval_loader import Batch, Skipped
 from vitjax.data.sources.base import ImageSource
 from vitjax.evaluation.index_images import index_images
 from vitjax.reranker import Reranker
-from vitjax.retrieval import Descriptors, Gallery
+from vitjax.retrieval import DescriptorSet, Gallery
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class DescribedImages:
     """
 
     source: ImageSource
-    descriptors: Descriptors | Gallery
+    descriptors: DescriptorSet
     rows: np.ndarray
     skipped: list[Skipped]
     described: int
@@ -46,8 +46,7 @@ class DescribedImages:
 
     def pooled(self) -> np.ndarray:
         """Pooled vector of each row, (n, d)."""
-        stored = self.descriptors
-        return stored.read_pooled(slice(None))()[0] if isinstance(stored, Gallery) else stored.pooled
+        return self.descriptors.read_pooled(slice(None))()[0]
 
     def model_input(self, row: int, reranker: Reranker) -> np.ndarray:
         """The image of a row as the model sees it, uint8 (h, w, 3)."""

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from vitjax import sharding
 from vitjax.cli.console import bar, count_of
 from vitjax.cli.run_files import Stopwatch
 from vitjax.config import EvalConfig, RerankConfig
 from vitjax.evaluation.described_images import DescribedImages
 from vitjax.reranker import Reranker
-from vitjax.retrieval import Descriptors, Reranked, plan_sharpness, rerank
+from vitjax.retrieval import Reranked, plan_sharpness, rerank
 from vitjax.retrieval.first_stage.grouped import search_descriptors
 from vitjax.retrieval.metrics.relevance import Truth, judge
 
@@ -82,10 +81,8 @@ class SearchRun:
             index: gallery rows of each query, best first.
             rule: how; None = `config.rerank`.
         """
-        queries, gallery, mesh = self.queries.descriptors, self.gallery.descriptors, self.reranker.mesh
-        rule = rule or self.config.rerank
-        if isinstance(gallery, Descriptors):
-            gallery = sharding.replicate(gallery, mesh)
+        queries, mesh = self.queries.descriptors, self.reranker.mesh
+        gallery, rule = self.gallery.descriptors.on_devices(mesh), rule or self.config.rerank
         count, step = len(index), QUERIES_AT_A_TIME
         steps = [slice(i, i + step) for i in range(0, count, step)]
         name = f"reranking {count_of(count, 'query', 'queries')}"

@@ -8,6 +8,7 @@ from vitjax.retrieval import metrics as metrics
 from vitjax.retrieval.centering import positional_bias as positional_bias
 from vitjax.retrieval.centering import positional_subspace as positional_subspace
 from vitjax.retrieval.centering import token_center as token_center
+from vitjax.retrieval.descriptor_set import DescriptorSet as DescriptorSet
 from vitjax.retrieval.descriptors import Descriptors as Descriptors
 from vitjax.retrieval.descriptors import describe_batches as describe_batches
 from vitjax.retrieval.descriptors import make_describe as make_describe

@@ -1,5 +1,6 @@
 """What is kept of an image for retrieval: one pooled vector, patch tokens, and what each token weighs."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vitjax import sharding
 from vitjax.errors import UserError
 from vitjax.ot import attention_rollout
+from vitjax.retrieval.candidate_blocks import CandidateBlock, resident_blocks
+from vitjax.retrieval.first_stage.exact import search
 from vitjax.sparsify import restore
 
 TINY = 1e-12  # below this length a vector has no direction and stays as it is: zero
@@ -40,8 +43,8 @@ class Descriptors:
         weights: (n, t), what each token weighs before matching, not negative; summing to 1 over an image's
             valid tokens, or all zero.
         valid: (n, t) bool, False for tokens that only pad.
-        places: (n, t) int32, which patch of the grid each token lies on, -1 for one that lies on none; None:
-            token i on patch i. Only explanations look at it.
+        positions: (n, t) int32, which patch of the grid each token lies on, -1 for one that lies on none;
+            None: token i on patch i. Only explanations look at it.
         owner: (n, cells) int32, which token stands for each patch of the model's grid, -1 where it was
             dropped; None: the model drops and merges none, or nobody kept it. Only images look at it.
     """
@@ -50,8 +53,30 @@ class Descriptors:
     tokens: Any
     weights: Any
     valid: Any
-    places: Any = None
+    positions: Any = None
     owner: Any = None
+
+    # Written out only for the old name `places`, for one version.
+    def __init__(
+        self,
+        pooled: Any,
+        tokens: Any,
+        weights: Any,
+        valid: Any,
+        positions: Any = None,
+        owner: Any = None,
+        *,
+        places: Any = None,
+    ) -> None:
+        positions = positions if places is None else _by_old_name(places)
+        given = {"pooled": pooled, "tokens": tokens, "weights": weights, "valid": valid}
+        for name, value in (given | {"positions": positions, "owner": owner}).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def places(self) -> Any:
+        """The old name of `positions`, for one version."""
+        return _by_old_name(self.positions)
 
     def __len__(self) -> int:
         return self.pooled.shape[0]
@@ -65,9 +90,48 @@ class Descriptors:
         """Returns the descriptors at some rows."""
         return jax.tree.map(lambda x: x[rows], self)
 
+    @property
+    def in_memory(self) -> bool:
+        """True; see `DescriptorSet`, whose methods follow."""
+        return True
+
+    def ids(self, rows: Any = None) -> list[Any]:
+        """Numbers of some rows, in their order; None: of all. A row of -1 has None."""
+        if rows is None or isinstance(rows, slice):
+            return list(range(len(self)))[rows or slice(None)]
+        return np.ma.masked_less(np.asarray(rows), 0).tolist()
+
+    def read_pooled(self, rows: Any) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """What gives the pooled vectors of some rows, and which of them have a valid token, on the host."""
+        pooled, valid = sharding.fetch((self.pooled, self.valid))
+        return lambda: (pooled[rows], valid[rows].any(axis=1))
+
+    def search(
+        self, queries: Any, k: int, *, exclude: Any = None, mesh: Mesh | None = None
+    ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
+        """The k nearest rows of each query, see `vitjax.retrieval.search`."""
+        return search(queries, self, k, exclude=exclude, mesh=mesh)
+
+    def on_devices(self, mesh: Mesh) -> "Descriptors":
+        """All rows on every device, for many calls."""
+        return sharding.replicate(self, mesh)
+
+    def candidate_blocks(
+        self, blocks: Int[np.ndarray, "p b k"], mesh: Mesh | None
+    ) -> Iterator[CandidateBlock]:
+        """Yields blocks of candidates; all rows are on every device once."""
+        return resident_blocks(self, blocks, mesh)
+
     @classmethod
     def from_arrays(
-        cls, pooled: Any, tokens: Any, weights: Any = None, valid: Any = None, places: Any = None
+        cls,
+        pooled: Any,
+        tokens: Any,
+        weights: Any = None,
+        valid: Any = None,
+        positions: Any = None,
+        *,
+        places: Any = None,
     ) -> "Descriptors":
         """Makes descriptors of arrays of any model, on the host: checked, normalised, float32.
 
@@ -76,7 +140,9 @@ class Descriptors:
             tokens: (n, t, d), patch tokens of any length.
             weights: (n, t), not negative; None: all valid tokens alike.
             valid: (n, t), True for real tokens; None: all.
-            places: (n, t), which patch of its grid each token lies on, -1 = none; None: token i on patch i.
+            positions: (n, t), which patch of its grid each token lies on, -1 = none; None: token i on
+                patch i.
+            places: the old name of `positions`, for one version.
 
         Raises:
             ValueError: shapes that do not fit together, or rows with values that are not finite or weights
@@ -91,8 +157,9 @@ class Descriptors:
         valid = np.ones(tokens.shape[:2], bool) if valid is None else np.asarray(valid, bool)
         weights = valid if weights is None else weights
         weights = np.asarray(weights, np.float32)
-        places = None if places is None else np.asarray(places, np.int32)
-        for name, x in (("weights", weights), ("valid", valid), ("places", places)):
+        positions = positions if places is None else _by_old_name(places)
+        positions = None if positions is None else np.asarray(positions, np.int32)
+        for name, x in (("weights", weights), ("valid", valid), ("positions", positions)):
             if x is not None and x.shape != tokens.shape[:2]:
                 raise UserError(f"Descriptors: {name} has shape {x.shape}; expected {tokens.shape[:2]}")
         tokens = np.where(valid[:, :, None], tokens, 0)
@@ -102,7 +169,12 @@ class Descriptors:
         refuse_rows("weights below zero", (weights >= 0).all(axis=1))
         # None is then too small to be summed.
         weights = weights / weights.max(axis=1, keepdims=True, initial=TINY**3)
-        return cls(_unit(_tamed(pooled)), _unit(_tamed(tokens)), _share(weights), valid, places)
+        return cls(_unit(_tamed(pooled)), _unit(_tamed(tokens)), _share(weights), valid, positions)
+
+
+def _by_old_name(positions: Any) -> Any:
+    warnings.warn("Descriptors.places is positions now", DeprecationWarning, stacklevel=3)
+    return positions
 
 
 def refuse_rows(what: str, good: np.ndarray) -> None:
@@ -232,8 +304,8 @@ def make_describe(
     and normalised after, as in the released code of "Beyond the CLS Token". Different: in between, `center`
     is subtracted and `subspace` projected out.
 
-    A model that reduces its tokens gives those that are left, with their places, where `grid` is 0; else they
-    are put back on the grid first. A merged token weighs as much as its patches.
+    A model that reduces its tokens gives those that are left, with their positions, where `grid` is 0; else
+    they are put back on the grid first. A merged token weighs as much as its patches.
 
     Args:
         forward: `(variables, images) -> output` with `pooled` (b, d), `tokens` (b, n, d), `grid` (h, w) and,
@@ -266,10 +338,10 @@ def make_describe(
         if rollout:
             weights = attention_rollout(output.attention, start=start, grid=output.grid)
         if grid or not normalise:
-            tokens, weights, there = _on_places(output, weights, grid)
-            places, middle = None, center
+            tokens, weights, there = _on_grid_of(output, weights, grid)
+            positions, middle = None, center
         else:
-            tokens, weights, there, places = _as_they_are(output, weights)
+            tokens, weights, there, positions = _as_they_are(output, weights)
             middle = None if center is None else _of_tokens(output, center)
         if middle is not None:
             tokens = tokens - (middle if middle.ndim == 3 else middle[None, :, :])
@@ -280,7 +352,7 @@ def make_describe(
             tokens, pooled = _unit(tokens), _unit(pooled)
         real = valid[:, None] & there
         weights = _share(jnp.where(real, weights, 0.0))
-        return Descriptors(pooled, tokens, weights, real, places, _owner(output))
+        return Descriptors(pooled, tokens, weights, real, positions, _owner(output))
 
     if mesh is None:
         return jax.jit(describe)
@@ -309,7 +381,7 @@ def _worth(output: Any) -> Array:
     return restore((worth / jnp.maximum(output.sizes, 1.0))[..., None], owner)[..., 0]
 
 
-def _on_places(output: Any, weights: Array | None, size: int) -> tuple[Array, Array, Array]:
+def _on_grid_of(output: Any, weights: Array | None, size: int) -> tuple[Array, Array, Array]:
     """Tokens, weights and which are there, one for each cell of the grid or of a coarser one of `size`.
 
     A merged token stands on each of its patches; a coarser cell averages the patches that are there.
@@ -334,15 +406,15 @@ def _on_places(output: Any, weights: Array | None, size: int) -> tuple[Array, Ar
 
 
 def _as_they_are(output: Any, weights: Array | None) -> tuple[Array, Array, Array, Array | None]:
-    """Tokens, weights, which are there, and their places; merged tokens weigh as much as their patches."""
+    """Tokens, weights, which are there, and their positions; merged tokens weigh as much as their patches."""
     tokens, owner = output.tokens.astype(jnp.float32), _owner(output)
     there = jnp.ones(tokens.shape[:2], bool)
     if owner is None:
         return tokens, jnp.ones(tokens.shape[:2]) if weights is None else weights, there, None
     cells, there = jnp.ones(owner.shape) if weights is None else weights, output.sizes > 0
-    places = output.keep_index[-1].astype(jnp.int32)
-    places = jnp.where(places < owner.shape[1], places, -1)
-    return tokens, _per_token(cells[..., None], owner, tokens.shape[1])[..., 0], there, places
+    positions = output.keep_index[-1].astype(jnp.int32)
+    positions = jnp.where(positions < owner.shape[1], positions, -1)
+    return tokens, _per_token(cells[..., None], owner, tokens.shape[1])[..., 0], there, positions
 
 
 def _project_out(tokens: Array, subspace: np.ndarray) -> Array:

@@ -210,9 +210,7 @@ def probed(config: TrainConfig, model: Any, variables: Any, source: Any, transfo
 
     head = variables["params"].get("head", {})
     if set(head) != {"kernel", "bias"}:
-        raise UserError(
-            "a probe needs a model with one linear classifier 'head'", fields=("optim.probe",)
-        )
+        raise UserError("a probe needs a model with one linear classifier 'head'", fields=("optim.probe",))
     forward, loader = jax.jit(lambda v, x: model.apply(v, x).pooled), _loader(config, source, transform)
     pooled, rows = [], []
     for batch in loader:

@@ -52,15 +52,15 @@ def patches_of(images: Any, row: int, grid: tuple[int, int], native: tuple[int, 
     cells = grid[0] * grid[1]
     valid = np.asarray(images.valid[row], bool)
     seen = None if images.owner is None else np.asarray(images.owner[row])
-    if images.places is None:
+    if images.positions is None:
         own = np.where(valid, np.arange(cells), -1)
     elif seen is not None:
         own = seen
     else:
         own = np.full(cells, -1)
-        places = np.asarray(images.places[row])
-        placed = valid & (places >= 0)
-        own[places[placed]] = np.flatnonzero(placed)
+        positions = np.asarray(images.positions[row])
+        placed = valid & (positions >= 0)
+        own[positions[placed]] = np.flatnonzero(placed)
     own = own.reshape(grid)
     return Patches(own, own < 0 if seen is None else seen.reshape(native) < 0)
 

@@ -105,7 +105,7 @@ def test_each_side_of_a_match_has_the_patches_of_its_own_tokens():
     placed = {"query": [[7, 2, 5]], "candidate": [[1, 8, 0]]}
     for given in ({"query"}, {"candidate"}, {"query", "candidate"}):
         query, candidate = (
-            x.replace(places=np.array(placed[side], np.int32)) if side in given else x
+            x.replace(positions=np.array(placed[side], np.int32)) if side in given else x
             for side in ("query", "candidate")
         )
         found = match_pairs(query, candidate, np.array([0]), np.array([0]), top=3)

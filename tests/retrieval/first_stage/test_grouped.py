@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vitjax.retrieval import Descriptors, Gallery
+from vitjax.retrieval import Descriptors, DescriptorSet, Gallery
 from vitjax.retrieval.first_stage.grouped import search_descriptors
 
 QUERY_GROUPS, GALLERY_GROUPS = np.array([1, 0, 1, 2, 3]), np.array([0, 1, 0, 1, 1, 0, 1, 2])
@@ -29,7 +29,7 @@ def test_each_query_finds_rows_of_its_own_group_without_itself(tmp_path, stored)
     scores[0, 3] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :3]
     best = np.take_along_axis(scores, order, axis=1)
-    searched: Descriptors | Gallery = gallery
+    searched: DescriptorSet = gallery
     if stored:
         with Gallery.create(tmp_path / "g") as writer:
             writer.add(gallery, list(range(8)))

@@ -32,7 +32,7 @@ def described(seed: int, n: int = 75):
     found = random_descriptors(n, tokens=9, seed=seed)
     found.valid[:] = rng.random(found.valid.shape) < 0.6
     return found.replace(
-        places=rng.integers(0, 99, (n, 9)).astype(np.int32),
+        positions=rng.integers(0, 99, (n, 9)).astype(np.int32),
         owner=rng.integers(0, 9, (n, 25)).astype(np.int32),
     )
 

@@ -36,7 +36,7 @@ def test_what_was_added_is_read_back(tmp_path, path, dtype, error):
 
 
 @pytest.mark.parametrize(
-    ("name", "cells", "told"), [("places", 9, "on which patches"), ("owner", 25, "stands for")]
+    ("name", "cells", "told"), [("positions", 9, "on which patches"), ("owner", 25, "stands for")]
 )
 def test_where_tokens_lie_and_what_they_stand_for_is_kept_where_it_is_known(tmp_path, name, cells, told):
     found = random_descriptors(20)

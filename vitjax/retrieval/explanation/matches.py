@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 from vitjax import sharding
 from vitjax.config import RerankConfig
 from vitjax.errors import UserError
+from vitjax.retrieval.descriptor_set import DescriptorSet
 from vitjax.retrieval.descriptors import Descriptors
-from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.reranking.matching import MatchParams, MatchSpec, only_matched
 from vitjax.retrieval.reranking.plans import in_blocks, match_each
 
@@ -180,8 +180,8 @@ def explain_pair(
 
 
 def match_pairs(
-    queries: Descriptors | Gallery,
-    gallery: Descriptors | Gallery,
+    queries: DescriptorSet,
+    gallery: DescriptorSet,
     query_rows: Int[Array | np.ndarray, " p"],
     gallery_rows: Int[Array | np.ndarray, " p"],
     *,
@@ -229,7 +229,7 @@ def _match_strongest(
 
 def _placed(token: Int[Array, "p top"], images: Descriptors) -> Int[Array, "p top"]:
     """The patch that each token lies on."""
-    return token if images.places is None else jnp.take_along_axis(images.places, token, axis=1)
+    return token if images.positions is None else jnp.take_along_axis(images.positions, token, axis=1)
 
 
 def _strongest(

@@ -1,7 +1,7 @@
 """Exact nearest neighbours by inner product, streamed over the gallery in blocks."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vitjax import sharding
 from vitjax.errors import UserError
-from vitjax.retrieval.descriptors import Descriptors
 
 QUERY_BLOCK = 256  # queries scored at a time
+
+
+@runtime_checkable
+class Described(Protocol):
+    """What a search reads of descriptors."""
+
+    @property
+    def pooled(self) -> Any:
+        """(n, d), one vector per image."""
+        ...
+
+    @property
+    def valid(self) -> Any:
+        """(n, t), False for tokens that only pad."""
+        ...
 
 
 class Queries(NamedTuple):
@@ -55,8 +69,8 @@ class Nearest(NamedTuple):
 
 
 def search(
-    queries: Descriptors | Float[Array | np.ndarray, "q d"],
-    gallery: Descriptors | Float[Array | np.ndarray, "n d"],
+    queries: Described | Float[Array | np.ndarray, "q d"],
+    gallery: Described | Float[Array | np.ndarray, "n d"],
     k: int,
     *,
     exclude: Int[Array | np.ndarray, "q ..."] | None = None,
@@ -115,7 +129,7 @@ def search(
 
 
 def checked(
-    queries: Descriptors | Array | np.ndarray, exclude: Array | np.ndarray | None, n: int, d: int, k: int
+    queries: Described | Array | np.ndarray, exclude: Array | np.ndarray | None, n: int, d: int, k: int
 ) -> Queries:
     """The queries on the host; raises ValueError for impossible searches."""
     points = np.asarray(_rows(queries), np.float32)
@@ -153,15 +167,15 @@ def padded(scores: np.ndarray, index: np.ndarray, k: int) -> tuple[np.ndarray, n
     return np.pad(scores, pad, constant_values=-np.inf), np.pad(index, pad, constant_values=-1)
 
 
-def _rows(x: Descriptors | Array | np.ndarray) -> Array | np.ndarray:
-    return x.pooled if isinstance(x, Descriptors) else x
+def _rows(x: Described | Array | np.ndarray) -> Array | np.ndarray:
+    return x.pooled if isinstance(x, Described) else x
 
 
-def _valid(gallery: Descriptors | Array | np.ndarray, valid: Array | np.ndarray | None) -> Array | np.ndarray:
+def _valid(gallery: Described | Array | np.ndarray, valid: Array | np.ndarray | None) -> Array | np.ndarray:
     n = len(_rows(gallery))
     if valid is not None and np.shape(valid) != (n,):
         raise UserError(f"search: valid has shape {np.shape(valid)}; expected ({n},)")
-    if not isinstance(gallery, Descriptors):
+    if not isinstance(gallery, Described):
         return np.ones(n, bool) if valid is None else valid
     real = gallery.valid.any(axis=1)
     return real if valid is None else real & valid

@@ -4,16 +4,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.descriptor_set import DescriptorSet
 from vitjax.retrieval.first_stage.exact import search
-from vitjax.retrieval.gallery.gallery import Gallery
 
 Groups = tuple[Int[np.ndarray, " q"], Int[np.ndarray, " n"]]
 
 
 def search_descriptors(
     queries: Float[np.ndarray, "q d"],
-    gallery: Descriptors | Gallery,
+    gallery: DescriptorSet,
     k: int,
     *,
     exclude: Int[np.ndarray, " q"] | None = None,
@@ -35,19 +34,14 @@ def search_descriptors(
         scores (-inf where padded), largest first, and rows (-1 where padded), on the host.
     """
     if groups is None:
-        if isinstance(gallery, Gallery):
-            return gallery.search(queries, k, exclude=exclude, mesh=mesh)
-        return search(queries, gallery, k, exclude=exclude, mesh=mesh)
+        return gallery.search(queries, k, exclude=exclude, mesh=mesh)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     index = np.full(scores.shape, -1)
     for group in np.unique(groups[0]):
         asked, rows = (np.flatnonzero(each == group) for each in groups)
         if not len(rows):
             continue
-        if isinstance(gallery, Gallery):
-            vectors, valid = gallery.read_pooled(rows)()
-        else:
-            vectors, valid = gallery.pooled[rows], gallery.valid[rows].any(axis=1)
+        vectors, valid = gallery.read_pooled(rows)()
         left_out = None
         if exclude is not None:
             position = np.append(np.full(len(gallery), -1), -1)

@@ -15,6 +15,7 @@ import tensorstore as ts
 from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.image_ids import ENDS, NUMBERS, TEXT
 from vitjax.retrieval.gallery.manifest import ArrayLayout, Manifest, row_count
+from vitjax.retrieval.gallery.quantize import stored_name
 from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Location, Pending, context, plain_errors
 
 CHUNK_BYTES = 2**16  # about what is read to get at one row
@@ -31,7 +32,7 @@ def layout(found: Descriptors, dtype: str, pooled_dtype: str, ids: str) -> dict[
         "valid": ("bool", (n,)),
     }
     kinds |= {"scale": ("float32", (n,))} if dtype == "int8" else {}
-    kinds |= {"places": ("int32", (n,))} if found.places is not None else {}
+    kinds |= {stored_name("positions"): ("int32", (n,))} if found.positions is not None else {}
     kinds |= {"owner": ("int32", found.owner.shape[1:])} if found.owner is not None else {}
     kinds |= {"int": {NUMBERS: ("int64", ())}, "str": {ENDS: ("int64", ())}}.get(ids, {})
     each = {name: np.dtype(kind).itemsize * math.prod(row) for name, (kind, row) in kinds.items()}

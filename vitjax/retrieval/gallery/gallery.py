@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from vitjax import sharding
 from vitjax.config import INDEX_DTYPES
 from vitjax.errors import UserError
+from vitjax.retrieval.candidate_blocks import CandidateBlock, read_blocks
 from vitjax.retrieval.descriptors import Descriptors, Sizes
 from vitjax.retrieval.first_stage.streaming import RowReader, search_stream
 from vitjax.retrieval.gallery import arrays, checksums, image_ids, manifest, quantize, writer_lock
@@ -22,7 +23,7 @@ from vitjax.retrieval.gallery.manifest import Manifest
 from vitjax.retrieval.gallery.quantize import POOLED_DTYPES, Stored
 from vitjax.retrieval.gallery.storage import GalleryError, Location, Pending, locate
 
-_MATCHED = ("pooled", "tokens", "scale", "weights", "valid", "places")
+_MATCHED = ("pooled", "tokens", "scale", "weights", "valid", "positions")
 _IDS_AT_ONCE = 2**16
 _ROW_ARRAYS = (*_MATCHED, "owner")  # the last is for images only
 _LEFTOVERS = {
@@ -128,6 +129,11 @@ class Gallery:
         return self._content.dtype
 
     @property
+    def in_memory(self) -> bool:
+        """False: rows are read where they are needed."""
+        return False
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """What made the descriptors, as given to `create`."""
         return dict(self._content.recipe)
@@ -212,7 +218,11 @@ class Gallery:
         for start in range(first - first % shard, new.rows, shard):
             piece = slice(max(start - first, 0), min(start + shard, new.rows) - first)
             part = quantize.encode(found.take(piece), new.dtype, new.pooled_dtype)
-            parts = {name: x for name in _ROW_ARRAYS if (x := getattr(part, name)) is not None}
+            parts = {
+                quantize.stored_name(name): x
+                for name in _ROW_ARRAYS
+                if (x := getattr(part, name)) is not None
+            }
             parts |= {NUMBERS: packed.numbers[piece]} if packed.kind == "int" else {}
             parts |= {ENDS: text + packed.ends[piece]} if packed.kind == "str" else {}
             now = arrays.append(self._place, stores, first + piece.start, parts)
@@ -270,8 +280,14 @@ class Gallery:
         return self._stored(_MATCHED, rows)
 
     def _stored(self, names: Sequence[str], rows: Any) -> Callable[[], Stored]:
-        reading = self._reader.read(names, self._checked(rows))
-        return lambda: Stored(**dict.fromkeys(_ROW_ARRAYS) | reading.result())
+        fields = {quantize.stored_name(name): name for name in names}
+        reading = self._reader.read(list(fields), self._checked(rows))
+
+        def wait() -> Stored:
+            found = {fields[name]: x for name, x in reading.result().items()}
+            return Stored(**dict.fromkeys(_ROW_ARRAYS) | found)
+
+        return wait
 
     def read_pooled(self, rows: Any) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
         """Starts to read pooled vectors (n, d), and which rows have a valid token (n,)."""
@@ -282,6 +298,16 @@ class Gallery:
             return found["pooled"], found["valid"].any(axis=1)
 
         return wait
+
+    def on_devices(self, mesh: Mesh) -> "Gallery":
+        """The gallery: candidates come to the devices as they are read."""
+        return self
+
+    def candidate_blocks(
+        self, blocks: Int[np.ndarray, "p b k"], mesh: Mesh | None
+    ) -> Iterator[CandidateBlock]:
+        """Yields blocks of candidates as they are stored; the next one is read ahead."""
+        return read_blocks(self.read, blocks, mesh)
 
     def search(
         self,
@@ -356,7 +382,7 @@ class Gallery:
                 f"gallery {self.path}: (pooled length, tokens, token length) are {ours} there and {theirs} "
                 "here; describe with the same model, block and grid, and pad tokens with valid=False"
             )
-        if (found.places is not None) != ("places" in self._content.arrays):
+        if (found.positions is not None) != (quantize.stored_name("positions") in self._content.arrays):
             raise UserError(
                 f"gallery {self.path}: all its images say on which patches their tokens lie, or none"
             )

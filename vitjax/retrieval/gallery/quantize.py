@@ -24,7 +24,7 @@ class Stored:
         scale: (n, t) float32, one over the length of the int8 vector; None for float16.
         weights: (n, t) float32.
         valid: (n, t) bool.
-        places: (n, t) int32; None where token i lies on patch i.
+        positions: (n, t) int32; None where token i lies on patch i.
         owner: (n, cells) int32; None where nothing was dropped or merged, or it was not read.
     """
 
@@ -33,12 +33,17 @@ class Stored:
     scale: Any
     weights: Any
     valid: Any
-    places: Any = None
+    positions: Any = None
     owner: Any = None
 
     def take(self, rows: Any) -> "Stored":
         """Returns some rows."""
         return jax.tree.map(lambda x: x[rows], self)
+
+
+def stored_name(field: str) -> str:
+    """Name on the disk of a field of `Stored`; of `positions` it is the one of the first galleries."""
+    return "places" if field == "positions" else field
 
 
 def check(found: Descriptors) -> None:
@@ -78,7 +83,7 @@ def encode(found: Descriptors, dtype: str, pooled_dtype: str) -> Stored:
         scale=scale,
         weights=np.where(found.valid, found.weights, 0).astype(np.float32),
         valid=np.asarray(found.valid, bool),
-        places=found.places,
+        positions=found.positions,
         owner=found.owner,
     )
 
@@ -94,6 +99,6 @@ def decode(stored: Stored) -> Descriptors:
         tokens=tokens,
         weights=stored.weights,
         valid=stored.valid,
-        places=stored.places,
+        positions=stored.positions,
         owner=stored.owner,
     )

@@ -22,9 +22,8 @@ from jaxtyping import Bool, Float, Int
 from vitjax.config import RerankConfig
 from vitjax.config.field_types import is_number
 from vitjax.errors import UserError
-from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.descriptor_set import DescriptorSet
 from vitjax.retrieval.explanation.matches import match_pairs
-from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.reranking.rerank_candidates import Reranked, reweighed
 from vitjax.system.files import RepeatedName, parse_json, read_text
 
@@ -213,8 +212,8 @@ def judge_gate(
 
 
 def plan_sharpness(
-    queries: Descriptors | Gallery,
-    gallery: Descriptors | Gallery,
+    queries: DescriptorSet,
+    gallery: DescriptorSet,
     found: Reranked,
     config: RerankConfig,
 ) -> Float[np.ndarray, " q"]:

@@ -24,8 +24,8 @@ from vitjax.ot import (
 )
 from vitjax.ot.marginals import pair_marginals
 from vitjax.ot.solvers import find_solver
+from vitjax.retrieval.descriptor_set import DescriptorSet
 from vitjax.retrieval.descriptors import Descriptors
-from vitjax.retrieval.gallery.gallery import Gallery
 
 _CROSS = ("cross_correlation", "inverse", "complement", "softmax")  # compare pooled vectors with tokens
 _CPU_PAIRS = 128  # enough to keep the cores busy; more would only be padding for a single query
@@ -238,9 +238,7 @@ def unmatched_score(pooled: Any, params: MatchParams) -> Any:
     return xp.where(xp.isnan(pooled), -xp.inf, params.weight * pooled + params.lowest)
 
 
-def check_pair(
-    queries: Descriptors | Gallery, gallery: Descriptors | Gallery, marginals: str, where: str
-) -> None:
+def check_pair(queries: DescriptorSet, gallery: DescriptorSet, marginals: str, where: str) -> None:
     """Raises ValueError where two sets of descriptors cannot be compared."""
     if not len(gallery):
         raise UserError(f"{where}: the gallery is empty")

@@ -12,8 +12,8 @@ from jaxtyping import Array, Int
 from vitjax import sharding
 from vitjax.config import RerankConfig
 from vitjax.errors import UserError
+from vitjax.retrieval.descriptor_set import DescriptorSet
 from vitjax.retrieval.descriptors import Descriptors
-from vitjax.retrieval.gallery.gallery import Gallery
 from vitjax.retrieval.reranking import matching
 from vitjax.retrieval.reranking.matching import MatchParams, MatchSpec, PairMatch
 from vitjax.retrieval.reranking.pricing import with_price
@@ -24,7 +24,7 @@ _PAIRS = 32  # in a block, at most
 class PairPlan(NamedTuple):
     """One pair matched, whole; its structural score is the sum of `contribution` plus `unmatched`.
 
-    Tokens are those of the descriptors, in their order; `Descriptors.places` says on which patches they lie.
+    Tokens are those of the descriptors, in their order; `Descriptors.positions` has their patches.
 
     Attributes:
         mass: (n, m), share of the images' weight that moves between two tokens.
@@ -48,8 +48,8 @@ class PairPlan(NamedTuple):
 
 
 def pair_plans(
-    queries: Descriptors | Gallery,
-    gallery: Descriptors | Gallery,
+    queries: DescriptorSet,
+    gallery: DescriptorSet,
     query_rows: Int[Array | np.ndarray, " p"],
     gallery_rows: Int[Array | np.ndarray, " p"],
     *,
@@ -66,8 +66,8 @@ def pair_plans(
 
 def in_blocks(
     run: Callable[..., Any],
-    queries: Descriptors | Gallery,
-    gallery: Descriptors | Gallery,
+    queries: DescriptorSet,
+    gallery: DescriptorSet,
     rows: tuple[Int[Array | np.ndarray, " p"], Int[Array | np.ndarray, " p"]],
     config: RerankConfig | None,
     where: str,

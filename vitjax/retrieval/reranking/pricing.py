@@ -1,20 +1,25 @@
 """The price of leaving a patch unmatched, found without labels: how well unrelated patches match."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
 from vitjax import sharding
 from vitjax.config import RerankConfig
 from vitjax.errors import UserError
+from vitjax.retrieval.descriptor_set import DescriptorSet
 
 PAIRS = 256  # of images; with 49 tokens each, 12,544 best matches
 QUANTILE = 0.95
 
 
 def match_price(
-    images: Any, others: Any = None, *, quantile: float = QUANTILE, pairs: int = PAIRS, seed: int = 0
+    images: DescriptorSet,
+    others: DescriptorSet | None = None,
+    *,
+    quantile: float = QUANTILE,
+    pairs: int = PAIRS,
+    seed: int = 0,
 ) -> float:
     """Price for `vitjax.ot.priced_match`: dearer matches are those that unrelated images have as well.
 
@@ -27,7 +32,7 @@ def match_price(
     ask.
 
     Args:
-        images: `Descriptors` or a `Gallery`.
+        images: descriptors, in memory or stored.
         others: images that have nothing to do with them; None: pairs are drawn among `images`.
         quantile: share of the best matches of unrelated tokens that cost more than the price, in (0, 1).
         pairs: of images that are drawn.
@@ -60,14 +65,14 @@ def match_price(
     return float(np.clip(1.0 - np.quantile(best, quantile), 1e-3, 2.0))
 
 
-def with_price(config: RerankConfig, gallery: Any) -> RerankConfig:
+def with_price(config: RerankConfig, gallery: DescriptorSet) -> RerankConfig:
     """The config with the price it needs: as given, or calibrated on random pairs of the gallery."""
     if config.mass not in ("auto", "mutual") or config.price > 0 or config.method != "transport":
         return config
     return dataclasses.replace(config, price=match_price(gallery))
 
 
-def _tokens(images: Any, rows: np.ndarray) -> list[np.ndarray]:
+def _tokens(images: DescriptorSet, rows: np.ndarray) -> list[np.ndarray]:
     """The valid, finite tokens of each of the rows; every image is read once."""
     unique, place = np.unique(rows, return_inverse=True)
     found = sharding.fetch(images.take(unique))

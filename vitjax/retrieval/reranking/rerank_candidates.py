@@ -1,9 +1,11 @@
 """The top of a ranking, ordered again by matching patch tokens; the rest keeps its order."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.sharding import Mesh, PartitionSpec
@@ -12,11 +14,10 @@ from jaxtyping import Array, Int
 from vitjax import sharding
 from vitjax.config import RerankConfig
 from vitjax.errors import UserError
+from vitjax.retrieval.descriptor_set import DescriptorSet
 from vitjax.retrieval.descriptors import Descriptors
-from vitjax.retrieval.gallery.gallery import Gallery
-from vitjax.retrieval.gallery.quantize import Stored
+from vitjax.retrieval.gallery.quantize import Stored, decode
 from vitjax.retrieval.reranking import matching
-from vitjax.retrieval.reranking.candidates import candidate_blocks, gathered, pooled_rows
 from vitjax.retrieval.reranking.matching import MatchParams, MatchSpec
 from vitjax.retrieval.reranking.pricing import with_price
 
@@ -58,7 +59,7 @@ class Reranked:
 
 def rerank(
     queries: Descriptors,
-    gallery: Descriptors | Gallery,
+    gallery: DescriptorSet,
     index: Int[Array | np.ndarray, "q k"],
     *,
     config: RerankConfig | None = None,
@@ -174,7 +175,7 @@ def _checked(index: Any, queries: int, rows: int) -> np.ndarray:
 
 def _match_head(
     queries: Descriptors,
-    gallery: Descriptors | Gallery,
+    gallery: DescriptorSet,
     index: np.ndarray,
     spec: MatchSpec,
     params: MatchParams,
@@ -191,12 +192,14 @@ def _match_head(
     lines = np.pad(index, ((0, 0), (0, parts * width - k)), constant_values=-1).reshape(q * parts, width)
     height = max(1, most // width) * (1 if mesh is None else mesh.size)
     done, pending = [], None
-    for i, candidates in enumerate(candidate_blocks(gallery, lines, height, mesh)):
+    blocks = (sharding.pad_rows(lines + 1, height) - 1).reshape(-1, height, width)  # pads with -1
+    for i, (*candidates, shared) in enumerate(gallery.candidate_blocks(blocks, mesh)):
         owner = np.arange(i * height, min((i + 1) * height, len(lines))) // parts
         part = sharding.pad_rows(queries.take(owner), height)
         part = jax.device_put(part) if mesh is None else sharding.spread_rows(part, mesh)
         # One block computes while the one before it is fetched: bounded memory, no idle device.
-        pending, before = _match_block(part, *candidates, params, spec=spec, mesh=mesh), pending
+        computing = _match_block(part, candidates, params, spec=spec, mesh=mesh, shared=shared)
+        pending, before = computing, pending
         if before is not None:
             done.append(sharding.fetch(before))
     done.append(sharding.fetch(pending))
@@ -209,41 +212,49 @@ def _match_head(
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("spec", "mesh"))
+@functools.partial(jax.jit, static_argnames=("spec", "mesh", "shared"))
 def _match_block(
     queries: Descriptors,
-    index: Int[Array, "b k"],
-    gallery: Descriptors | Stored,
+    candidates: Sequence[Any],
     params: MatchParams,
     *,
     spec: MatchSpec,
     mesh: Mesh | None,
+    shared: bool,
 ) -> tuple[Array, ...]:
-    def local(
-        queries: Descriptors, index: Array, gallery: Descriptors | Stored, params: MatchParams
-    ) -> tuple[Array, ...]:
-        match = matching.match_block(queries, gathered(index, gallery), spec, params)
+    """Matches a block of queries with their candidates: index and rows of a `CandidateBlock`."""
+
+    def local(queries: Descriptors, candidates: Sequence[Any], params: MatchParams) -> tuple[Array, ...]:
+        match = matching.match_block(queries, _gathered(*candidates), spec, params)
         scores = match.score, match.structural, match.pooled, match.error, match.fallback, match.mass
         return *scores, match.matched
 
     if mesh is None:
-        return local(queries, index, gallery, params)
+        return local(queries, candidates, params)
     # Each device solves its own pairs: no communication, whatever a solver does inside.
     rows, whole = sharding.ROWS, PartitionSpec()
-    specs = (rows, rows, rows if isinstance(gallery, Stored) else whole, whole)
+    specs = (rows, [rows, whole if shared else rows], whole)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
-        queries, index, gallery, params
+        queries, candidates, params
     )
 
 
-def _pooled(queries: np.ndarray, gallery: Descriptors | Gallery, index: np.ndarray) -> np.ndarray:
+def _gathered(block: Int[Array, "b k"], rows: Descriptors | Stored) -> Descriptors:
+    """Descriptors of a block's candidates; under jit, on each device for its part."""
+    # Padding reads row 0, and its result is dropped later.
+    found = rows.take(jnp.maximum(block, 0))
+    return decode(found) if isinstance(found, Stored) else found
+
+
+def _pooled(queries: np.ndarray, gallery: DescriptorSet, index: np.ndarray) -> np.ndarray:
     """Cosines of the candidates that are not matched, on the host in blocks of about 64 MiB."""
     found = np.zeros(index.shape, np.float32)
     if not index.size:
         return found
-    pooled = pooled_rows(gallery)
     step = max(1, 2**24 // (index.shape[1] * queries.shape[1]))
     for start in range(0, len(index), step):
         rows = slice(start, start + step)
-        found[rows] = np.matmul(pooled(index[rows]), queries[rows, :, None])[:, :, 0]
+        unique, where = np.unique(np.maximum(index[rows], 0), return_inverse=True)
+        pooled = gallery.read_pooled(unique)()[0].astype(np.float32)[where.reshape(index[rows].shape)]
+        found[rows] = np.matmul(pooled, queries[rows, :, None])[:, :, 0]
     return found
