@@ -13,15 +13,20 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 import jax
 import pytest
 
-# Tests spend their time compiling: no optimisation, and loops by the older emitter, which halves it. XLA
-# reads its flags once, and programs that tests start do not inherit this one: those run as users' do.
+# Tests spend their time tracing and compiling: no optimisation, a program compiled as one piece, and loops by
+# the older emitter, which halves it. XLA reads its flags once, and programs that tests start do not inherit
+# these: those run as users' do.
 jax.config.update("jax_disable_most_optimizations", True)
+inherited = os.environ["XLA_FLAGS"]
+os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
 if jax.__version_info__ < (0, 11):  # a flag that a later XLA has no more would end the process
-    inherited = os.environ["XLA_FLAGS"]
-    os.environ["XLA_FLAGS"] = f"{inherited} --xla_cpu_use_fusion_emitters=false"
-    jax.devices()
-    os.environ["XLA_FLAGS"] = inherited
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+jax.devices()
+os.environ["XLA_FLAGS"] = inherited
+# A trace makes many objects and little garbage: looking for it more rarely saves a seventh.
+gc.set_threshold(50_000, 20, 100)
 
+KEPT = 1.0 * 2**30  # bytes of a worker that may keep its compiled programs
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
@@ -38,22 +43,26 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs():
-    """Tests of one file share what is compiled; it is freed after them, so that a worker stays small."""
-    yield
-    jax.clear_caches()
-
-
 @pytest.fixture
 def rng() -> jax.Array:
     return jax.random.key(0)
 
 
+def resident() -> float:
+    """Memory of this process in bytes; infinite where the system does not say."""
+    try:
+        pages = pathlib.Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return float("inf")
+    return int(pages) * os.sysconf("SC_PAGESIZE")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Drops compiled programs after each file: a worker that keeps them all grows beyond 5 GB."""
+    """Drops compiled programs after a file that leaves a worker large: one that keeps all grows beyond 5 GB."""
     yield
+    if resident() < KEPT:
+        return
     jax.clear_caches()
     gc.collect()
     if sys.platform == "linux":  # glibc keeps what was freed: without this only a fifth of it goes back
