@@ -26,7 +26,7 @@ os.environ["XLA_FLAGS"] = inherited
 # A trace makes many objects and little garbage: looking for it more rarely saves a seventh.
 gc.set_threshold(50_000, 20, 100)
 
-KEPT = 1.0 * 2**30  # bytes of a worker that may keep its compiled programs
+KEPT = 0.8 * 2**30  # bytes of a worker that may keep its compiled programs
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
@@ -59,7 +59,7 @@ def resident() -> float:
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
-    """Drops compiled programs after a file that leaves a worker large: one that keeps all grows beyond 5 GB."""
+    """Drops compiled programs after a file that leaves a worker large: keeping all takes more than 5 GB."""
     yield
     if resident() < KEPT:
         return

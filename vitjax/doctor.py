@@ -16,6 +16,7 @@ EXTRAS = {
     "tfds": ("tensorflow-datasets", "importlib-resources"),
     "ann": ("faiss-cpu",),
     "qdrant": ("qdrant-client",),
+    "text": ("ftfy", "sentencepiece", "tokenizers"),
     "parity": ("torch", "timm", "transformers"),
 }
 PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ott-jax", "numpy", "pillow")
