@@ -17,7 +17,7 @@ EXTRAS = {
     "ann": ("faiss-cpu",),
     "qdrant": ("qdrant-client",),
     "text": ("ftfy", "sentencepiece", "tokenizers"),
-    "parity": ("torch", "timm", "transformers"),
+    "parity": ("torch", "timm", "transformers", "onnxruntime"),
 }
 PACKAGES = ("vitjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "ott-jax", "numpy", "pillow")
 ENVIRONMENT = (
