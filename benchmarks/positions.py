@@ -12,6 +12,12 @@ after that is a matter of seconds. All else is as --config says.
 Three tables, in Markdown: what the centre of the tokens needs; the cosine of tokens of unrelated photos at
 the same position and at different positions, block by block; and options of the descriptor, with and without
 the centre.
+
+    python -m benchmarks.positions ... --model NAME --weights SOURCE --grid 7 --blocks 5 7 9 11 --per-class 4
+
+Another backbone, at some of its blocks only, without facets, smoothing and rollout: a third of the time.
+--per-class searches so many photos of every class, which are the unrelated photos too. With --blocks a fourth
+table compares the ways of matching at each of these blocks, with and without the centre.
 """
 
 import argparse
@@ -76,17 +82,38 @@ class Seen:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
+    config = _config(args)
     reranker = Reranker.from_config(config)
     config.model.block %= reranker.model.depth
-    look = Look(reranker, args.cache)
-    photos = look(FolderSource(args.classes), _share(FolderSource(args.classes), 1, max(COUNTS)))
+    look = Look(reranker, args.cache, args.blocks)
+    unrelated = _rows(FolderSource(args.classes), args.per_class, odd=1)
+    photos = look(FolderSource(args.classes), unrelated if args.per_class else unrelated[: max(COUNTS)])
     made = look(SyntheticSource("leaves", SYNTHETIC_IMAGES))
     grey = look(ListSource([np.full((224, 224, 3), 128, np.uint8)]))
     judges = dict(_judges(args, reranker, look))
-    print(_title("centre", judges), *_centres(config, photos, made, grey, judges), sep="\n", end="\n\n")
     print(*_similarities(photos, made), sep="\n", end="\n\n", flush=True)
-    print(_title("descriptor", judges), *_options(config, made, judges), sep="\n")
+    tables = {
+        "centre": _centres(config, photos, made, grey, judges),
+        "descriptor": _options(config, made, judges),
+        "matched by": _matchings(config, made, judges) if args.blocks else (),
+    }
+    for name, lines in tables.items():
+        print(_title(name, judges))
+        for line in lines:
+            print(line, flush=True)
+        print()
+
+
+def _config(args: argparse.Namespace) -> EvalConfig:
+    """The config that is named, with the backbone that is."""
+    config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
+    if args.model:
+        config.model = replace(config.model, name=args.model, img_size=0)
+        config.weights = args.weights
+    if args.blocks:
+        config.model.block = args.blocks[-1] if args.block is None else args.block
+    config.model.grid = args.grid or config.model.grid
+    return config
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,37 +123,49 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--classes", type=pathlib.Path, required=True, help="sub-folders are classes")
     parser.add_argument("--flat", type=pathlib.Path, required=True, help="images and homographies.json")
     parser.add_argument("--cache", type=pathlib.Path, required=True, help="folder for what the model gives")
+    parser.add_argument("--model", default="", help="another backbone than the config's")
+    parser.add_argument("--weights", default="", help="its weights")
+    parser.add_argument("--grid", type=int, default=0, help="config.model.grid, if another than the config's")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[], help="only these; see above")
+    parser.add_argument("--block", type=int, help="of them, the one of the tables of centres and options")
+    parser.add_argument("--per-class", type=int, default=0, help="photos of every class; 0 = see above")
     return parser
 
 
-def _share(source: FolderSource, odd: int, most: int) -> np.ndarray:
-    """Every other photo of the odd or of the even classes, at most so many, at random."""
+def _rows(source: FolderSource, per_class: int, *, odd: int) -> np.ndarray:
+    """So many photos of every class; or all of the odd, every other of the even classes; in random order."""
     assert source.labels is not None
-    rows = np.flatnonzero(np.asarray(source.labels) % 2 == odd)[:: 1 if odd else 2]
-    return np.sort(np.random.default_rng(0).permutation(rows)[:most])
+    rng, labels = np.random.default_rng(0), np.asarray(source.labels)
+    if not per_class:
+        return rng.permutation(np.flatnonzero(labels % 2 == odd)[:: 1 if odd else 2])
+    each = [rng.permutation(np.flatnonzero(labels == number))[:per_class] for number in np.unique(labels)]
+    return np.concatenate(each)
 
 
 class Look:
     """Passes photos through the model once, and remembers on a disk."""
 
-    def __init__(self, reranker: Reranker, cache: pathlib.Path) -> None:
+    def __init__(self, reranker: Reranker, cache: pathlib.Path, blocks: Sequence[int] = ()) -> None:
         self.reranker, self.cache = reranker, cache
         depth = self.reranker.model.depth
         block = self.reranker.config.model.block
+        self.starts, self.forward = (() if blocks else STARTS), jax.jit(self._forward)
+        if blocks:
+            self.views = [View(block) for block in blocks]
+            return
         self.views = [View(block) for block in range(depth)]
         self.views += [View(block, smooth=size) for size in (3, 5)]
         self.views += [View(block + d, facet) for facet in FACETS for d in (0, 1)]
-        self.forward = jax.jit(self._forward)
 
     def __call__(self, source: ImageSource, rows: np.ndarray | None = None) -> Seen:
         """What the model gives for some photos of a source."""
-        asked = None if rows is None else rows.tolist()
+        asked = None if rows is None else np.sort(rows).tolist()
         made_by = self.reranker.config.weights, self.reranker.config.model, self.reranker.preprocess
         key = repr((fingerprint(source), asked, self.views, made_by))
         file = self.cache / f"{zlib.crc32(key.encode()):08x}.npz"
         if not file.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
-            chosen = source if rows is None else ListSource([source.read(int(i)) for i in rows])
+            chosen = source if rows is None else ListSource([source.read(i) for i in asked or ()])
             flat = jax.tree.leaves(self._pass(chosen))
             np.savez(file, *flat)
         with np.load(file) as kept:
@@ -135,7 +174,8 @@ class Look:
         return Seen(tokens, pooled, rollout)
 
     def _layout(self) -> Any:
-        blocks, starts = dict.fromkeys(range(self.reranker.model.depth), 0), dict.fromkeys(STARTS, 0)
+        blocks = dict.fromkeys((view.block for view in self.views), 0)
+        starts = dict.fromkeys(self.starts, 0)
         return jax.tree.structure((dict.fromkeys(self.views, 0), blocks, starts))
 
     def _pass(self, source: ImageSource) -> Any:
@@ -152,13 +192,13 @@ class Look:
         for view in self.views:
             more: dict[str, Any] = {} if view.facet == "token" else {"facet": view.facet}
             out: Any = self.reranker.model.apply(
-                variables, images, block=view.block, return_attention=True, **more
+                variables, images, block=view.block, return_attention=bool(self.starts), **more
             )
             smooth = smooth_grid(out.tokens, out.grid, view.smooth) if view.smooth > 1 else out.tokens
             tokens[view] = pool_grid(smooth, out.grid, grid).astype(jnp.float16)
             pooled[view.block] = out.pooled
             if view == View(self.reranker.config.model.block):
-                for start in STARTS:
+                for start in self.starts:
                     weights = attention_rollout(out.attention, start=start, grid=out.grid)
                     rollout[start] = pool_weights(weights, out.grid, grid)
         return tokens, pooled, rollout
@@ -170,7 +210,7 @@ Judge = Callable[[EvalConfig, View, np.ndarray | None, int | None], float]
 def _judges(args: argparse.Namespace, reranker: Reranker, look: Look) -> Iterator[tuple[str, Judge]]:
     """What is measured on each set: (config, view, centre, start of rollout) -> a share."""
     yield "places, R@1", _ranked(*place_set(args.places, look))
-    yield "classes, P@1", _ranked(*class_set(args.classes, look))
+    yield "classes, P@1", _ranked(*class_set(args.classes, look, args.per_class))
     yield "flat, right cell", _corresponding(args.flat, reranker, look)
 
 
@@ -182,10 +222,10 @@ def place_set(folder: pathlib.Path, look: Look) -> tuple[Seen, Seen, Truth]:
     return look(sides[0]), look(sides[1]), Truth(right, None, np.full(len(right), -1))
 
 
-def class_set(folder: pathlib.Path, look: Look) -> tuple[Seen, Seen, Truth]:
-    """Every other photo of the even classes of a folder, searched in themselves."""
+def class_set(folder: pathlib.Path, look: Look, per_class: int = 0) -> tuple[Seen, Seen, Truth]:
+    """So many photos of each class, or every other of the even classes, searched in themselves."""
     source = FolderSource(folder)
-    rows = _share(source, 0, len(source))
+    rows = np.sort(_rows(source, per_class, odd=0))
     labels, seen = np.asarray(source.labels)[rows], look(source, rows)
     return seen, seen, Truth.from_labels(labels, labels, np.arange(len(rows)))
 
@@ -245,12 +285,14 @@ def _centres(
     yield line("256 photos, one mean for all positions", [token_center(tokens, "mean")])
     yield line("one grey image, no photo", [center(grey.tokens[view], photos=False)])
     yield line(f"{SYNTHETIC_IMAGES} synthetic images, no photo", [center(made.tokens[view], photos=False)])
-    for count in COUNTS:
+    whole = len(photos.rollout) > 0  # of some blocks only, a few rows will do
+    for count in COUNTS if whole else COUNTS[2::2]:
         draws = [np.random.default_rng(i).permutation(len(tokens))[:count] for i in range(DRAWS)]
-        draws = draws[: 1 if count == len(tokens) else DRAWS]
+        draws = draws[: DRAWS if whole and count < len(tokens) else 1]
         label = f"{count} photo" + "s" * (count > 1)
         yield line(label, [center(tokens[rows]) for rows in draws])
-        yield line(f"{label}, differences only", [center(tokens[rows], photos=False) for rows in draws])
+        if whole:
+            yield line(f"{label}, differences only", [center(tokens[rows], photos=False) for rows in draws])
 
 
 def _similarities(photos: Seen, made: Seen) -> Iterator[str]:
@@ -286,12 +328,35 @@ def _options(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterat
     rows += [(f"block {v.block}", v, None) for v in views if v.block != base and v == View(v.block)]
     rows += [(f"mean of {v.smooth} x {v.smooth} neighbours", v, None) for v in views if v.smooth > 1]
     rows += [(f"{v.facet} of block {v.block}", v, None) for v in views if v.facet != "token"]
-    rows += [(f"marginals: rollout from block {start}", View(base), start) for start in STARTS]
+    starts = STARTS if len(views) > len({v.block for v in views}) else ()
+    rows += [(f"marginals: rollout from block {start}", View(base), start) for start in starts]
     for label, view, start in rows:
         rule = config.rerank if start is None else replace(config.rerank, marginals="rollout")
         used, center = replace(config, rerank=rule), token_center(made.tokens[view], "position", photos=False)
         for name, middle in (("", center), (", no centre", None)):
             yield _line(label + name, [judge(used, view, middle, start) for judge in judges.values()])
+
+
+def _matchings(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterator[str]:
+    """Ways of matching at each block, with the centre of synthetic images and without one."""
+    rule = replace(config.rerank, mass=1.0, tau=1.0)
+    ways = {
+        "Chamfer": replace(rule, method="chamfer"),
+        "mutual nearest neighbours": replace(rule, method="mutual"),
+        "balanced, epsilon .05": replace(rule, epsilon=0.05),
+        "partial, mass .5, epsilon .05": replace(rule, epsilon=0.05, mass=0.5),
+        f"relaxed, tau {config.rerank.tau:g}, epsilon {config.rerank.epsilon:g}": config.rerank,
+    }
+    for view, tokens in made.tokens.items():
+        center = token_center(tokens, "position", photos=False)
+        pooled = replace(config, rerank=replace(rule, method="pooled"))
+        found = [judge(pooled, view, None, None) for name, judge in judges.items() if "flat" not in name]
+        yield _line(f"block {view.block}, pooled alone", found) + " - |"  # it matches no patches
+        for name, way in ways.items():
+            used = replace(config, rerank=way)
+            for label, middle in (("", center), (", no centre", None)):
+                found = [judge(used, view, middle, None) for judge in judges.values()]
+                yield _line(f"block {view.block}, {name}{label}", found)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,17 @@ from PIL import Image
 import train
 from configs import caltech101
 from vitjax.config.train_config import TrainConfig
+from vitjax.data.eval_loader import batches
 from vitjax.data.sources.base import FolderSource
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.models import build
+from vitjax.sharding import make_mesh
 from vitjax.training.data import model_input
 from vitjax.training.init_state import build as build_model
 from vitjax.training.init_state import initial
 from vitjax.training.preemption import Stop
+from vitjax.training.tasks import Parts
 from vitjax.training.trunk import Trunk, check_stored, probed
 from vitjax.weights.read import read_state
 from vitjax.weights.rename import to_name
@@ -112,7 +115,9 @@ def test_a_fit_is_that_of_scikit_learn_on_pooled_vectors_and_knows_absent_classe
     recipe = Preprocess(32, 1.0, "bilinear", (0.5,) * 3, (0.25,) * 3)
     config, source = TrainConfig(batch_size=6), FolderSource(folder)
     config.optim.probe = 2.0
-    fitted = probed(config, model, variables, source, recipe)
+    loader = batches(source, recipe, 6)
+    parts = Parts(config, recipe, source, source, loader, model, make_mesh())
+    fitted = probed(parts, variables)
     images = np.stack([recipe(source.read(i)) for i in range(len(source))])
     pooled = np.asarray(jax.jit(model.apply)(variables, images).pooled, np.float64)
     reference = LogisticRegression(C=2.0, max_iter=1000).fit(pooled, source.labels)

@@ -13,7 +13,6 @@ from vitjax import sharding
 from vitjax.cli import run_files
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.augment import Augment
-from vitjax.data.eval_loader import batches
 from vitjax.data.sources.base import ImageSource
 from vitjax.data.train_loader import Feed, RawBatch
 from vitjax.data.transforms import Preprocess
@@ -30,7 +29,7 @@ from vitjax.training.session import Progress
 from vitjax.training.state import State, create, shardings
 from vitjax.training.step import make_train_step
 from vitjax.training.tasks import Evaluation, Parts, Renew, Task, renewal, task_of
-from vitjax.training.trunk import Tail, Trunk, as_stored, check_stored, make_batch, probed
+from vitjax.training.trunk import as_stored, loader_of, make_batch, on_stored, probed
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,28 +101,16 @@ def prepare(
     model = build(config, recipe, classes=task.outputs(config, classes))
     check_dynamic(config, model)
     variables, dense = initial(config, model, recipe, fresh=resumes is None, output=output)
+    loader = loader_of(config, held_out, recipe, feed.shard)
+    parts = Parts(config, recipe, learn, held_out, loader, model, mesh, output)
     shape: tuple[int, ...] = (recipe.image_size, recipe.image_size, 3)
     mixer = make_mixer(config.augment, Pixels(recipe.mean, recipe.std), classes)
-    transform: Callable = recipe
     if config.optim.store_frozen:
-        first = check_stored(config, model, variables["params"])
-        whole, fresh = variables, resumes is None  # a checkpoint's variables come later
-
-        def start() -> Any:
-            return whole if fresh else initial(config, model, recipe)[0]
-
-        trunk = Trunk(config, model, first, recipe, start, output)
-        learn, held_out = trunk.stored(learn, held_out, out / "frozen")
-        model, transform, shape = Tail(model, first), as_stored, learn.shape
-        feed = replace(feed, source=learn, augment=as_stored)
+        parts, shape = on_stored(parts, variables, out / "frozen", fresh=resumes is None)
+        feed = replace(feed, source=parts.learn, augment=as_stored)
         mixer = make_batch(classes, config.augment.smoothing)
     if config.optim.probe and resumes is None:
-        variables = probed(config, model, variables, learn, transform)
-    loader = batches(
-        held_out, transform, config.batch_size,
-        workers=config.data.workers, on_bad_image=config.data.on_bad_image, shard=feed.shard,
-    )  # fmt: skip
-    parts = Parts(config, recipe, learn, held_out, loader, model, mesh, output)
+        variables = probed(parts, variables)
     objective = task.objective(parts, variables, dense)
     tx = optim.make_optimizer(config.optim)
     rate, rates = optim.make_rates(

@@ -25,6 +25,7 @@ from vitjax.training.batch import Batch
 from vitjax.training.mixup import soft_labels
 from vitjax.training.optim import part_of
 from vitjax.training.output import SILENT, Output
+from vitjax.training.tasks import Parts
 
 _AFTER = ("norm", "fc_norm", "attn_pool", "head", "head_dist")  # what comes after the blocks
 
@@ -155,7 +156,7 @@ class Trunk:
 
     def _compute(self, source: ImageSource, path: Path, what: str) -> dict[int, str]:
         """Writes the file; returns images that cannot be read, with reasons."""
-        loader = _loader(self.config, source, self.recipe)
+        loader = loader_of(self.config, source, self.recipe)
 
         @jax.jit
         def forward(variables: Any, images: Array) -> Array:
@@ -175,10 +176,38 @@ class Trunk:
         return {item.index: item.reason for item in loader.skipped}
 
 
-def _loader(config: TrainConfig, source: Any, transform: Any) -> Batches:
+def loader_of(config: TrainConfig, source: Any, transform: Any, shard: tuple[int, int] = (0, 1)) -> Batches:
     """Batches of a whole source, in order."""
     data = config.data
-    return batches(source, transform, config.batch_size, workers=data.workers, on_bad_image=data.on_bad_image)
+    return batches(
+        source, transform, config.batch_size,
+        workers=data.workers, on_bad_image=data.on_bad_image, shard=shard,
+    )  # fmt: skip
+
+
+def on_stored(parts: Parts, variables: Any, folder: Path, *, fresh: bool) -> tuple[Parts, tuple[int, ...]]:
+    """The parts of a run whose model starts at the first block that learns; and the shape of its input.
+
+    Args:
+        parts: of the same run on images.
+        variables: of the whole model.
+        folder: where the tokens are kept.
+        fresh: False: the variables are not there yet, as a checkpoint's come later.
+
+    Raises:
+        UserError: as `check_stored`.
+    """
+    config, model, recipe, output = parts.config, parts.model, parts.recipe, parts.output
+    first = check_stored(config, model, variables["params"])
+
+    def start() -> Any:
+        return variables if fresh else initial(config, model, recipe)[0]
+
+    trunk = Trunk(config, model, first, recipe, start, output)
+    learn, held_out = trunk.stored(parts.learn, parts.held_out, folder)
+    loader = loader_of(config, held_out, as_stored)
+    stored = replace(parts, learn=learn, held_out=held_out, loader=loader, model=Tail(model, first))
+    return stored, learn.shape
 
 
 def make_batch(classes: int, smoothing: float) -> Callable[[RawBatch, Array], Batch]:
@@ -190,18 +219,15 @@ def make_batch(classes: int, smoothing: float) -> Callable[[RawBatch, Array], Ba
     return stored
 
 
-def probed(config: TrainConfig, model: Any, variables: Any, source: Any, transform: Any) -> Any:
+def probed(parts: Parts, variables: Any) -> Any:
     """The variables, their classifier being fitted to the pooled vectors of all images that can be read.
 
     Source: Kumar et al. 2022 (arXiv:2202.10054): a linear probe first, fine-tuning from there. The fit is
     scikit-learn's multinomial logistic regression by L-BFGS, as in CLIP's own evaluation.
 
     Args:
-        config: its `optim.probe` is scikit-learn's `C`.
-        model: with a classifier on its pooled vector.
+        parts: of a run; its `optim.probe` is scikit-learn's `C`.
         variables: of the model.
-        source: labelled images.
-        transform: what makes input of them.
 
     Raises:
         UserError: no image can be read, or a model with another classifier.
@@ -211,7 +237,9 @@ def probed(config: TrainConfig, model: Any, variables: Any, source: Any, transfo
     head = variables["params"].get("head", {})
     if set(head) != {"kernel", "bias"}:
         raise UserError("a probe needs a model with one linear classifier 'head'", fields=("optim.probe",))
-    forward, loader = jax.jit(lambda v, x: model.apply(v, x).pooled), _loader(config, source, transform)
+    config, source = parts.config, parts.learn
+    loader = loader_of(config, source, as_stored if isinstance(source, StoredTokens) else parts.recipe)
+    forward = jax.jit(lambda v, x: parts.model.apply(v, x).pooled)
     pooled, rows = [], []
     for batch in loader:
         pooled.append(np.asarray(forward(variables, batch.images))[batch.valid])
