@@ -164,7 +164,7 @@ class Trunk:
             return jnp.concatenate([found.prefix, found.tokens], axis=1)
 
         variables, tokens = jax.device_put(self.variables()), None
-        for batch in self.output.bar(loader, len(loader), f"what frozen blocks give of {what} images"):
+        for batch in self.output.bar(loader, len(loader), f"frozen blocks, {what} images", unit="batches"):
             found = np.asarray(forward(variables, batch.images))
             if tokens is None:
                 shape = (len(source), *found.shape[1:])
