@@ -32,6 +32,7 @@ TINY = [  # compiles in a few seconds; its teacher is random
     "--config.model.num_heads=2",
 ]
 SMOKE = sorted(p.stem for p in ROOT.glob("configs/*.py") if f"{p.stem}.py:smoke" in p.read_text())
+STARTED: list[subprocess.Popen] = []
 CACHE = ROOT / "runs" / "test-cache"  # compiled once for all processes
 
 
@@ -42,10 +43,21 @@ def start(workdir: pathlib.Path, *arguments: str, devices: int = 1, **env: str) 
         "VITJAX_CACHE": str(CACHE),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [*command, *SHORT, *TINY, *arguments],
         cwd=ROOT, env=variables | env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    """One of two that waits for the other would run for an hour."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
 
 
 def run(workdir: pathlib.Path, *arguments: str, devices: int = 1, **env: str) -> tuple[int, str, str]:

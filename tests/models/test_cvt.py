@@ -71,3 +71,11 @@ def test_without_cls_the_mean_of_the_tokens_is_classified():
 def test_fields_that_do_not_go_together_are_an_error(fields, message):
     with pytest.raises(ValueError, match=message):
         build("cvt_13", **fields)
+
+
+def test_tokens_of_a_block_before_the_last_one_of_its_stage_are_normalised_too():
+    model, variables, images = made("cvt")
+    tokens, norm = np.asarray(run(model, variables, images, block=2).tokens), variables["params"]["norm"]
+    plain = (tokens - np.asarray(norm["bias"])) / np.asarray(norm["scale"])
+    np.testing.assert_allclose(plain.mean(axis=-1), 0, atol=1e-5)
+    np.testing.assert_allclose(plain.var(axis=-1), 1, rtol=1e-2)

@@ -3,7 +3,10 @@
 Without this the others wait for its heartbeat for 100 seconds, and JAX then ends them with a C++ stack. Every
 process keeps a connection to process 0. The system closes it with the process, however that ends; a process
 that has finished says so before. Where no connection can be made, JAX's heartbeat is what is left; and where
-process 0 dies, in which JAX's coordinator lives, JAX may end the others in the same moment in its own words.
+process 0 dies, in which JAX's coordinator lives, JAX may end the others in the same moment, and then its own
+text stands beside the line. That is a fatal message of C++, which TF_CPP_MIN_LOG_LEVEL does not keep back;
+the handler that jaxlib could be given instead is not offered by `jax.distributed.initialize`, and to close
+file descriptor 2 would hide crashes as well.
 """
 
 import atexit
