@@ -100,7 +100,7 @@ def test_the_mass_of_mutual_neighbours_is_moved():
     similarity = eye.at[0, 4].set(0.1).at[0, 3, 3].set(0.5)  # 0, 1, 2 match well, 3 not so well, 4 nothing
     fifth = jnp.full((1, 5), 0.2)
     match = jax.jit(lambda x, price: ot.mutual_mass_match(x, fifth, fifth, price=price, iterations=500))
-    for price, mass in ((0.6, 0.8), (0.3, 0.6), (0.01, 0.1)):
+    for price, mass in ((0.6, 0.8), (0.5, 0.8), (0.3, 0.6), (0.01, 0.1)):  # 3 costs 0.5, just the price
         found = match(similarity, price)
         np.testing.assert_allclose(found.transport.mass, mass, atol=1e-4)
         explained = (found.transport.plan * similarity).sum((1, 2)) + (1 - price) * (1 - found.transport.mass)
@@ -128,6 +128,15 @@ def test_relaxed_scores_of_unlike_images_do_not_vanish_in_small_numbers():
     found = ot.relaxed_match(similarity - 1.0, a, b, tau_a=0.5, tau_b=0.5, epsilon=0.005, iterations=200)
     np.testing.assert_allclose(found.transport.mass, 1.0, atol=1e-5)
     assert (found.score > -1.5).all()
+
+
+def test_a_token_of_weight_zero_does_not_say_what_the_largest_similarity_is():
+    similarity, a, b = pair(9, 2)
+    similarity, a = (similarity - 1.0).at[:, 0].set(1.0), a.at[:, 0].set(0.0)
+    found = ot.relaxed_match(similarity, a, b, tau_a=0.5, tau_b=0.5, epsilon=0.005, iterations=200)
+    np.testing.assert_allclose(found.transport.mass, 1.0, atol=1e-5)
+    assert (similarity[:, 1:].min((1, 2)) <= found.score).all()
+    assert (found.score <= similarity[:, 1:].max((1, 2)) + 1e-5).all()
 
 
 def test_tau_of_one_is_balanced_and_one_free_side_is_half_a_chamfer():
