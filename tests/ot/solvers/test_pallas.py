@@ -31,6 +31,11 @@ def test_the_kernel_gives_the_plan_of_the_fused_solver(kind, epsilon):
     np.testing.assert_array_equal(found.plan[np.asarray(a) == 0], 0)
 
 
+@pytest.mark.parametrize(("size", "wanted"), [(1, 16), (16, 16), (17, 32), (32, 32), (33, 64)])
+def test_a_side_is_padded_to_the_next_power_of_two_and_no_farther(size, wanted):
+    assert pallas._padded(size) == wanted
+
+
 def test_without_a_tolerance_all_iterations_run():
     cost, a, b = problem(1, 2, 9, 7)
     plans = [
