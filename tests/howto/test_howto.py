@@ -18,6 +18,7 @@ from tests import ROOT
 from tests.ot.problems import problem
 from tests.photos import image, write_folder
 from vitjax import ot
+from vitjax.cli import flags
 from vitjax.config import EvalConfig, ModelConfig, validate
 from vitjax.config.train_config import TrainConfig
 from vitjax.config.train_config import validate as validate_training
@@ -95,6 +96,36 @@ def test_a_backbone_is_an_entry_of_a_dictionary(run):
     gallery = [image(kind, variant, 64) for kind in range(3) for variant in (1, 2)]
     hits = reranker.rank(image(1, 0, 64), gallery, return_matches=True)
     assert {hit.corpus_id for hit in hits[:2]} == {2, 3} and hits[0].matches
+
+
+def test_eval_runs_a_backbone_that_a_config_file_adds(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "cache"))
+    added = (FOLDER / "backbone.py").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        f"""{added}
+from vitjax.config import EvalConfig, ModelConfig
+
+
+def get_config(arg=""):
+    config = EvalConfig(batch_size=2, model=ModelConfig(name="patchnet"))
+    config.rerank.method, config.figures.count = "chamfer", 0
+    return config
+""",
+        encoding="utf-8",
+    )
+    photos, out = write_folder(tmp_path / "shop", kinds=2, variants=2), tmp_path / "out"
+    argv = ["eval.py", f"--config={mine}", f"--config.data.gallery={photos}", "--config.model.img_size=32"]
+    monkeypatch.chdir(tmp_path)
+    assert flags._run(program.main, EvalConfig, "", [*argv, f"--workdir={out}"]) == 0, capsys.readouterr().err
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert results["config"]["model"]["name"] == "patchnet"
+    assert results["metrics"]["reranked"]["recall_at_1"] > 0 and (out / "report.html").is_file()
+
+    MODELS.pop("patchnet")  # without the entry the name is unknown
+    mine.write_text(mine.read_text(encoding="utf-8").replace('MODELS["patchnet"] =', "card ="), "utf-8")
+    assert flags._run(program.main, EvalConfig, "", [*argv, f"--workdir={out}"]) == 1
+    assert "'patchnet'" in capsys.readouterr().err
 
 
 def write_split(folder, split, rows):
