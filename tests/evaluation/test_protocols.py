@@ -167,7 +167,7 @@ def test_a_protocol_is_searched_from_an_index_on_disk(tmp_path):
     ("more", "words"),
     [
         ([], r"Pelican_0001_101.jpg' does not exist"),
-        (["--config.data.images="], "--config.data.images=DIR"),
+        (["--config.data.images="], "give a folder (--config.data.images)"),
         (["--config.task=classify"], "config.data.source is 'cub', which task 'classify' cannot use"),
         (["--config.data.subtask=night"], "config.data.subtask is 'night'"),
     ],

@@ -109,5 +109,5 @@ def test_a_run_may_go_on_with_another_clip():
 
 def test_a_frozen_name_that_nothing_has_is_refused_with_the_nearest():
     config = OptimConfig(frozen=("cls_token", "block_0"))
-    with pytest.raises(ValueError, match=r"names 'block_0', which .*nearest: 'blocks_0'"):
+    with pytest.raises(ValueError, match=r"'block_0' shall be frozen, .*nearest: 'blocks_0'"):
         make_rates(config, PARAMS, steps=40, steps_per_epoch=10)

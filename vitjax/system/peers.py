@@ -5,8 +5,8 @@ process keeps a connection to process 0. The system closes it with the process, 
 that has finished says so before. Where no connection can be made, JAX's heartbeat is what is left; and where
 process 0 dies, in which JAX's coordinator lives, JAX may end the others in the same moment, and then its own
 text stands beside the line. That is a fatal message of C++, which TF_CPP_MIN_LOG_LEVEL does not keep back;
-the handler that jaxlib could be given instead is not offered by `jax.distributed.initialize`, and to close
-file descriptor 2 would hide crashes as well.
+the handler that its runtime could be given instead is not offered by `jax.distributed.initialize`, and to
+close file descriptor 2 would hide crashes as well.
 """
 
 import atexit
