@@ -39,6 +39,7 @@ from vitjax.evaluation.result_tables import print_results, show_answers, show_cl
 from vitjax.evaluation.search_run import PageField, Ranking, SearchRun, compare, rank, ranking_depth
 from vitjax.evaluation.summary import csv_row, summarize, summarize_index, uncounted
 from vitjax.evaluation.sweep import parse_sweep
+from vitjax.evaluation.text_queries import describe_text_queries
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Gate
 from vitjax.retrieval.metrics import runs
@@ -114,7 +115,9 @@ def describe(config: EvalConfig) -> SearchRun:
         warn("the weights are RANDOM: the figures say nothing; set config.weights")
     with clock.stage("extract"):
         queries = gallery = describe_gallery(reranker, gallery_source, config)
-        if query_source is not gallery_source and config.task != "index":
+        if config.data.text_queries and config.task != "index":
+            queries = describe_text_queries(reranker, config)
+        elif query_source is not gallery_source and config.task != "index":
             queries = describe_images(reranker, query_source, config, "queries")
     unknown = Truth(None, None, np.full(len(queries), -1))
     return SearchRun(config, reranker, queries, gallery, unknown, 0, clock)

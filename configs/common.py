@@ -9,6 +9,7 @@ from vitjax.config.train_config import (
     TrainConfig,
     TrainDataConfig,
 )
+from vitjax.pretrained import MODELS
 
 
 def dinov2() -> EvalConfig:
@@ -63,6 +64,15 @@ def paper_backbone(arg: str) -> EvalConfig:
     if arg not in BACKBONES:
         raise ValueError(f"config argument {arg!r} is unknown; known: {', '.join(BACKBONES)}")
     return BACKBONES[arg]()
+
+
+def two_towers(arg: str) -> str:
+    """The model with a text tower that `--config FILE:arg` names; SigLIP 2 B/16 without an argument."""
+    name = arg or "siglip2_base_patch16_256"
+    if name not in MODELS or MODELS[name].text is None:
+        known = ", ".join(known for known, card in MODELS.items() if card.text)
+        raise ValueError(f"config argument {name!r} is unknown; models with a text tower: {known}")
+    return name
 
 
 def no_argument(arg: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vitjax.data.transforms import Preprocess as Preprocess
     from vitjax.data.transforms import preprocess as preprocess
     from vitjax.models import build as build
+    from vitjax.models.text_encoder import build_zero_shot_classifier as build_zero_shot_classifier
     from vitjax.pretrained import list_models as list_models
     from vitjax.reranker import Reranker as Reranker
     from vitjax.reranker import similarity as similarity
@@ -35,6 +36,7 @@ _HOME = {
     "Preprocess": "vitjax.data.transforms",
     "preprocess": "vitjax.data.transforms",
     "build": "vitjax.models",
+    "build_zero_shot_classifier": "vitjax.models.text_encoder",
     "list_models": "vitjax.pretrained",
     "Reranker": "vitjax.reranker",
     "similarity": "vitjax.reranker",
@@ -56,6 +58,7 @@ __all__ = [
     "Text",
     "__version__",
     "build",
+    "build_zero_shot_classifier",
     "demo_config",
     "list_models",
     "load_tokenizer",

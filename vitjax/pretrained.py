@@ -12,11 +12,14 @@ module does not import JAX.
 
 import dataclasses
 import fnmatch
+import functools
+import importlib.resources
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitjax.errors import UserError
+from vitjax.system.files import parse_json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -84,6 +87,38 @@ class ModelCard:
     any_tag: bool = True
     text: TextSpec | None = None
     licence: str = ""
+
+
+class ModelCost(NamedTuple):
+    """What a model costs at its own image size, as `vitjax.sparsify.count` counts it.
+
+    Attributes:
+        params: parameters; of a model with two towers, of both.
+        macs: multiply-accumulates of one image.
+        tokens: patch tokens of an image, before any leave.
+        width: of a patch token.
+    """
+
+    params: int
+    macs: int
+    tokens: int
+    width: int
+
+
+def cost_of(name: str) -> ModelCost | None:
+    """What a model costs; None of one that is not vitjax's own: count it with `vitjax.sparsify.count`.
+
+    >>> cost_of("deit_small_patch16_224")
+    ModelCost(params=22050664, macs=4598882304, tokens=196, width=384)
+    """
+    row = _costs().get(name)
+    return None if row is None else ModelCost(*row)
+
+
+@functools.cache
+def _costs() -> dict[str, list[int]]:
+    """The table that tests compare with the models: counting would need JAX, and a minute."""
+    return parse_json(importlib.resources.files("vitjax").joinpath("model_costs.json").read_bytes())
 
 
 def _sized(name: str, spec: InputSpec) -> InputSpec:
@@ -278,11 +313,13 @@ _IMAGE_TOWERS = _image_towers()
 
 MODELS: dict[str, ModelCard] = {
     **{
-        name: ModelCard("VisionTransformer", fields, tag, _sized(name, _AUGREG))
+        name: ModelCard("VisionTransformer", fields, tag, _sized(name, _AUGREG), licence="Apache-2.0")
         for name, (fields, tag) in _VIT.items()
     },
     **{
-        name: ModelCard("VisionTransformer", fields, "fb_in1k", _sized(name, InputSpec()))
+        name: ModelCard(
+            "VisionTransformer", fields, "fb_in1k", _sized(name, InputSpec()), licence="Apache-2.0"
+        )
         for name, fields in _DEIT.items()
     },
     **{
@@ -292,12 +329,14 @@ MODELS: dict[str, ModelCard] = {
             "fb_in22k_ft_in1k",
             _sized(name, _WHOLE),
             {} if name.endswith("384") else {"fb_in1k": InputSpec()},
+            licence="Apache-2.0",
         )
         for name, fields in _DEIT3.items()
     },
     **{
         f"vit_{size}_patch14_{registers}dinov2": ModelCard(
-            "VisionTransformer", fields | _DINOV2_FIELDS | more, "lvd142m", _DINOV2_INPUT
+            "VisionTransformer", fields | _DINOV2_FIELDS | more, "lvd142m", _DINOV2_INPUT,
+            licence="Apache-2.0",
         )
         for registers, more in (("", {}), ("reg4_", _REGISTERS))
         for size, fields in _DINOV2.items()
@@ -305,15 +344,17 @@ MODELS: dict[str, ModelCard] = {
     **_IMAGE_TOWERS,
     **_two_towers(_IMAGE_TOWERS),
     "vit_giant_patch14_dinov2": ModelCard(
-        "VisionTransformer", _DINOV2_GIANT | _DINOV2_FIELDS, "lvd142m", _DINOV2_INPUT
+        "VisionTransformer", _DINOV2_GIANT | _DINOV2_FIELDS, "lvd142m", _DINOV2_INPUT, licence="Apache-2.0"
     ),
     "vit_giant_patch14_reg4_dinov2": ModelCard(
-        "VisionTransformer", _DINOV2_GIANT | _DINOV2_FIELDS | _REGISTERS, "lvd142m", _DINOV2_INPUT
+        "VisionTransformer", _DINOV2_GIANT | _DINOV2_FIELDS | _REGISTERS, "lvd142m", _DINOV2_INPUT,
+        licence="Apache-2.0",
     ),
     # timm's two forms: without any bias of queries, keys and values, and with those of queries and values.
     **{
         f"vit_{size}_patch16_dinov3{form}": ModelCard(
-            "VisionTransformer", fields | _DINOV3_FIELDS | bias, "lvd1689m", InputSpec(256, 1.0)
+            "VisionTransformer", fields | _DINOV3_FIELDS | bias, "lvd1689m", InputSpec(256, 1.0),
+            licence="DINOv3",
         )
         for form, bias in (("", {"qkv_bias": False}), ("_qkvb", {"key_bias": False}))
         for size, fields in _DINOV3.items()
@@ -336,11 +377,16 @@ MODELS: dict[str, ModelCard] = {
             ("lvvit_m", "LVViT", _LVVIT_M),
         )
     },
-    "swin_tiny_patch4_window7_224": ModelCard("SwinTransformer", _SWIN_TINY, "ms_in1k"),
-    "swin_small_patch4_window7_224": ModelCard("SwinTransformer", _SWIN_SMALL, "ms_in22k_ft_in1k"),
-    "swin_base_patch4_window7_224": ModelCard("SwinTransformer", _SWIN_BASE, "ms_in22k_ft_in1k"),
+    "swin_tiny_patch4_window7_224": ModelCard("SwinTransformer", _SWIN_TINY, "ms_in1k", licence="MIT"),
+    "swin_small_patch4_window7_224": ModelCard(
+        "SwinTransformer", _SWIN_SMALL, "ms_in22k_ft_in1k", licence="MIT"
+    ),
+    "swin_base_patch4_window7_224": ModelCard(
+        "SwinTransformer", _SWIN_BASE, "ms_in22k_ft_in1k", licence="MIT"
+    ),
     "swin_base_patch4_window12_384": ModelCard(
-        "SwinTransformer", _SWIN_BASE | {"window_size": 12} | _384, "ms_in22k_ft_in1k", InputSpec(384, 1.0)
+        "SwinTransformer", _SWIN_BASE | {"window_size": 12} | _384, "ms_in22k_ft_in1k", InputSpec(384, 1.0),
+        licence="MIT",
     ),
     **{
         f"dynamicswin_{size}_patch4_window7_224": ModelCard(

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from vitjax.data.sources.synthetic import KINDS, SyntheticSource
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.models.from_config import backbone, init_variables
+from vitjax.models.text_encoder import TextEncoder, has_text_tower, text_encoder
 from vitjax.retrieval import (
     Descriptors,
     DescriptorSet,
@@ -42,7 +43,9 @@ from vitjax.retrieval.descriptors import NothingToDescribe, describe_each
 from vitjax.retrieval.explanation.matches import Match, match_pairs
 from vitjax.retrieval.gallery import image_ids
 from vitjax.retrieval.gallery.manifest import check_recipe, check_same
+from vitjax.retrieval.words import describe_words
 from vitjax.system.compilation_cache import use_compilation_cache
+from vitjax.text import Text, Tokenizer, load_tokenizer
 from vitjax.weights import LoadReport, load_with_report
 from vitjax.weights import fingerprint as fingerprint_weights
 
@@ -88,6 +91,8 @@ class Reranker:
         preprocess: how images become input; None = what belongs to `config.weights` or `config.model.name`,
             which must then be the model's: a model does not know its name.
         mesh: devices to compute on; None = all of them.
+        tokenizer: of the model's text tower; None = read when the first text comes, from `config.tokenizer`
+            by the rules of `config.model.name`.
         compilation_cache: keep compiled programs in the cache folder, for a faster next start; what is set of
             JAX's cache already stays (see `use_compilation_cache`).
 
@@ -104,6 +109,7 @@ class Reranker:
         *,
         preprocess: Preprocess | None = None,
         mesh: Mesh | None = None,
+        tokenizer: Tokenizer | None = None,
         compilation_cache: bool = True,
     ) -> None:
         if compilation_cache:
@@ -127,13 +133,24 @@ class Reranker:
         self.mesh = sharding.make_mesh() if mesh is None else mesh
         self.variables = sharding.replicate(variables, self.mesh)
         self.load_report: LoadReport | None = None
+        self._tokenizer = tokenizer
+        if self.config.model.space == "joint" and not has_text_tower(model):
+            raise UserError(
+                f"Reranker: space is 'joint', but {type(model).__name__} has no text tower; use 'model'",
+                fields=("model.space",),
+            )
         facet = self.config.model.facet
         if facet != "token" and "facet" not in inspect.signature(type(model).__call__).parameters:
             raise UserError(
                 f"Reranker: facet is {facet!r}, which {type(model).__name__} cannot give; use 'token'",
                 fields=("model.facet",),
             )
-        side = self.preprocess.image_size
+        side, built = self.preprocess.image_size, getattr(model, "img_size", 0)
+        if preprocess is not None and isinstance(built, int) and built not in (0, side):
+            raise UserError(
+                f"Reranker: preprocess gives images of {side} pixels, but the model is built for {built}; "
+                f"give vitjax.preprocess(NAME, img_size={built}), or build it with img_size={side}"
+            )
         blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         grid = self.config.model.grid
         try:
@@ -162,7 +179,10 @@ class Reranker:
         wanted = self.config.model
         rollout = self.config.rerank.marginals == "rollout"
         facet: dict[str, Any] = {} if wanted.facet == "token" else {"facet": wanted.facet}
-        return self.model.apply(variables, images, block=wanted.block, return_attention=rollout, **facet)
+        space: dict[str, Any] = {"method": _joint} if wanted.space == "joint" else {}
+        return self.model.apply(
+            variables, images, block=wanted.block, return_attention=rollout, **facet, **space
+        )
 
     @functools.cached_property
     def center(self) -> np.ndarray | None:
@@ -246,6 +266,7 @@ class Reranker:
         chosen, photos = self.config.model, self.config.data.center
         kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
         kept |= {"facet": chosen.facet, "smooth": chosen.smooth}
+        kept |= {"space": chosen.space} if chosen.space != "model" else {}  # a key that older galleries lack
         weighed = self.config.rerank.marginals
         weighed = weighed if weighed in ("rollout", "keep") else "alike"
         if weighed == "rollout":
@@ -358,6 +379,48 @@ class Reranker:
             raise ImageError(loader.nothing_read("images")) from None
         return descriptors, index, loader.skipped
 
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Of the model's text tower."""
+        if self._tokenizer is not None:
+            return self._tokenizer
+        return load_tokenizer(self.config.tokenizer, self.config.model.name)
+
+    @functools.cached_property
+    def _encode_texts(self) -> TextEncoder:
+        return text_encoder(self.model)
+
+    def describe_texts(self, texts: Sequence[str | Text]) -> tuple[Descriptors, list[list[str]]]:
+        """Turns texts into descriptors: the embedding of each, and a token for each of its words.
+
+        Words are the text tower's tokens projected as its pooled token is, the mean over those of a word.
+        That is a heuristic: only the embeddings were trained to be near those of images.
+
+        Args:
+            texts: each a query; what is too long for the model is cut.
+
+        Returns:
+            Descriptors on the host, one row per text; and the words of each, in the order of its tokens.
+
+        Raises:
+            ValueError: the model has no text tower, its descriptors are not of the joint space
+                (`config.model.space`), or there is no text, or one without a word.
+        """
+        if self.config.model.space != "joint" and has_text_tower(self.model):
+            raise UserError(
+                "a text can only be compared with descriptors of the joint space of images and texts; use "
+                "space 'joint', and describe the images with it",
+                fields=("model.space",),
+            )
+        encode = self._encode_texts
+        if not texts:
+            raise UserError("describe_texts: there are no texts; give at least one")
+        found = encode(self.variables, [str(text) for text in texts], self.tokenizer)
+        words = [self.tokenizer.words(*row) for row in zip(found.ids, found.valid, strict=True)]
+        spans = [[(word.start, word.stop) for word in each] for each in words]
+        descriptors = describe_words(found.tokens, found.embeddings, spans)
+        return descriptors, [[word.text for word in each] for each in words]
+
     def describe_each(
         self,
         source: ImageSource,
@@ -387,7 +450,7 @@ class Reranker:
 
     def rank(
         self,
-        query: ImageLike,
+        query: ImageLike | Text,
         candidates: ImageSource | Iterable[ImageLike] | DescriptorSet,
         *,
         searcher: Searcher | None = None,
@@ -400,8 +463,9 @@ class Reranker:
         """Orders candidates by how well they match the query, best first; equal scores keep their order.
 
         Args:
-            query: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file.
-            candidates: the same, several; or descriptors of them from `describe`, to describe them once; or a
+            query: a path, PIL image, uint8 array (h, w, 3), or the bytes of an image file; or a
+                `vitjax.Text`, where the model has a text tower and `config.model.space` is "joint".
+            candidates: images, several; or descriptors of them from `describe`, to describe them once; or a
                 gallery on a disk (see `vitjax.evaluation.index_images`), whose `config.rerank.top_k` nearest
                 are ranked.
             searcher: what finds those nearest; None = the gallery itself, exactly.
@@ -435,7 +499,8 @@ class Reranker:
             raise UserError(f"rank: id {twice!r} is given twice; a hit could be either candidate.")
         if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
             raise UserError(f"rank: top_k is {top_k!r}; give 1 or more, or None for all.")
-        described, *_ = self.describe([query], batch_size=1)
+        by_text = isinstance(query, Text)
+        described, *_ = self.describe_texts([query]) if by_text else self.describe([query], batch_size=1)
         if isinstance(candidates, ImageSource):
             candidates, *_ = self.describe(candidates, batch_size=batch_size, progress=progress)
         rows, gallery = np.arange(count), candidates
@@ -446,7 +511,8 @@ class Reranker:
         structural, pooled = self._compare(described, gallery)
         score = structural + np.float32(self.config.rerank.weight) * pooled
         order = np.argsort(-score, kind="stable")[:top_k]
-        matches = self._matches(described, gallery, order) if return_matches else [()] * len(order)
+        grid = (1, described.sizes.tokens) if by_text else self.token_grid
+        matches = self._matches(described, gallery, order, grid) if return_matches else [()] * len(order)
         return [
             Hit(
                 ids[i],
@@ -495,7 +561,7 @@ class Reranker:
         return structural, pooled
 
     def _matches(
-        self, query: Descriptors, gallery: DescriptorSet, rows: np.ndarray
+        self, query: Descriptors, gallery: DescriptorSet, rows: np.ndarray, grid: tuple[int, int]
     ) -> list[tuple[Match, ...]]:
         found = match_pairs(
             query,
@@ -505,7 +571,15 @@ class Reranker:
             config=self.rule,
             top=self.config.figures.matches,
         )
-        return [tuple(found.explanation(pair, self.token_grid).matches) for pair in range(len(rows))]
+        grids = grid, self.token_grid
+        return [tuple(found.explanation(pair, *grids).matches) for pair in range(len(rows))]
+
+
+def _joint(module: Any, images: jax.Array, **call: Any) -> Any:
+    """The image tower's result with patch tokens and pooled vector in the joint space."""
+    output = module.encode_image(images, **call)
+    tokens = module.project_tokens(output.tokens)
+    return output.replace(tokens=tokens, pooled=output.embedding, prefix=tokens[:, :0])
 
 
 def _with_progress(loader: Batches, progress: Progress | bool | None) -> Iterable[Batch]:

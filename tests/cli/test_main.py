@@ -52,6 +52,10 @@ def test_models_lists_the_names_of_a_glob_and_where_published_weights_are(monkey
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list_models("*dinov2*")
     assert any("hf:timm/vit_small_patch14_dinov2" in line for line in lines)
+    assert called(monkeypatch, "models", "siglip2_base_patch16_256") == 0
+    row = "siglip2_base_patch16_256 375.2 M 23.4 256 768 Apache-2.0 hf:google/siglip2-base-patch16-256"
+    printed = capsys.readouterr()
+    assert printed.out.split() == row.split() and "parameters" in printed.err
     assert called(monkeypatch, "models", "--pretrained") == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list_models(pretrained=True)
 

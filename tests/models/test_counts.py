@@ -5,9 +5,11 @@ import json
 import math
 import pathlib
 
+import jax
 import pytest
 
 from vitjax.models import build, list_models
+from vitjax.pretrained import cost_of
 from vitjax.sparsify import Count, count
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -244,6 +246,9 @@ COSTS |= {f"convnext_{size}_dinov3": _convnext(*sizes, 224) for size, sizes in _
 _UNCOUNTED = {"vit_7b_patch16_dinov3", "vit_7b_patch16_dinov3_qkvb"}  # no published table of it was read
 
 
+_LAYOUTS = {"deit_tiny_patch16_224", "cvt_13", "resnet50", "swin_tiny_patch4_window7_224"}
+
+
 @functools.cache
 def _counted(name: str) -> Count:
     model = build(name)
@@ -363,3 +368,29 @@ def test_the_table_agrees_with_published_checkpoints_of_convnext(path):
 )
 def test_the_counts_by_hand_agree_with_those_of_the_reference_code(row, by_hand):
     assert by_hand == REFERENCE[row]["matmul_conv_macs"]
+
+
+def test_the_command_that_lists_models_says_what_they_cost():
+    hint = "run: python -m tests.models.make_costs"
+    for name in list_models():
+        cost = cost_of(name)
+        assert cost, f"{name} is not in vitjax/model_costs.json; {hint}"
+        if name in COSTS:
+            assert (cost.macs, cost.params) == COSTS[name], f"{name}: {hint}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in _LAYOUTS else pytest.mark.slow)
+        for name in list_models()
+        if not name.startswith("vit_7b")
+    ],
+)
+def test_tokens_and_width_are_those_of_the_output(name):
+    model = build(name)
+    image = jax.ShapeDtypeStruct((1, model.img_size, model.img_size, 3), "float32")
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    found = jax.eval_shape(model.apply, variables, image)
+    cost = cost_of(name)
+    assert cost and (math.prod(found.grid), found.tokens.shape[2]) == (cost.tokens, cost.width)

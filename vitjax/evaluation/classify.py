@@ -1,4 +1,7 @@
-"""Task `classify`: accuracy, cost and throughput of a model, dense and with fewer tokens."""
+"""Task `classify`: accuracy, cost and throughput of a model, dense and with fewer tokens.
+
+A model with a text tower classifies by the names of the classes, too: the rows "zero_shot".
+"""
 
 import csv
 import functools
@@ -25,9 +28,11 @@ from vitjax.errors import UserError
 from vitjax.evaluation.protocols import data_spec
 from vitjax.models.from_config import backbone, init_variables, takes_r
 from vitjax.models.outputs import dense, reduction_of
+from vitjax.models.text_encoder import build_zero_shot_classifier, has_text_tower
 from vitjax.reranker import model_input
 from vitjax.sparsify import count
-from vitjax.system.files import replacing
+from vitjax.system.files import read_text, replacing
+from vitjax.text import PHOTO, load_tokenizer
 from vitjax.viz.classes_page import write_classes_page
 from vitjax.viz.figures import save_figure
 from vitjax.viz.token_figures import reduced_figure
@@ -53,6 +58,8 @@ class Variant:
     Attributes:
         label: "dense", or the reducer and how much it keeps.
         model: shares its weights with the other rows.
+        names: (classes, d), embeddings of the class names, whose scores are the logits; None = the model's
+            classifier says them.
         best: (images, up to 5) classes, most likely first.
         seconds: of its forward passes, without the first.
         timed: images in these.
@@ -60,6 +67,7 @@ class Variant:
 
     label: str
     model: Any
+    names: np.ndarray | None = None
     best: list[np.ndarray] = field(default_factory=list)
     seconds: float = 0.0
     timed: int = 0
@@ -99,7 +107,8 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     warn(*notes_of(source))
     variants = make_variants(config, preprocess.image_size)
     model = variants[0].model
-    if not model.num_classes:
+    by_name = has_text_tower(model)
+    if not (model.num_classes or by_name):
         raise UserError(
             f"classify: model {config.model.name!r} has no classifier; choose another, or set "
             "config.model.num_classes to what the weights have."
@@ -109,20 +118,28 @@ def evaluate(config: EvalConfig, out: pathlib.Path) -> dict[str, Any]:
     else:
         variables, report = init_variables(largest(variants), preprocess.image_size, config.seed), None
         warn("the weights are RANDOM: the figures say nothing; set config.weights")
-    labels = true_classes(config, source, model.num_classes)
+    names = class_names(config, source) if by_name else []
+    classes = model.num_classes or len(names)
+    labels = true_classes(config, source, classes)
+    zero_shot = None
+    if by_name:
+        variants, zero_shot = with_class_names(config, variants, variables, names)
     mesh = sharding.make_mesh()
     variables = sharding.replicate(variables, mesh)
     loader, rows = classify(config, source, preprocess, variants, variables, mesh)
     if not len(rows):
         raise UserError(loader.nothing_read("images"))
     truth = None if labels is None else labels[rows]
-    table = [summary(variant, variants[0], truth, preprocess.image_size) for variant in variants]
+    table = [
+        summary(variant, dense_of(variant, variants), truth, preprocess.image_size) for variant in variants
+    ]
     results = {
         "task": config.task,
         "images": len(rows),
-        "classes": model.num_classes,
+        "classes": classes,
         "notes": notes_of(source),
         "rows": table,
+        "zero_shot": zero_shot,
         "weights": {
             "source": config.weights or "random",
             "report": str(report).splitlines() if report else [],
@@ -166,6 +183,53 @@ def make_variants(config: EvalConfig, image_size: int) -> list[Variant]:
             reduced = backbone(config, image_size, num_classes=classes, amount=amount)
             found.append(Variant(f"{reduction.name} {'r=' if by_r else ''}{amount:g}", reduced))
     return found
+
+
+def class_names(config: EvalConfig, source: ImageSource) -> list[str]:
+    """Names of the classes in the model's numbering, for zero-shot classification.
+
+    Raises:
+        ValueError: no names, or an empty one.
+    """
+    names = read_classes(config.data.classes) if config.data.classes else source.class_names
+    if not names or not all(names):
+        raise UserError(
+            "classify by class names: there are none, or one is empty; give folders of images by class, or "
+            "config.data.classes=FILE, whose line i names class i"
+        )
+    return list(names)
+
+
+def with_class_names(
+    config: EvalConfig, variants: list[Variant], variables: Any, names: list[str]
+) -> tuple[list[Variant], dict[str, Any]]:
+    """The variants that have a classifier, then each as it classifies by the class names.
+
+    Returns:
+        the variants, and what results.json says of the prompts.
+    """
+    templates = read_templates(config.data.templates)
+    model = largest(variants)
+    tokenizer = load_tokenizer(config.tokenizer, config.model.name)
+    columns = build_zero_shot_classifier(model, variables, tokenizer, names, templates)
+    said = {"templates": list(templates), "logit_scale": logit_scale(variables)}
+    own = [variant for variant in variants if variant.model.num_classes]
+    labels = ["zero_shot" if each.label == "dense" else f"zero_shot {each.label}" for each in variants]
+    named = [Variant(label, v.model, columns.T) for label, v in zip(labels, variants, strict=True)]
+    return [*own, *named], said
+
+
+def logit_scale(variables: Any) -> float | None:
+    """The factor of the cosines that a model with two towers has learned; None where it has none."""
+    found = variables["params"].get("logit_scale")
+    return None if found is None else float(np.exp(np.asarray(found, np.float64)).reshape(()))
+
+
+def read_templates(path: str) -> tuple[str, ...]:
+    """Prompts of a text file, one in each line; without a file the usual one."""
+    if not path:
+        return PHOTO
+    return tuple(line for line in read_text(path).split("\n") if line.strip())
 
 
 def largest(variants: list[Variant]) -> Any:
@@ -230,7 +294,7 @@ def classify(
         shard=(jax.process_index(), jax.process_count()),
     )
     whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, sharding.ROWS)
-    best_of = [_best(variant.model) for variant in variants]
+    best_of = [_best(variant) for variant in variants]
     runs = [jax.jit(best, in_shardings=(whole, split), out_shardings=split) for best in best_of]
     rows, first = [], True
     for batch in bar(loader, len(loader), f"classifying {len(source)} images", total=len(source)):
@@ -250,12 +314,22 @@ def classify(
     return loader, np.concatenate(rows) if rows else np.zeros(0, int)
 
 
-def _best(model: Any) -> Callable:
+def _best(variant: Variant) -> Callable:
+    model, names = variant.model, variant.names
+
     def best(variables: Any, images: jax.Array) -> jax.Array:
-        logits = model.apply(variables, images).logits
+        output = model.apply(variables, images)
+        logits = output.logits
+        if names is not None:
+            logits = model.apply(variables, output.embedding, jnp.asarray(names), method="score")
         return jax.lax.top_k(logits, min(5, logits.shape[-1]))[1]
 
     return best
+
+
+def dense_of(variant: Variant, variants: list[Variant]) -> Variant:
+    """The row with all tokens that classifies in the same way."""
+    return next(each for each in variants if (each.names is None) == (variant.names is None))
 
 
 def summary(variant: Variant, whole: Variant, truth: np.ndarray | None, image_size: int) -> dict[str, Any]:
@@ -302,8 +376,8 @@ def write(run: ClassifyRun, results: dict[str, Any], out: pathlib.Path) -> None:
             writer.writerow([run.source.names[image], known, *(int(best[row]) for best in each)])
     warn(*run_files.append_row(out / "results.csv", run_files.plain(csv_row(results))))
     figures, notes = {}, []
-    if len(run.variants) > 1:
-        drawn = run.variants[1 + (len(run.variants) - 1) // 2]  # of several ratios the middle one
+    if reduced := [variant for variant in run.variants if reduction_of(variant.model)]:
+        drawn = reduced[len(reduced) // 2]  # of several ratios the middle one
         figures = draw(run, drawn.model, out)
         notes = [f"Photos: what each stage of {drawn.label} left."] if figures else []
     if run.config.figures.report:

@@ -1,9 +1,10 @@
-"""Images with their descriptors: described in this run, or stored in a gallery before."""
+"""Images, or texts, with their descriptors: described in this run, or stored in a gallery before."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from vitjax.cli.console import bar, count_of, say, warn
 from vitjax.config import EvalConfig
@@ -12,11 +13,47 @@ from vitjax.data.sources.base import ImageSource
 from vitjax.evaluation.index_images import index_images
 from vitjax.reranker import Reranker
 from vitjax.retrieval import DescriptorSet, Gallery
+from vitjax.viz.plans import Patches, patches_of
+from vitjax.viz.word_card import card_grid, word_card
+
+
+class TextSource:
+    """Text queries in place of images: image i is a card of its words, one in each cell of `grid(i)`.
+
+    Args:
+        texts: the queries, each once.
+        words: of each text.
+        relevant: text -> names of relevant gallery images; None = not known.
+    """
+
+    labels: np.ndarray | None = None
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        words: Sequence[Sequence[str]],
+        relevant: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.names, self.words, self.relevant = list(texts), [list(each) for each in words], relevant
+        self.class_names: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, i: int) -> Image.Image:
+        """The card of text i."""
+        return Image.fromarray(word_card(self.words[i]))
+
+    def grid(self, i: int) -> tuple[int, int]:
+        """Rows and columns of the card."""
+        return card_grid(len(self.words[i]))
 
 
 @dataclass(frozen=True, eq=False)
 class DescribedImages:
     """The queries or the gallery of a search: images, and the descriptors of those that could be read.
+
+    Queries may be texts: their source is a `TextSource`.
 
     Attributes:
         source: of the images.
@@ -48,9 +85,28 @@ class DescribedImages:
         """Pooled vector of each row, (n, d)."""
         return self.descriptors.read_pooled(slice(None))()[0]
 
+    def words(self, row: int) -> list[str]:
+        """Words of the text of a row; empty of an image."""
+        source = self.source
+        return source.words[int(self.rows[row])] if isinstance(source, TextSource) else []
+
+    def grid(self, row: int, reranker: Reranker) -> tuple[int, int]:
+        """Rows and columns of the tokens of a row."""
+        source = self.source
+        return source.grid(int(self.rows[row])) if isinstance(source, TextSource) else reranker.token_grid
+
     def model_input(self, row: int, reranker: Reranker) -> np.ndarray:
-        """The image of a row as the model sees it, uint8 (h, w, 3)."""
-        return reranker.preprocess.view(self.source.read(int(self.rows[row])))
+        """The image of a row as the model sees it, uint8 (h, w, 3); the card of a text."""
+        image = self.source.read(int(self.rows[row]))
+        return np.asarray(image) if isinstance(self.source, TextSource) else reranker.preprocess.view(image)
+
+    def patches(self, rows: Sequence[int], reranker: Reranker) -> list[Patches]:
+        """What became of the patches of some rows; the words of a text are its patches."""
+        if isinstance(self.source, TextSource):
+            return [Patches.of_words(len(self.words(row)), self.grid(row, reranker)) for row in rows]
+        images = self.descriptors.take(np.array(rows, np.int32)) if len(rows) else None
+        grids = reranker.token_grid, reranker.patch_grid
+        return [patches_of(images, i, *grids) for i in range(len(rows))]
 
 
 def describe_images(

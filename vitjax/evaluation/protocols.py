@@ -14,8 +14,9 @@ from vitjax.data.sources.open import open_source
 from vitjax.data.sources.spec import DataSpec
 from vitjax.data.sources.utm_names import places_in_names
 from vitjax.errors import UserError
-from vitjax.evaluation.described_images import DescribedImages
+from vitjax.evaluation.described_images import DescribedImages, TextSource
 from vitjax.retrieval.metrics import positives_within
+from vitjax.retrieval.metrics.ground_truth import find_named
 from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
 
 RECALL_AT = {"cub": (1, 2, 4, 8), "cars": (1, 2, 4, 8), "sop": (1, 10, 100), "msls": (1, 5, 10, 20)}
@@ -100,6 +101,8 @@ def find_truth(data: DataConfig, queries: DescribedImages, gallery: DescribedIma
         listed = read_ground_truth(data.ground_truth, queries.source.names, gallery.source.names)
         positives = [np.flatnonzero(np.isin(gallery.rows, listed.get(int(i), []))) for i in queries.rows]
         return Truth.from_rows(positives, own)
+    if isinstance(queries.source, TextSource):
+        return text_truth(queries.source, gallery, own)
     if isinstance(queries.source, PlaceSource) and isinstance(gallery.source, PlaceSource):
         return place_truth(data, queries.source.take(queries.rows), gallery.source.take(gallery.rows))
     if (places := named_place_truth(data, queries.names(), gallery.names(), own)) is not None:
@@ -109,6 +112,14 @@ def find_truth(data: DataConfig, queries: DescribedImages, gallery: DescribedIma
         return Truth(None, None, own)
     truth = Truth.from_labels(labels[0][queries.rows], labels[1][gallery.rows], own)
     return protocol_truth(data, truth) if data.source in PROTOCOLS else truth
+
+
+def text_truth(queries: TextSource, gallery: DescribedImages, own: Int[np.ndarray, " q"]) -> Truth:
+    """What the file of text queries says; nothing where it holds texts alone."""
+    if queries.relevant is None:
+        return Truth(None, None, own)
+    listed = find_named(queries.relevant, gallery.source.names)
+    return Truth.from_rows([np.flatnonzero(np.isin(gallery.rows, rows)) for rows in listed], own)
 
 
 def self_index(queries: DescribedImages, gallery: DescribedImages) -> Int[np.ndarray, " q"]:

@@ -14,7 +14,7 @@ from vitjax.evaluation.search_run import Ranking, SearchRun
 from vitjax.retrieval import Explanation, deletion, match_pairs, pair_plans
 from vitjax.retrieval.metrics.relevance import shares
 from vitjax.viz.figures import matches_figure, ranking_figure, save_figure
-from vitjax.viz.plans import Patches, PlanView, entries_within, patches_of, sparse_plan
+from vitjax.viz.plans import Patches, PlanView, entries_within, sparse_plan
 from vitjax.viz.rankings import NamedRanking, Shown
 from vitjax.viz.report import PLAN_BYTES, write_report
 from vitjax.viz.views import QueryView, Report, SkippedView
@@ -80,6 +80,7 @@ def name_ranking(ranking: Ranking) -> NamedRanking:
         relevant=run.truth.relevant,
         weight=run.config.rerank.weight,
         ranks=run.config.figures.candidates,
+        words=run.queries.words,
     )
 
 
@@ -101,7 +102,8 @@ def view_queries(run: SearchRun, named: NamedRanking, shown: list[int]) -> dict[
     plans: dict[int, dict[int, PlanView]] = {q: {} for q in shown}
     for i, plan in enumerate(pair_plans(*matched, config=rule)):
         q, row = pairs[i]
-        explained[q][row] = found.explanation(i, run.reranker.token_grid)
+        grids = run.queries.grid(q, run.reranker), run.gallery.grid(row, run.reranker)
+        explained[q][row] = found.explanation(i, *grids)
         plans[q][row] = sparse_plan(plan, entries=budget, strongest=top)
     return {q: named.view(q, explained[q], plans[q], tokens[0] * tokens[1]) for q in shown}
 
@@ -164,12 +166,11 @@ def say_judged(judged: dict[str, Any]) -> str:
 
 def view_patches(run: SearchRun, entries: Sequence[Shown]) -> dict[str, Patches]:
     """What became of the patches of each image on the page, by key."""
-    found, reranker = {}, run.reranker
+    found = {}
     for side, described in (("q", run.queries), ("g", run.gallery)):
         own = [entry for entry in entries if entry.side == side]
-        images = described.descriptors.take(np.array([each.row for each in own], np.int32)) if own else None
-        for i, entry in enumerate(own):
-            found[entry.key] = patches_of(images, i, reranker.token_grid, reranker.patch_grid)
+        patches = described.patches([each.row for each in own], run.reranker)
+        found |= {entry.key: each for entry, each in zip(own, patches, strict=True)}
     return found
 
 

@@ -118,6 +118,13 @@ class TextTransformer(nn.Module):
                 wrong.append(f"text {name} {value!r} is none of {', '.join(map(repr, known))}")
         return wrong
 
+    def setup(self) -> None:
+        """Makes what `project` shares with a call."""
+        if self.projection_dim is not None:
+            self.projection = nn.Dense(
+                self.projection_dim, use_bias=self.projection_bias, dtype=self.dtype, kernel_init=linear_init
+            )
+
     @nn.compact
     def __call__(
         self,
@@ -156,16 +163,20 @@ class TextTransformer(nn.Module):
         tokens, maps = run_blocks(self, TextBlock, fields, tokens, *shared, last=self.depth - 1)
         tokens = LayerNorm(self.eps, name="norm")(tokens)
         pooled = self._pool(tokens, ids, there)
-        embedding = pooled
-        if self.projection_dim is not None:
-            head = nn.Dense(
-                self.projection_dim, use_bias=self.projection_bias, dtype=self.dtype,
-                kernel_init=linear_init, name="projection",
-            )  # fmt: skip
-            embedding = head(pooled.astype(self.dtype)).astype(jnp.float32)
+        embedding = self.project(pooled)
         if self.masks_padding:
             tokens = tokens * there[:, :, None]
         return TextOutput(tokens, pooled, embedding, maps if return_attention else None)
+
+    def project(self, tokens: Float[Array, "*b d"]) -> Float[Array, "*b j"]:
+        """Tokens in the joint space, each as if it were the pooled one.
+
+        Args:
+            tokens: after the final norm, as a call returns them.
+        """
+        if self.projection_dim is None:
+            return tokens
+        return self.projection(tokens.astype(self.dtype)).astype(jnp.float32)
 
     def _positions(self, length: int) -> Float[Array, "l d"]:
         if self.positions == "sinusoid":

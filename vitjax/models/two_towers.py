@@ -179,6 +179,14 @@ class TwoTowers(nn.Module):
         """
         return self._project(self.image.pool_alone(tokens))
 
+    def project_words(self, tokens: Float[Array, "b l d"]) -> Float[Array, "b l j"]:
+        """Tokens of a text in the joint space, each projected as the pooled one is.
+
+        Args:
+            tokens: after the final norm, as the text tower returns them.
+        """
+        return self.text.project(tokens)
+
     def score(self, images: Float[Array, "b j"], texts: Float[Array, "t j"]) -> Float[Array, "b t"]:
         """Scaled cosines of embeddings, with the bias where there is one: what the loss was trained on."""
         images, texts = (

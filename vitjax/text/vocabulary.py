@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitjax.errors import UserError
-from vitjax.system.files import expanded, parse_json
+from vitjax.system.files import expanded, read_json
 from vitjax.text.cleaning import required
 from vitjax.weights.hub import fetch
 
@@ -123,7 +123,7 @@ def _tokenizer_json(path: pathlib.Path) -> Vocabulary:
 
 def _pairs(path: pathlib.Path, merges: pathlib.Path) -> Vocabulary:
     pairs = [line.split() for line in merges.read_text(encoding="utf-8").split("\n")]
-    given = parse_json(path.read_bytes())
+    given = read_json(path)
     if not isinstance(given, dict):
         raise UserError(f"tokenizer {str(path)!r} is no dictionary of pieces; give CLIP's vocab.json")
     return _clip(given, [(pair[0], pair[1]) for pair in pairs if len(pair) == 2 and pair[0] != "#version:"])

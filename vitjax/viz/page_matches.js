@@ -30,9 +30,9 @@ function why(query, c) {
     pin: (at) => { pinned = same(at, pinned) ? null : at; light(at); },
   };
   if (patches) svg.append(patches.below);
-  drawMatches(svg, c, frames, marks);
+  drawMatches(svg, query, c, frames, marks);
   if (patches) svg.append(...patches.above(controls).flat());
-  const table = contributions(c, marks);
+  const table = contributions(query, c, marks);
   marks.forEach((nodes, i) => nodes.forEach((node) => {
     node.addEventListener("pointerenter", () => controls.enter(i));
     node.addEventListener("pointerleave", controls.leave);
@@ -41,7 +41,7 @@ function why(query, c) {
     node.addEventListener("click", () => { pinned = pinned === i ? null : i; light(pinned); });
   }));
   const hint = c.matches.length > 0 && h("p", { class: "hint" },
-    "Each match moves some of the query\u2019s mass (100 % is the whole photo) onto a patch of the candidate; mass \u00d7 similarity is what it adds. Point at a match, tap it or use the arrow keys to single it out.");
+    `Each match moves some of the query\u2019s mass (100 % is the whole ${query.words.length ? "text" : "photo"}) onto a patch of the candidate; mass \u00d7 similarity is what it adds. Point at a match, tap it or use the arrow keys to single it out.`);
   const legend = patches && h("p", { class: "hint" }, patches.legend);
   return [header, h("div", { class: "why" }, h("div", {}, figure, patches && patches.readout, note, hint, legend), table)];
 }
@@ -55,13 +55,15 @@ function stage(query, c) {
     ? [{ x: (across - left) / 2, y: 0, width: left, height: high }, { x: (across - right) / 2, y: high + gap, width: right, height: high }]
     : [{ x: 0, y: 0, width: left, height: high }, { x: left + gap, y: 0, width: right, height: high }];
   const svg = s("svg", { viewBox: `0 0 ${across} ${down}`, role: "group", "aria-label": `matched patches of ${query.name} and ${c.name}` },
-    [query.image, c.image].map((key, side) => s("image", { href: data.images[key], ...frames[side], preserveAspectRatio: "none" })));
+    [query.image, c.image].map((key, side) => (side === 0 && query.words.length
+      ? s("g", {}, drawWords(query, frames[0]))
+      : s("image", { href: data.images[key], ...frames[side], preserveAspectRatio: "none" }))));
   const names = narrow.matches ? ["query above, candidate below"] : ["query", "candidate"];
   const figure = h("figure", { class: "stage" }, svg, h("figcaption", {}, names.map((name) => h("span", {}, name))));
   return { figure, svg, frames };
 }
 
-function drawMatches(svg, c, frames, marks) {
+function drawMatches(svg, query, c, frames, marks) {
   const letter = narrow.matches ? 11 : 12;
   // A patch in several matches shows all their numbers and frames: corners instead of the middle, one inside the other.
   const shared = new Map();
@@ -72,7 +74,8 @@ function drawMatches(svg, c, frames, marks) {
       const { x, y, width, height } = frames[at];
       const box = match.slice(at * 4, at * 4 + 4), all = shared.get(side(match, at)), nth = all.indexOf(i), inset = 2.5 * nth;
       const whole = { x: x + box[0] * width, y: y + box[1] * height, width: (box[2] - box[0]) * width, height: (box[3] - box[1]) * height };
-      const [u, v] = all.length === 1 ? [0.5, 0.5] : [[0.28, 0.28], [0.72, 0.72], [0.72, 0.28], [0.28, 0.72]][nth % 4];
+      const alone = at === 0 && query.words.length ? [0.08, 0.22] : [0.5, 0.5]; // beside the word
+      const [u, v] = all.length === 1 ? alone : [[0.28, 0.28], [0.72, 0.72], [0.72, 0.28], [0.28, 0.72]][nth % 4];
       const size = Math.min(letter, whole.height / (all.length === 1 ? 1.3 : 2));
       return {
         whole, frame: { x: whole.x + inset, y: whole.y + inset, width: Math.max(2, whole.width - 2 * inset), height: Math.max(2, whole.height - 2 * inset) },
@@ -97,13 +100,21 @@ function drawMatches(svg, c, frames, marks) {
   for (const layer of [0, 1]) [...layers].reverse().forEach((groups) => svg.append(groups[layer]));
 }
 
-function contributions(c, marks) {
+// The word of a text query that a match begins in; empty where the query is an image.
+function wordOf(query, [x0, y0, x1, y1]) {
+  if (!query.words.length) return "";
+  const { rows, columns } = gridOf(query.image);
+  return query.words[Math.floor((y0 + y1) / 2 * rows) * columns + Math.floor((x0 + x1) / 2 * columns)];
+}
+
+function contributions(query, c, marks) {
   const most = Math.max(1e-12, ...c.matches.map((m) => Math.abs(m[10] || 0)));
   const body = c.matches.map((m, i) => {
     const bar = h("i", { class: m[10] < 0 ? "minus" : "" });
     bar.style.width = 100 * Math.abs(m[10] || 0) / most + "%";
-    const row = h("tr", { tabindex: i ? -1 : 0, "aria-label": `match ${i + 1}, contributes ${number(m[10], 4)}` },
-      h("td", {}, h("span", { class: "pill", "--c": COLOURS[i % COLOURS.length] }, i + 1)),
+    const word = wordOf(query, m);
+    const row = h("tr", { tabindex: i ? -1 : 0, "aria-label": `match ${i + 1}${word && ` of ${word}`}, contributes ${number(m[10], 4)}` },
+      h("td", {}, h("span", { class: "pill", "--c": COLOURS[i % COLOURS.length] }, i + 1), word && ` ${word}`),
       h("td", {}, number(m[8], 3)), h("td", {}, m[9] === null ? "\u2013" : number(100 * m[9], 2) + " %"),
       h("td", {}, number(m[10], 4)), h("td", { class: "bar", "aria-hidden": "true" }, bar));
     marks[i].push(row);

@@ -62,6 +62,24 @@ function borders(cells, grid, frame, border) {
 }
 
 const SIDES = ["Query", "Candidate"];
+const kindOf = (query, side) => (side === 0 && query.words.length ? "word" : "patch");
+
+// The words of a text query in their cells; the page's fonts know more letters than the card that figures show.
+function drawWords(query, frame) {
+  const grid = gridOf(query.image);
+  return query.words.map((word, cell) => {
+    const { x, y, width, height } = cellBox(cell, grid.rows, grid.columns, frame);
+    const size = Math.min(18, 0.5 * height, 1.6 * (width - 8) / Math.max(1, [...word].length));
+    return [s("rect", { x, y, width, height, class: "wordcell" }),
+      s("text", { x: x + width / 2, y: y + height / 2, "font-size": size.toFixed(1), class: "word" }, word)];
+  }).flat();
+}
+
+function wordsImage(query) {
+  const [width, height] = data.sizes[query.image];
+  return s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "query text " + query.name },
+    drawWords(query, { x: 0, y: 0, width, height }));
+}
 
 // Two layers of the image, below and above the matches, and a line of text that says what is pointed at.
 function patchLayers(query, c, frames) {
@@ -96,13 +114,14 @@ function patchLayers(query, c, frames) {
   const where = (side, token) => {
     const { cells, columns } = layers[side], own = cells.get(token) || [];
     if (!own.length) return "a token without a place";
+    if (kindOf(query, side) === "word") return `\u201c${query.words[own[0]]}\u201d`;
     return `row ${Math.floor(own[0] / columns) + 1}, column ${own[0] % columns + 1}` + (own.length > 1 ? ` and ${own.length - 1} merged with it` : "");
   };
 
   function show(at) {
     heat.replaceChildren();
     picked.replaceChildren();
-    if (!at) return readout.replaceChildren(h("p", { class: "soft" }, "Point at a patch of either photo, tap it, or use the arrow keys on it: where did its mass go, and what did it add?"));
+    if (!at) return readout.replaceChildren(h("p", { class: "soft" }, `Point at a ${query.words.length ? "word or a patch" : "patch of either photo"}, tap it, or use the arrow keys on it: where did its mass go, and what did it add?`));
     const { side, cell } = at, grid = layers[side], token = grid.own[cell];
     const outline = (which, cells, kind) => {
       const line = borders(cells, layers[which], frames[which], (_, other) => !cells.includes(other));
@@ -111,6 +130,7 @@ function patchLayers(query, c, frames) {
     outline(side, token < 0 ? [cell] : grid.cells.get(token), "own");
     readout.dataset.side = side;
     readout.dataset.token = token;
+    if (token < 0 && kindOf(query, side) === "word") return readout.replaceChildren(h("p", { class: "soft" }, "No word is here."));
     if (token < 0) {
       const spot = `row ${Math.floor(cell / grid.columns) + 1}, column ${cell % grid.columns + 1}`;
       return readout.replaceChildren(h("p", {}, h("b", {}, `${SIDES[side]} patch, ${spot}: `), "dropped by the model, so it matches nothing and adds nothing."));
@@ -131,12 +151,12 @@ function patchLayers(query, c, frames) {
     const idle = weight[token] - mass[token], elsewhere = mass[token] - flows.reduce((sum, flow) => sum + flow.mass, 0);
     const of = Math.abs(c.structural) > 1e-9 ? ` (${number(100 * adds[token] / c.structural, 1)} % of it)` : "";
     return readout.replaceChildren(
-      h("p", {}, h("b", {}, `${SIDES[side]} patch, ${where(side, token)}: `), `${side ? "receives" : "sends"} `,
+      h("p", {}, h("b", {}, `${SIDES[side]} ${kindOf(query, side)}, ${where(side, token)}: `), `${side ? "receives" : "sends"} `,
         h("b", { "data-mass": mass[token] }, share(mass[token])), ` at a weight of ${share(weight[token])}`,
         idle > 5e-3 * weight[token] && [", ", h("b", {}, share(idle)), " unmatched"],
         ", adds ", h("b", { "data-adds": adds[token] }, number(adds[token], 4)), ` to the structural score${of}.`),
       h("p", { class: "soft" }, flows.length ? (side ? "From " : "To ") + flows.slice(0, 3).map((flow) => `${where(other, flow.token)}: ${share(flow.mass)}, adds ${number(flow.adds, 4)}`).join("; ") : "No mass.",
-        flows.length > 3 && `; ${count(flows.length - 3, "more patch", "more patches")}`,
+        flows.length > 3 && `; ${kindOf(query, other) === "word" ? count(flows.length - 3, "more word", "more words") : count(flows.length - 3, "more patch", "more patches")}`,
         elsewhere > 5e-3 * mass[token] && [`; ${share(elsewhere)} elsewhere, thinly`], flows.length > 0 && "."));
   }
 
@@ -152,7 +172,8 @@ function patchLayers(query, c, frames) {
     const go = (cell) => { cursor[side] = cell; controls.enter({ side, cell }); };
     return s("rect", {
       ...frame, class: "patches", tabindex: 0, role: "application", "data-side": side,
-      "aria-label": `patches of the ${SIDES[side].toLowerCase()} photo, ${rows} rows and ${columns} columns; arrow keys choose one`,
+      "aria-label": kindOf(query, side) === "word" ? `words of the query, ${rows} rows and ${columns} columns; arrow keys choose one`
+        : `patches of the ${SIDES[side].toLowerCase()} photo, ${rows} rows and ${columns} columns; arrow keys choose one`,
       onpointermove: (event) => go(under(event)), onpointerdown: (event) => go(under(event)), onpointerleave: () => controls.leave(),
       onclick: () => controls.pin({ side, cell: cursor[side] }),
       onfocus: () => controls.enter({ side, cell: cursor[side] }), onblur: () => controls.leave(),
@@ -177,7 +198,7 @@ function patchLayers(query, c, frames) {
       grid.cells.size < alive && `outlined: merged, ${grid.cells.size} tokens stand for ${alive} patches`];
     return parts.some(Boolean) && `${SIDES[side]}: ${parts.filter(Boolean).join("; ")}.`;
   }).filter(Boolean);
-  const darkened = still.some(([, rest]) => rest.length) && "Darkened: a patch that moves less than its weight.";
+  const darkened = still.some(([, rest]) => rest.length) && `Darkened: a ${query.words.length ? "word or patch" : "patch"} that moves less than its weight.`;
   const exact = `Totals of a patch are stored to \u00b1${(50 * c.plan.unit).toPrecision(1)} % of mass and \u00b1${(c.plan.gain / 2).toPrecision(1)} of score; where the mass went, to 0.4 % of the patch\u2019s largest, ${number(100 * plan.kept, 1)} % of it entry by entry.`;
   show(null);
   return {

@@ -112,7 +112,7 @@ function makeCard(query, index) {
     h("header", {}, h("a", { href: "#q" + (index + 1), title: "link to this query" }, index + 1),
       h("h2", {}, h("span", { class: "name clamp", title: query.name }, query.name)), verdict(query)),
     h("div", { class: "compare" },
-      h("figure", { class: "photo" }, image(query.image, "query photo " + query.name),
+      h("figure", { class: "photo" }, query.words.length ? wordsImage(query) : image(query.image, "query photo " + query.name),
         h("figcaption", {}, "Query", query.label && [": ", h("span", { class: "name" }, query.label)])),
       h("div", { class: "ladder" }, ladder)),
     card.pane);

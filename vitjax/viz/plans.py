@@ -29,6 +29,12 @@ class Patches:
     owner: Int[np.ndarray, "h w"]
     dropped: Bool[np.ndarray, "rows columns"]
 
+    @classmethod
+    def of_words(cls, count: int, grid: tuple[int, int]) -> "Patches":
+        """A text's words in the first cells of a grid; nothing is in the others."""
+        own = np.arange(grid[0] * grid[1]).reshape(grid)
+        return cls(np.where(own < count, own, -1), np.zeros(grid, bool))
+
     def encode(self) -> dict[str, Any]:
         """Returns plain data for the page; None stands for "each cell for itself" and "none is"."""
         plain = np.array_equal(self.owner.ravel(), np.arange(self.owner.size))

@@ -37,6 +37,7 @@ class NamedRanking:
         relevant: whether a gallery row is relevant to a query; None = unknown.
         weight: of the pooled cosine in the score.
         ranks: shown of each order.
+        words: of each query that is a text; empty of one that is an image.
     """
 
     before: Int[np.ndarray, "q k"]
@@ -48,6 +49,7 @@ class NamedRanking:
     relevant: Callable[[int, int], bool | None]
     weight: float
     ranks: int
+    words: Callable[[int], Sequence[str]] = lambda query: ()
 
     def shown(self, query: int) -> list[int]:
         """Gallery rows among the first ranks of either order, the new one first."""
@@ -102,7 +104,7 @@ class NamedRanking:
                 )
             )
         label = self.query_labels[query] if self.query_labels else ""
-        return QueryView(Shown("q", query).key, self.query_names[query], candidates, label)
+        return QueryView(Shown("q", query).key, self.query_names[query], candidates, label, self.words(query))
 
     def _note(self, query: int, rank: int) -> str:
         """What the page adds about one candidate; a share of 1 goes without saying."""

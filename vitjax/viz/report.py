@@ -109,6 +109,7 @@ def _page(report: Report) -> dict:
                 "image": query.image,
                 "name": query.name,
                 "label": query.label,
+                "words": list(query.words),
                 "candidates": [_candidate(item) for item in query.candidates],
             }
             for query in report.queries
@@ -207,6 +208,8 @@ def _check(report: Report) -> None:
             f"metrics before {list(report.metrics_before)} and after {list(report.metrics_after)} differ"
         )
     for query in report.queries:
+        if query.words and query.image not in report.patches:
+            wrong.append(f"{query.name!r} is a text, but patches has no {query.image!r} for its words")
         shown = (query, *query.candidates)
         wrong += [
             f"{item.name!r}: images has no {item.image!r}"

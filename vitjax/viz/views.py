@@ -75,12 +75,14 @@ class QueryView:
         name: file name or id; any text.
         candidates: each gallery image once, any order: the union of the first ranks before and after.
         label: class name, if any.
+        words: of a text query, in the cells of its grid; empty = the query is an image.
     """
 
     image: str
     name: str
     candidates: Sequence[CandidateView]
     label: str = ""
+    words: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

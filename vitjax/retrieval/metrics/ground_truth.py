@@ -3,7 +3,7 @@
 import difflib
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitjax.errors import UserError
@@ -48,6 +48,22 @@ def read_ground_truth(
     except ValueError as error:
         raise UserError(f"ground truth {path}: {error}") from None
     return truth
+
+
+def find_named(listed: Mapping[str, Sequence[str]], gallery: Sequence[str]) -> list[list[int]]:
+    """Positions of the gallery images that are listed for each text query.
+
+    Args:
+        listed: text -> names, as `read_ground_truth` takes them.
+        gallery: names of the gallery's images.
+
+    Raises:
+        ValueError: a name that no image, or more than one, has.
+    """
+    held = _Side(gallery, "gallery images")
+    return [
+        [held.named(name, f"text {text!r}: {name!r}") for name in names] for text, names in listed.items()
+    ]
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any] | list[Any]:
