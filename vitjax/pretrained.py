@@ -311,6 +311,83 @@ def _two_towers(images: Mapping[str, ModelCard]) -> dict[str, ModelCard]:
 
 _IMAGE_TOWERS = _image_towers()
 
+_TIPS = {  # fields of the image tower, blocks of the text tower, temperature
+    "base": ("b14", _BASE, 12, 0.005065968260169029),
+    "large": ("l14", _LARGE, 12, 0.004785141441971064),
+    "so400m": ("so400m14", _SO400M, 27, 0.004638021811842918),
+    "giant": ("g14", _DINOV2_GIANT, 12, 0.003622700460255146),
+}
+_TIPS_FIELDS = {
+    "img_size": 448, "patch_size": 14, "num_classes": 0, "init_values": 1.0, "reg_tokens": 1,
+    "no_embed_class": True, "interpolation": "bilinear",
+}  # fmt: skip
+_TIPS_TEXT = {
+    "vocab_size": 32_000, "context_length": 64, "mlp": "relu", "causal": False, "masks_padding": True,
+    "positions": "sinusoid", "scales_embedding": True, "pool": "mean",
+}  # fmt: skip
+_PE = {  # fields of the image tower, of the text tower, width of the joint space
+    "tiny_patch16_384": ("T16", _TINY, (32, 512, 12, 8), 512),
+    "small_patch16_384": ("S16", _SMALL, (32, 512, 12, 8), 512),
+    "base_patch16_224": ("B16", _BASE, (32, 1024, 24, 16), 1024),
+    "large_patch14_336": ("L14", _LARGE, (32, 1024, 24, 16), 1024),
+    "gigantic_patch14_448": (
+        "G14",
+        {
+            "embed_dim": 1536, "depth": 50, "num_heads": 16, "mlp_hidden": 8960, "pool_hidden": 6144,
+            "class_token": False,
+        },
+        (72, 1280, 24, 20),
+        1280,
+    ),
+}  # fmt: skip
+_PE_FIELDS = {
+    "num_classes": 0, "eps": 1e-5, "pre_norm": True, "global_pool": "map", "pool_heads": 8,
+    "rope_base": 10_000.0, "rope_pairs": True, "interpolation": "bilinear", "interpolate_antialias": False,
+}  # fmt: skip
+
+
+def _tips() -> dict[str, ModelCard]:
+    """TIPSv2: image towers alone, and both towers by the names of their repositories at Hugging Face."""
+    cards, spec = {}, InputSpec(448, 1.0, ((0.0,) * 3, (1.0,) * 3), "bilinear", "squash")
+    for size, (short, sizes, depth, temperature) in _TIPS.items():
+        image, source = sizes | _TIPS_FIELDS, f"hf:google/tipsv2-{short}"
+        cards[f"vit_{size}_patch14_tipsv2"] = ModelCard(
+            "VisionTransformer", image, source, spec, licence="CC-BY-4.0"
+        )
+        width = sizes["embed_dim"]
+        text = _TIPS_TEXT | {
+            "embed_dim": width, "depth": depth, "num_heads": sizes["num_heads"],
+            "mlp_hidden": 4304 if size == "so400m" else 4 * width,
+        }  # fmt: skip
+        cards[f"tipsv2_{short}"] = ModelCard(
+            "TwoTowers", {"image": image, "text": text, "temperature": temperature}, source, spec,
+            text=TextSpec("lower", start=False, end=False, source=source), licence="CC-BY-4.0",
+        )  # fmt: skip
+    return cards
+
+
+def _pe() -> dict[str, ModelCard]:
+    """Perception Encoder core: image towers by timm's names, and both towers by their repositories'."""
+    cards = {}
+    for name, (short, sizes, words, joint) in _PE.items():
+        stem, size = name.rsplit("_", 1)
+        image = sizes | _PE_FIELDS | {"img_size": int(size), "patch_size": int(stem[-2:])}
+        spec = InputSpec(int(size), 1.0, HALF, "bilinear", "squash")
+        cards[f"vit_pe_core_{name}"] = ModelCard("VisionTransformer", image, "fb", spec, licence="Apache-2.0")
+        length, width, depth, heads = words
+        text = {
+            "context_length": length, "embed_dim": width, "depth": depth, "num_heads": heads,
+            "projection_dim": joint,
+        }  # fmt: skip
+        repository = f"PE-Core-{short}-{size}"
+        cards[repository.lower().replace("-", "_")] = ModelCard(
+            "TwoTowers", {"image": image, "text": text, "projection_dim": joint},
+            f"hf:facebook/{repository}/{repository}.pt", spec,
+            text=TextSpec("clip", source="hf:openai/clip-vit-base-patch32"), licence="Apache-2.0",
+        )  # fmt: skip
+    return cards
+
+
 MODELS: dict[str, ModelCard] = {
     **{
         name: ModelCard("VisionTransformer", fields, tag, _sized(name, _AUGREG), licence="Apache-2.0")
@@ -343,6 +420,8 @@ MODELS: dict[str, ModelCard] = {
     },
     **_IMAGE_TOWERS,
     **_two_towers(_IMAGE_TOWERS),
+    **_tips(),
+    **_pe(),
     "vit_giant_patch14_dinov2": ModelCard(
         "VisionTransformer", _DINOV2_GIANT | _DINOV2_FIELDS, "lvd142m", _DINOV2_INPUT, licence="Apache-2.0"
     ),

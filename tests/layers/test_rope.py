@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vitjax.layers.rope import Rope, axial_rope, rotate
+from vitjax.layers.rope import Rope, axial_rope, counted_rope, rotate
 from vitjax.models import build
 from vitjax.weights.scan_params import stack_blocks
 
@@ -20,6 +20,24 @@ def test_rotated_products_depend_on_the_shift_alone():
     for shift in range(-5, 6):
         assert np.ptp(np.diagonal(products, shift)) < 1e-5
     assert np.ptp(products) > 0.1
+
+
+def test_counted_positions_turn_pairs_like_complex_numbers_column_before_row():
+    vectors = np.random.default_rng(0).normal(size=(1, 6, 2, 8)).astype("f")
+    sines, cosines = counted_rope((2, 3), 8, base=100.0, first=1)
+    turned = rotate(jnp.asarray(vectors), jnp.stack([sines, cosines], axis=1)[None], pairs=True)
+    pairs = vectors.reshape(1, 6, 2, 4, 2)
+    numbers = pairs[..., 0] + 1j * pairs[..., 1]
+    rows, columns = np.divmod(np.arange(6), 3)
+    angles = np.stack([columns + 1, (columns + 1) / 10, rows + 1, (rows + 1) / 10], axis=1)
+    wanted = numbers * np.exp(1j * angles)[None, :, None]
+    np.testing.assert_allclose(turned[..., 0::2], wanted.real, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(turned[..., 1::2], wanted.imag, rtol=1e-5, atol=1e-6)
+
+
+def test_counted_positions_stay_the_same_at_other_sizes():
+    small, large = (counted_rope(grid, 8)[0].reshape(*grid, 8) for grid in ((2, 3), (4, 5)))
+    np.testing.assert_array_equal(small, large[:2, :3])
 
 
 def test_coordinates_are_scaled_by_each_side_on_its_own():
@@ -41,16 +59,16 @@ def test_tokens_without_a_position_are_not_rotated_and_half_precision_is_exact_i
     )
 
 
-@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
-def test_pruned_tokens_keep_the_rotations_of_their_own_places(mlp):
-    model = build(
-        "vit_small_patch16_dinov3_qkvb",
-        **SMALL,
-        mlp=mlp,
-        mlp_hidden=40,
-        reduce="dynamicvit",
-        pruning_loc=(1, 2),
-    )
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("vit_small_patch16_dinov3_qkvb", {"mlp": "gelu"}),
+        ("vit_small_patch16_dinov3_qkvb", {"mlp": "swiglu"}),
+        ("vit_pe_core_base_patch16_224", {"pool_heads": 3}),
+    ],
+)
+def test_pruned_tokens_keep_the_rotations_of_their_own_places(name, fields):
+    model = build(name, **SMALL, **fields, mlp_hidden=40, reduce="dynamicvit", pruning_loc=(1, 2))
     images = jax.random.normal(jax.random.key(1), (3, 48, 80, 3))
     variables = jax.tree.map(
         lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),

@@ -80,6 +80,14 @@ FAMILIES = {
     "dinov2": _plain("vit_small_patch14_reg4_dinov2", 5, fields={"num_classes": 0}, classes=()),
     "clip": _plain("vit_base_patch16_clip_quickgelu_224", 1),
     "siglip": _plain("vit_base_patch16_siglip_224", 0, pools_tokens=False),
+    "tips": _plain(
+        "vit_base_patch14_tipsv2", 2, fields={"num_classes": 0}, classes=(),
+        notes=(_RESIZED.format("").replace("bicubic", "bilinear"),),
+    ),
+    "pe": _plain(
+        "vit_pe_core_base_patch16_224", 1, fields={"pool_heads": 4}, pools_tokens=False,
+        notes=(_RESIZED.format("not ").replace("bicubic", "bilinear"),),
+    ),
     "lvvit": _plain(
         "lvvit_s", 1, fields={"stem_dim": 8}, classes=("cls", "aux"), notes=(_RESIZED.format("not "),)
     ),

@@ -97,7 +97,7 @@ def test_training_reaches_every_parameter_and_every_statistic(label):
         def loss(params):
             given = {**variables, "params": params}
             out, changed = model.apply(given, images, train=True, mutable=["batch_stats"], rngs=rngs)
-            parts = (out.tokens, out.prefix, *out.heads.values())
+            parts = (out.tokens, out.prefix, out.pooled, *out.heads.values())
             return sum((part**2).sum() for part in parts), (out.tokens, changed)
 
         return jax.grad(loss, has_aux=True)(params)

@@ -243,6 +243,64 @@ _CONVNEXT = {
     "large": ((192, 384, 768, 1536), (3, 3, 27, 3)),
 }
 COSTS |= {f"convnext_{size}_dinov3": _convnext(*sizes, 224) for size, sizes in _CONVNEXT.items()}
+
+
+def _tips(width: int, depth: int, blocks_macs: int, blocks_params: int) -> Count:
+    """An image tower of TIPSv2 at 448 pixels: 1,024 patches, two CLS tokens, neither with a position."""
+    return Count(
+        1024 * 588 * width + blocks_macs, 589 * width + (1024 + 2) * width + 2 * width + blocks_params
+    )
+
+
+# Image tower: width, blocks, width inside the MLPs; blocks and MLPs of the text tower.
+_TIPS = {
+    "base": ("b14", 768, 12, 3072, 12, 3072),
+    "large": ("l14", 1024, 24, 4096, 12, 4096),
+    "so400m": ("so400m14", 1152, 27, 4304, 27, 4304),
+    "giant": ("g14", 1536, 40, 4096, 12, 6144),
+}
+for _size, (_short, _width, _depth, _hidden, _layers, _wide) in _TIPS.items():
+    _gates = 3 if _size == "giant" else 2  # layers of the MLP; the first two of a gated one have biases alike
+    _block_macs = 4 * 1026 * _width**2 + 2 * 1026**2 * _width + _gates * 1026 * _width * _hidden
+    _block = 4 * _width**2 + 4 * _width + _gates * _width * _hidden + (_gates - 1) * _hidden + _width
+    _tower = _tips(_width, _depth, _depth * _block_macs, _depth * (_block + 6 * _width))
+    COSTS[f"vit_{_size}_patch14_tipsv2"] = _tower
+    COSTS[f"tipsv2_{_short}"] = Count(
+        _tower.macs, _tower.params + _text(_width, _layers, 32_000, 0, _wide, 0) + 1
+    )
+_PE = {  # image tower: width, blocks, side, patch, MLP, CLS; text tower: width, blocks, length; joint space
+    "tiny": ("t16", 192, 12, 384, 16, 768, 1, 512, 12, 32, 512),
+    "small": ("s16", 384, 12, 384, 16, 1536, 1, 512, 12, 32, 512),
+    "base": ("b16", 768, 12, 224, 16, 3072, 1, 1024, 24, 32, 1024),
+    "large": ("l14", 1024, 24, 336, 14, 4096, 1, 1024, 24, 32, 1024),
+    "gigantic": ("g14", 1536, 50, 448, 14, 8960, 0, 1280, 24, 72, 1280),
+}
+for _size, (
+    _short,
+    _d,
+    _depth,
+    _side,
+    _patch,
+    _hidden,
+    _cls,
+    _words,
+    _layers,
+    _length,
+    _joint,
+) in _PE.items():
+    _cells = (_side // _patch) ** 2
+    _n = _cells + _cls
+    _macs = _cells * 3 * _patch**2 * _d + _depth * (4 * _n * _d**2 + 2 * _n**2 * _d + 2 * _n * _d * _hidden)
+    _macs += (2 + 2 * _n) * _d**2 + 2 * _n * _d + 8 * _d**2  # attention pooling, its MLP four times as wide
+    _params = (3 * _patch**2 + _n + _cls + 4) * _d + _depth * (
+        4 * _d**2 + 9 * _d + 2 * _d * _hidden + _hidden
+    )
+    _params += 12 * _d**2 + 12 * _d
+    COSTS[f"vit_pe_core_{_size}_patch{_patch}_{_side}"] = Count(_macs, _params)
+    COSTS[f"pe_core_{_short}_{_side}"] = Count(
+        _macs + _d * _joint,
+        _params + _d * _joint + _text(_words, _layers, 49_408, _length, 4 * _words, _words * _joint) + 1,
+    )
 _UNCOUNTED = {"vit_7b_patch16_dinov3", "vit_7b_patch16_dinov3_qkvb"}  # no published table of it was read
 
 
@@ -267,7 +325,7 @@ def _models() -> list:
         "dynamicvit_deit_tiny_patch16_224", "dynamicvit_lvvit_s", "dynamicswin_tiny_patch4_window7_224",
         "vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3_qkvb", "clip_vit_base_patch32",
         "vit_base_patch16_siglip_224", "siglip2_so400m_patch14_384",
-        "convnext_tiny_dinov3",
+        "convnext_tiny_dinov3", "tipsv2_b14", "pe_core_t16_384",
     }  # fmt: skip
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in sorted(COSTS)]
 
@@ -354,6 +412,25 @@ def test_the_table_agrees_with_published_checkpoints_of_convnext(path):
     size = path.stem.replace("-", "_").split("_")[-1]
     name = f"convnext_{size}_dinov3"
     assert COSTS[name].params == json.loads(path.read_text())["_meta"]["parameters"]
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "manifests").glob("*PE-Core*.json")), ids=lambda p: p.stem)
+def test_the_table_agrees_with_published_checkpoints_of_perception_encoder(path):
+    name = path.stem.removeprefix("facebook_").lower().replace("-", "_")
+    assert COSTS[name].params == json.loads(path.read_text())["_meta"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((GOLDEN / "manifests").glob("tips_*_vision.json")), ids=lambda p: p.stem
+)
+def test_the_table_agrees_with_published_checkpoints_of_tips(path):
+    short = path.stem.split("_")[2]
+    size, width = {"b14": ("base", 768), "g14": ("giant", 1536)}[short]
+    published = json.loads(path.read_text())["_meta"]["parameters"]
+    # A token for masks, and a position of the CLS token, which is part of that token here.
+    assert COSTS[f"vit_{size}_patch14_tipsv2"].params == published - 2 * width
+    text = json.loads(path.with_name(f"tips_v2_{short}_text.json").read_text())["_meta"]["parameters"]
+    assert COSTS[f"tipsv2_{short}"].params == published - 2 * width + text + 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.parity import (
     checks_retrieval,
     checks_sparsify,
     checks_swin,
+    checks_tips_pe,
     checks_vit,
     fixture,
 )
@@ -29,6 +30,7 @@ CHECKS = {
     **checks_dinov3.CHECKS,
     **checks_lvvit.CHECKS,
     **checks_swin.CHECKS,
+    **checks_tips_pe.CHECKS,
     **checks_ot.CHECKS,
     **checks_positions.CHECKS,
     **checks_retrieval.CHECKS,

@@ -31,6 +31,7 @@ class Attention(nn.Module):
     dtype: str = "float32"
     implementation: str = "xla"  # see `attend`
     key_bias: bool = True  # False: only queries and values have one, as `q_bias` and `v_bias`
+    rope_pairs: bool = False  # see `rotate`
     causal: bool = False  # True: a token sees itself and those before it
 
     @nn.compact
@@ -70,7 +71,7 @@ class Attention(nn.Module):
         facets = Facets(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         query, key, value = facets
         if rope is not None:
-            query, key = rotate(query, rope), rotate(key, rope)
+            query, key = (rotate(x, rope, pairs=self.rope_pairs) for x in (query, key))
         bias = None
         if sizes is not None:
             bias = jnp.log(sizes)[:, None, None, :]

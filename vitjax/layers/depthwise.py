@@ -1,6 +1,7 @@
 """Depthwise convolution as shifted products."""
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,7 @@ class DepthwiseConv(nn.Module):
         """Returns one position per `stride` of both axes, rounded up."""
         channels = image.shape[-1]
         kernel = self.param("kernel", linear_init, (self.size, self.size, 1, channels), jnp.float32)
-        mixed = depthwise(image.astype(jnp.float32), kernel, self.stride)
+        mixed: Any = depthwise(image.astype(jnp.float32), kernel, self.stride)
         if not self.use_bias:
             return mixed
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)

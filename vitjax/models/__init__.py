@@ -88,7 +88,9 @@ def _build_towers(
 ) -> TwoTowers:
     """The module of two towers, each with its part of the fields."""
     own = {name: value for name, value in card.items() if name not in ("image", "text")}
-    own |= {key: value for key, value in overrides.items() if key in ("projection_dim", "sigmoid")}
+    own |= {
+        key: value for key, value in overrides.items() if key in ("projection_dim", "sigmoid", "temperature")
+    }
     image = {key: value for key, value in overrides.items() if key not in (*own, "image", "text")}
     text = {key: value for key, value in image.items() if key in SHARED} | dict(overrides.get("text", {}))
     return module(

@@ -33,6 +33,8 @@ class TwoTowers(nn.Module):
         text: the text tower.
         projection_dim: width of the joint space, which pooled image vectors are projected to, without bias;
             None = pooled itself (SigLIP).
+        temperature: what cosines are divided by where weights do not say, as TIPS's at Hugging Face do not;
+            None = they do.
         sigmoid: scores are of single pairs, for a sigmoid, and have a bias (SigLIP); False: of a text among
             others, for a softmax (CLIP).
     """
@@ -41,6 +43,7 @@ class TwoTowers(nn.Module):
     text: TextTransformer
     projection_dim: int | None = None
     sigmoid: bool = False
+    temperature: float | None = None
 
     @property
     def img_size(self) -> int | tuple[int, int]:
@@ -107,7 +110,7 @@ class TwoTowers(nn.Module):
 
     def setup(self) -> None:
         """Makes what both calls share: `logit_scale`, the logarithm of a factor, and `logit_bias`."""
-        start = nn.initializers.constant(math.log(10.0 if self.sigmoid else 1 / 0.07))
+        start = nn.initializers.constant(math.log(10.0 if self.sigmoid else 1 / (self.temperature or 0.07)))
         self.logit_scale = self.param("logit_scale", start, (), jnp.float32)
         self.logit_bias = None
         if self.sigmoid:

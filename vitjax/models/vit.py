@@ -45,6 +45,7 @@ class Block(nn.Module):
     stage: int = 0
     prefix: int = 0
     key_bias: bool = True  # see `Attention`
+    rope_pairs: bool = False
     mlp: str = "gelu"  # see `VisionTransformer`
     mlp_hidden: int | None = None  # width inside the MLP; None = int(width * mlp_ratio)
 
@@ -67,8 +68,9 @@ class Block(nn.Module):
             rope: see `Attention`.
         """
         attn = Attention(
-            self.num_heads, self.qkv_bias, self.dtype, self.attention, self.key_bias, name="attn"
-        )
+            self.num_heads, self.qkv_bias, self.dtype, self.attention, self.key_bias, self.rope_pairs,
+            name="attn",
+        )  # fmt: skip
         normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
         looks = self.reducer is not None and self.reducer.needs_attention
         sizes = None
@@ -121,9 +123,10 @@ class VisionTransformer(nn.Module):
     al. 2024, registers (arXiv:2309.16588); Siméoni et al. 2025, DINOv3 (arXiv:2508.10104), whose pooled
     vector is here the CLS token, as in the paper (timm's default is the mean of its patches); Radford et al.
     2021, CLIP (arXiv:2103.00020), whose code norms the CLS token alone at the end, where here all tokens are;
-    Zhai et al. 2023, SigLIP (arXiv:2303.15343). Field names, weight names and defaults are timm's. Different
-    from timm: images of any size divisible by `patch_size` are accepted, the position table being resized to
-    their grid.
+    Zhai et al. 2023, SigLIP (arXiv:2303.15343); Maninis et al. 2025, TIPS (arXiv:2410.16512), whose second
+    CLS token is the register; Bolya et al. 2025, Perception Encoder (arXiv:2504.13181). Field names, weight
+    names and defaults are timm's. Different from timm: images of any size divisible by `patch_size` are
+    accepted, the position table being resized to their grid.
 
     Attributes:
         img_size: pixels, side or (height, width); the size the position table belongs to.
@@ -134,8 +137,8 @@ class VisionTransformer(nn.Module):
         mlp_ratio: hidden width of the MLP, in units of `embed_dim`.
         qkv_bias: whether query, key and value projections have a bias.
         num_classes: classes of the classifier; 0 = no classifier.
-        global_pool: "token": pooled is the CLS token; "avg": the mean of the patch tokens; "map": attention
-            pooling, see `AttentionPool`.
+        global_pool: "token": pooled is the CLS token; "second": the token after it, TIPS's second CLS token;
+            "avg": the mean of the patch tokens; "map": attention pooling, see `AttentionPool`.
         class_token: whether there is a CLS token.
         no_embed_class: the position table has rows for patches only.
         reg_tokens: number of register tokens, after CLS.
@@ -158,6 +161,9 @@ class VisionTransformer(nn.Module):
         mlp_hidden: width inside the MLP; None = int(embed_dim * mlp_ratio).
         rope_base: tokens have rotary instead of added positions, with this base; None = added ones. See
             `vitjax.layers.rope`.
+        rope_pairs: rotary positions are those of Perception Encoder, which come beside added ones.
+        pool_heads: heads of the attention pooling; None = `num_heads`.
+        pool_hidden: width inside the MLP of the attention pooling; None = as in the blocks.
         pre_norm: a norm before the blocks, and patches projected without bias, as in CLIP.
         drop_edge: pixels right and below that fill no patch are left out, as a convolution without padding
             does (SigLIP So400m/14 at 384 pixels); False = such images are refused.
@@ -195,6 +201,9 @@ class VisionTransformer(nn.Module):
     mlp: str = "gelu"
     mlp_hidden: int | None = None
     rope_base: float | int | None = None
+    rope_pairs: bool = False
+    pool_heads: int | None = None
+    pool_hidden: int | None = None
     pre_norm: bool = False
     drop_edge: bool = False
     reducer: Reducer | None = None
@@ -202,8 +211,9 @@ class VisionTransformer(nn.Module):
     def setup(self) -> None:
         """Makes what `pool_alone` shares with a call."""
         if self.global_pool == "map":
-            hidden = self.mlp_hidden or int(self.embed_dim * self.mlp_ratio)
-            self.attn_pool = AttentionPool(self.num_heads, hidden, self.eps, self.mlp, self.dtype)
+            hidden = self.pool_hidden or self.mlp_hidden or int(self.embed_dim * self.mlp_ratio)
+            heads = self.pool_heads or self.num_heads
+            self.attn_pool = AttentionPool(heads, hidden, self.eps, self.mlp, self.dtype)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -248,8 +258,12 @@ class VisionTransformer(nn.Module):
             wrong.append(f"img_size {height}x{width} is not a multiple of patch_size {self.patch_size}")
         if self.embed_dim % self.num_heads:
             wrong.append(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        if self.global_pool not in ("token", "avg", "map"):
-            wrong.append(f"global_pool {self.global_pool!r} is none of 'token', 'avg', 'map'")
+        if self.pool_heads and self.embed_dim % self.pool_heads:
+            wrong.append(f"embed_dim {self.embed_dim} is not a multiple of pool_heads {self.pool_heads}")
+        if self.global_pool not in ("token", "second", "avg", "map"):
+            wrong.append(f"global_pool {self.global_pool!r} is none of 'token', 'second', 'avg', 'map'")
+        if self.global_pool == "second" and not (self.class_token and self.reg_tokens):
+            wrong.append("global_pool 'second' needs class_token and reg_tokens")
         if self.global_pool == "token" and not self.class_token:
             wrong.append("global_pool 'token' needs class_token; use global_pool='avg'")
         if self.distilled and (not self.class_token or self.reg_tokens or self.global_pool != "token"):
@@ -322,11 +336,14 @@ class VisionTransformer(nn.Module):
             "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
             "attention": self.attention, "return_attention": return_attention, "facet": facet,
             "key_bias": self.key_bias, "mlp": self.mlp, "mlp_hidden": self.mlp_hidden,
+            "rope_pairs": self.rope_pairs,
         }  # fmt: skip
         refuse_facet(self, facet)
         rope = None
         if self.rope_base is not None:
-            rope = Rope(grid, self.embed_dim // self.num_heads, self.prefix_count, self.rope_base)
+            # Of Perception Encoder, patches are counted from 1 where there is a CLS token.
+            origin = int(self.class_token) if self.rope_pairs else None
+            rope = Rope(grid, self.embed_dim // self.num_heads, self.prefix_count, self.rope_base, origin)
         tokens, maps, parts, keep = run_reduced(
             self, Block, fields, tokens,
             first=first, last=last, grid=grid, train=train, keep_ratio=keep_ratio, decisions=decisions,
@@ -383,7 +400,7 @@ class VisionTransformer(nn.Module):
             if present
         ]
         front = jnp.concatenate(prefix, axis=1) if prefix else None
-        if self.rope_base is not None:
+        if self.rope_base is not None and not self.rope_pairs:
             return tokens if front is None else self._with_prefix(front, tokens)
         embedded = 0 if self.no_embed_class else self.prefix_count
         rows = embedded + self.grid[0] * self.grid[1]
@@ -416,7 +433,9 @@ class VisionTransformer(nn.Module):
             return self.attn_pool(jnp.concatenate([prefix, patches], axis=1), counts)
         if self.global_pool == "avg":
             return masked_mean(patches, keep), None
-        return prefix[:, :2].mean(axis=1) if self.distilled else prefix[:, 0], None
+        if self.distilled:
+            return prefix[:, :2].mean(axis=1), None
+        return prefix[:, int(self.global_pool == "second")], None
 
     def pool_alone(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """What `pooled` would be for each token, were it the only one: itself, or attention-pooled."""

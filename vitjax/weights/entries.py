@@ -20,7 +20,9 @@ from vitjax.weights import (
     names_cvt,
     names_dinov3,
     names_google,
+    names_pe,
     names_swin,
+    names_tips,
     names_vit,
 )
 from vitjax.weights.layout import Layout
@@ -28,6 +30,8 @@ from vitjax.weights.layout import Layout
 # The first whose anchor and mark a set of weights has is its layout; those of plain ViT tell by least, so
 # they come last.
 _LAYOUTS = (
+    *names_pe.LAYOUTS,
+    *names_tips.LAYOUTS,
     *names_clip.LAYOUTS,
     *names_convnext.LAYOUTS,
     *names_cvt.LAYOUTS,
@@ -161,7 +165,7 @@ def _sets(names: Collection[str]) -> dict[str, Layout]:
         for name, prefix in layout.anchors(names).items():
             # Every stage of CvT has a projection of the name that a plain ViT has one of.
             if name not in claimed and not _STAGE_OF_CVT.fullmatch(prefix):
-                claimed.add(name)
+                claimed |= {name, *(prefix + other for other in layout.claims)}
                 found.setdefault(prefix, layout)
     return dict(sorted(found.items()))
 

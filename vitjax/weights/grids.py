@@ -5,6 +5,7 @@ model's own grid, its aspect, then a square. Where several fit, the table decide
 are alike. Where it does not tell, the first reading is taken and the other is named.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,13 @@ def fit_positions(renamed: Renamed, model: Any, tower: str = "") -> list[str]:
         tower: what stands before its names.
     """
     table, how = renamed.state[f"{tower}pos_embed"], renamed.positions
+    if getattr(model, "interpolation", "bicubic") == "bilinear":  # names do not tell TIPS from DINOv2
+        how = dataclasses.replace(
+            how,
+            interpolation="bilinear",
+            antialias=model.interpolate_antialias,
+            offset=model.interpolate_offset,
+        )
     if table.ndim != 3 or table.shape[0] != 1:
         return []
     patches_only = getattr(model, "no_embed_class", False)

@@ -54,6 +54,7 @@ class Layout:
         computes: fields of the model that its own code has at these values and that no weight tells.
         to_torch: names and arrays in torch's shapes for one name behind the prefix and its array, before
             `table` is asked.
+        claims: names behind the prefix that would be another layout's anchor, and belong to this one.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Layout:
     positions: Positions = field(default_factory=Positions)
     computes: Mapping[str, object] = field(default_factory=dict)
     to_torch: Callable[[str, np.ndarray], Iterable[tuple[str, np.ndarray]]] = _as_it_is
+    claims: tuple[str, ...] = ()
 
     def anchors(self, names: Collection[str]) -> dict[str, str]:
         """Names that are the anchor of weights in this layout, and the wrapper's prefix before each."""

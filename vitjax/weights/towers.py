@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from vitjax.weights.rename import Renamed
 
 IMAGE, TEXT = "image.", "text."
@@ -26,6 +28,9 @@ def take_part(renamed: Renamed, model: Any) -> None:
         if not towered:
             renamed.state = {IMAGE + name: array for name, array in renamed.state.items()}
             renamed.origin = {IMAGE + name: raw for name, raw in renamed.origin.items()}
+        if model.temperature is not None and "logit_scale" not in renamed.state:
+            renamed.state["logit_scale"] = np.asarray(-np.log(model.temperature))
+            renamed.origin["logit_scale"] = "the model's own temperature"
         return
     if not towered:
         return
