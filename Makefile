@@ -20,10 +20,12 @@ figures: demo    ## the README's figures, from the demo's
 test: $(VENV)/.dev       ## run the tests (what .ci/run calls)
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(VENV)/.dev       ## ruff, ruff format --check, pyright
+lint: $(VENV)/.dev       ## ruff, ruff format --check, pyright, types of public names
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(PY) --verifytypes vitjax.ot --ignoreexternal
+	$(VENV)/bin/pyright --pythonpath $(PY) --verifytypes vitjax.retrieval --ignoreexternal
 
 bench: $(VENV)/.dev      ## pairs/s of the transport solvers
 	$(PY) -m benchmarks.transport

@@ -17,7 +17,7 @@ class UserError(ValueError):
 
     def __init__(self, text: object = "", *, fields: Sequence[str] = ()) -> None:
         super().__init__(text)
-        self.fields = tuple(fields)
+        self.fields: tuple[str, ...] = tuple(fields)
 
 
 class UsageError(UserError):

@@ -7,7 +7,7 @@ at once 5.5 ms, in blocks of 13 6.0 ms.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ _ENTRIES = {"cpu": 2**18}  # matrix entries per block: 1 MiB of float32
 _ENTRIES_ELSEWHERE = 2**26  # 256 MiB: bounds memory, and nothing else
 
 
-def map_blocks(function: Callable[..., Tree], arrays: tuple, *, entries: int) -> Tree:
+def map_blocks(function: Callable[..., Tree], arrays: tuple[Any, ...], *, entries: int) -> Tree:
     """Applies `function` to blocks of the leading axis of `arrays` and puts the results together again.
 
     Rows of a block lie a stride apart (row i of the batch goes to block i modulo the number of blocks), so

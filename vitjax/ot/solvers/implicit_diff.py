@@ -17,7 +17,6 @@ row in the system. The error of a gradient is about that of the plan, so about t
 Memory: the plan and one matrix of columns x columns per problem.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,8 +32,7 @@ from vitjax.ot.solvers.loop import Solution
 SolveBlock = Callable[[Problem, Float[Array, " p"], int], Solution]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
-def transport(
+def _transport(
     solve: SolveBlock,
     problem: Problem,
     similarity: Float[Array, "p n m"] | None,
@@ -43,6 +41,11 @@ def transport(
 ) -> tuple[Transport, Float[Array, " p"] | None]:
     """Plan and value of what `solve` finds, see `loop.result`; row_error and col_error have no gradient."""
     return loop.result(solve(problem, tolerance, iterations), similarity)
+
+
+transport: jax.custom_vjp[tuple[Transport, Float[Array, " p"] | None]] = jax.custom_vjp(
+    _transport, nondiff_argnums=(0, 4)
+)
 
 
 def _forward(

@@ -19,6 +19,7 @@ r = a / (K c + k c0), r0 = (1 - s) / (k' c), and the same for the columns. Relax
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ _RELAXED_START = 8  # hard iterations to begin a relaxed problem; a balanced one
 
 Maybe = Any  # an array (p,), or None in a problem that has no such part
 
-einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+einsum: Callable[..., Array] = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @struct.dataclass

@@ -42,7 +42,8 @@ class FaissIndex:
 
     def __init__(self, parts: Sequence[Any], gallery: Gallery) -> None:
         self._parts, self._length = list(parts), gallery.sizes.pooled
-        self.recipe, self.content = gallery.recipe, gallery.content
+        self.recipe: dict[str, Any] = gallery.recipe
+        self.content: str = gallery.content
 
     @classmethod
     def build(

@@ -48,7 +48,8 @@ class QdrantIndex:
                 f"{gallery.path} is at; delete it and build it again"
             )
         self._client, self._collection = client, collection
-        self.recipe, self.content = gallery.recipe, gallery.content
+        self.recipe: dict[str, Any] = gallery.recipe
+        self.content: str = gallery.content
         self._rows, self._length = len(gallery), gallery.sizes.pooled
 
     @classmethod

@@ -15,7 +15,11 @@ from vitjax.errors import GalleryError
 from vitjax.system.files import expanded
 
 CACHE_BYTES = 2**26  # of chunks read from any gallery, kept for the next read
-RETRIES = {"max_retries": 6, "initial_delay": "500ms", "max_delay": "16s"}  # half a minute together
+RETRIES: dict[str, int | str] = {
+    "max_retries": 6,
+    "initial_delay": "500ms",
+    "max_delay": "16s",
+}  # half a minute together
 REMEDY = "put that file back from a copy of the same commit, or delete the gallery and build it again"
 _STORES = {"gs": "gcs", "s3": "s3"}
 _BROKEN = {"DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE"}
