@@ -1,10 +1,12 @@
 r"""Images per second of our backbones, beside timm or transformers on torch in the same run.
 
-    python benchmarks/backbones.py [NAME ...] [--batch 1 8 32] [--dtype float32|bfloat16] [--csv FILE]
+    python -m benchmarks.backbones vit_small_patch16_dinov3_qkvb vit_base_patch16_siglip_256
+    python -m benchmarks.backbones [NAME ...] [--batch 1 8 32] [--dtype float32|bfloat16] [--csv FILE]
 
 Without names: DeiT-S, Swin-T and CvT-13. Weights are random (they do not change the work), images are noise
-at the model's own size, and the whole forward pass up to the logits counts. Where torch is installed, timm's
-model of the same name (transformers' for CvT, which timm has not) runs too, eager and in inference mode, on
+at the model's own size, and the whole forward pass counts, up to the logits or, without a classifier, the
+tokens and the pooled vector. Where torch is installed, timm's model of the same name runs too (transformers'
+for CvT, which timm has not, for DINOv3 and for the image tower of SigLIP 2), eager and in inference mode, on
 the same device; where it is not, its rows are left out with a note.
 
 The two take turns, each figure is the median over rounds after warm-up, and the ratio is the median of the
@@ -17,9 +19,9 @@ reaches through XLA in the same run (8192 x 8192 on an accelerator, 2048 x 2048 
 
 import argparse
 import csv
+import importlib
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -33,7 +35,12 @@ from vitjax.models import build
 from vitjax.sparsify import count
 
 NAMES = ("deit_small_patch16_224", "swin_tiny_patch4_window7_224", "cvt_13")
-_HUGGING_FACE = {"cvt_13": "CvtForImageClassification"}  # transformers' defaults are CvT-13
+# Where transformers has the model: its class, its configuration's, and what differs from that's defaults.
+_HUGGING_FACE = {
+    "cvt_13": ("CvtForImageClassification", "CvtConfig", {"num_labels": 1000}),
+    "vit_small_patch16_dinov3_qkvb": ("DINOv3ViTModel", "DINOv3ViTConfig", {"num_register_tokens": 4}),
+    "vit_base_patch16_siglip_256": ("SiglipVisionModel", "SiglipVisionConfig", {"image_size": 256}),
+}
 
 
 class Row(NamedTuple):
@@ -149,7 +156,12 @@ def our_run(model: Any, images: np.ndarray, variables: Any = None) -> tuple[Run,
     if variables is None:
         variables = jax.jit(model.init)(jax.random.key(0), batch[:1])
     begin = time.perf_counter()
-    forward = jax.jit(lambda v, x: model.apply(v, x).logits).lower(variables, batch).compile()
+
+    def apply(variables: Any, batch: jax.Array) -> Any:
+        out = model.apply(variables, batch)
+        return (out.tokens, out.pooled) if out.logits is None else out.logits
+
+    forward = jax.jit(apply).lower(variables, batch).compile()
     seconds = time.perf_counter() - begin
     return lambda: jax.block_until_ready(forward(variables, batch)), seconds
 
@@ -181,17 +193,19 @@ def import_torch() -> tuple[Any, str]:
 def torch_model(torch: Any, name: str) -> tuple[Any, str]:
     """The same architecture on torch, or None and why not."""
     try:
-        if "torchvision" not in sys.modules and not _KEEP:
+        try:
+            importlib.import_module("torchvision")
+        except (ImportError, RuntimeError):
             # torchvision built for another torch lacks two operators that both import and never call.
-            library = torch.library.Library("torchvision", "FRAGMENT")
-            for operator in ("nms", "qnms"):
-                library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _KEEP.append(library)
+            if not _KEEP:
+                _KEEP.append(torch.library.Library("torchvision", "FRAGMENT"))
+                for operator in ("nms", "qnms"):
+                    _KEEP[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         if name in _HUGGING_FACE:
             import transformers  # pyright: ignore[reportMissingImports]
 
-            make: Any = transformers.CvtConfig
-            return getattr(transformers, _HUGGING_FACE[name])(make(num_labels=1000)).eval(), ""
+            kind, config, fields = _HUGGING_FACE[name]
+            return getattr(transformers, kind)(getattr(transformers, config)(**fields)).eval(), ""
         import timm  # pyright: ignore[reportMissingImports]
 
         return timm.create_model(name).eval(), ""

@@ -53,6 +53,8 @@ def _on_grid(out) -> np.ndarray:
         ("vit_small_patch14_dinov2", (518, 518), {"depth": 2}),
         ("vit_small_patch14_dinov2", (224, 308), {"depth": 4}),
         ("vit_small_patch14_reg4_dinov2", (308, 224), {"depth": 4}),
+        ("vit_base_patch16_clip_quickgelu_224", (224, 224), {"depth": 2, "num_classes": 0}),
+        ("vit_base_patch16_siglip_224", (224, 224), {"depth": 2}),
     ],
 )
 def test_plain_vision_transformers_equal_timm(tmp_path, name, size, fields):
@@ -107,6 +109,7 @@ _HF = {
         _SMALL | {"image_size": 518, "patch_size": 14}, "vit_small_patch14_reg4_dinov2",
         {"depth": 3, "no_embed_class": False}, (518, 518),
     ),
+    "DINOv3ViTModel": ({"num_register_tokens": 4}, "vit_small_patch16_dinov3_qkvb", {}, (224, 288)),
     "SwinForImageClassification": ({}, "swin_tiny_patch4_window7_224", {}, (224, 224)),
     "CvtForImageClassification": ({}, "cvt_13", {"act": "gelu"}, (224, 224)),
 }  # fmt: skip
@@ -134,3 +137,45 @@ def test_models_of_transformers_are_equalled(tmp_path, kind):
         maps = [maps[i] for i in np.cumsum((2, 2, 6, 2)) - 1]
     ours |= {f"attentions.{i}": weights for i, weights in enumerate(maps)}
     _compare({name: ours.get(name) for name in theirs}, theirs)
+
+
+_BOTH = {"intermediate_size": 1024, "hidden_size": 256, "num_attention_heads": 4}
+_OURS = {"embed_dim": 256, "num_heads": 4, "mlp_hidden": 1024}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("CLIP", "clip_vit_base_patch32"), ("Siglip", "siglip_base_patch16_224")]
+)
+@pytest.mark.parametrize("size", [(224, 224), (160, 288)])
+def test_both_towers_of_transformers_are_equalled(tmp_path, kind, name, size):
+    transformers, torch = torch_side.library("transformers"), torch_side.torch()
+    depths = [{"num_hidden_layers": depth, **_BOTH} for depth in (2, 4)]
+    config = getattr(transformers, f"{kind}Config")(text_config=depths[0], vision_config=depths[1])
+    if kind == "Siglip":
+        config.text_config.projection_size = 256
+    theirs = torch_side.randomise(getattr(transformers, f"{kind}Model")(config))
+    length, end = config.text_config.max_position_embeddings, 49_407 if kind == "CLIP" else 1
+    ids = np.random.default_rng(3).integers(2, 30_000, (3, length))
+    for row, count in zip(ids, (5, length - 1, 12), strict=True):
+        row[count:] = end
+    joint = {"projection_dim": 512} if kind == "CLIP" else {}
+    text = {"depth": 2, **_OURS, "projection_dim": joint.get("projection_dim", 256)}
+    model = build(name, depth=4, **_OURS, **joint, text=text)
+    images = torch_side.images(size)
+    with torch.inference_mode():
+        reference = theirs(
+            input_ids=torch.from_numpy(ids),
+            pixel_values=torch_side.tensor(images),
+            interpolate_pos_encoding=True,
+        )
+    variables = load_weights(torch_side.save(theirs, tmp_path), model)
+    out = jax.jit(model.apply)(variables, images, ids)
+    words = jax.jit(lambda v, x: model.apply(v, x, method="encode_text"))(variables, ids)
+    ours = {"logits_per_image": out.logits}
+    ours |= {"image_embeds": out.embedding / np.linalg.norm(out.embedding, axis=-1, keepdims=True)}
+    ours |= {"text_embeds": words.embedding / np.linalg.norm(words.embedding, axis=-1, keepdims=True)}
+    wanted = {key: reference[key].numpy() for key in ours}
+    ours["words"], wanted["words"] = words.tokens, reference.text_model_output.last_hidden_state.numpy()
+    if kind == "Siglip":
+        ours["tokens"], wanted["tokens"] = out.tokens, reference.vision_model_output.last_hidden_state.numpy()
+    _compare(ours, wanted)

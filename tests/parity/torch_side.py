@@ -1,5 +1,6 @@
 """Reference models on torch: random weights that matter, written in the file layout of their library."""
 
+import importlib
 import pathlib
 import warnings
 from typing import Any
@@ -16,9 +17,13 @@ def torch() -> Any:
         "torch", reason="parity with live models needs torch: pip install '.[parity]'"
     )
     if not _KEEP:
-        _KEEP.append(found.library.Library("torchvision", "FRAGMENT"))
-        for operator in ("nms", "qnms"):
-            _KEEP[0].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEEP.append(found)
+        try:
+            importlib.import_module("torchvision")
+        except (ImportError, RuntimeError):
+            _KEEP.append(found.library.Library("torchvision", "FRAGMENT"))
+            for operator in ("nms", "qnms"):
+                _KEEP[1].define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return found
 
 
@@ -81,7 +86,7 @@ def timm_outputs(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
     """Features after the final norm, pooled, logits, and "attention.<i>" of every block that has some."""
     maps: list[Any] = []
     for module in model.modules():
-        if hasattr(module, "fused_attn"):
+        if hasattr(module, "fused_attn") and hasattr(module, "attn_drop"):
             module.fused_attn = False
             module.attn_drop.register_forward_hook(lambda *call: maps.append(call[2]))
     with torch().inference_mode():
