@@ -31,6 +31,7 @@ HANDED = {
     "data.eval_loader: Batches": "the batches that a progress bar goes through",
     "data.sources": "methods of an ImageSource; sources by name are an open set",
     "data.transforms: Preprocess": "what `Batches` makes of an image",
+    "evaluation.described_images: DescribedImages": "methods of the images that a page is given",
     "evaluation.described_images: describe_images.<locals>.progress": "an argument of `Reranker.describe`",
     "models.vit: ": "methods of any backbone and of its blocks; backbones are an open set",
     "ot.solvers.fused: in_blocks.<locals>.block": "an argument of `map_blocks`",

@@ -25,8 +25,9 @@ def test_a_share_of_classes_that_rounds_to_none_or_all_is_refused(tmp_path):
     train = folder(tmp_path, classes=4, each=1)
     assert [len(x.class_names) for x in open_sources(split(train, 0.3))] == [3, 1]
     for share in (0.05, 0.95):
-        with pytest.raises(UserError, match=rf"config\.metric\.held_out {share} of 4 classes"):
+        with pytest.raises(UserError, match=rf"hold-out of {share} of 4 classes") as error:
             open_sources(split(train, share))
+        assert error.value.fields == ("metric.held_out", "data.test")
 
 
 def test_held_out_classes_of_one_image_each_are_refused(tmp_path):
