@@ -1,3 +1,4 @@
+import io
 import pathlib
 import random
 import struct
@@ -185,6 +186,44 @@ def test_random_damage_raises_nothing_but_weights_error(tmp_path):
         except WeightsError:
             continue
         assert all(isinstance(a, np.ndarray) and a.size <= 6 for a in state.values())
+
+
+def _scripted(inner: bytes, **more: bytes) -> bytes:
+    """TorchScript's archive of a module with one in it, and its code, compressed."""
+    outer = w.module("clip", {"training": w.FALSE, "visual": inner, **more})
+    raw = io.BytesIO(w.archive(w.pickled(outer), {"0": RAW}))
+    with zipfile.ZipFile(raw, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/code/__torch__/clip.py", "def forward(self): pass\n" * 100)
+    return raw.getvalue()
+
+
+def test_tensors_of_a_torchscript_archive_have_the_names_of_its_modules(tmp_path):
+    halves = w.tensor(w.storage("0", 6), (2, 3), (3, 1))
+    block = w.module("blocks", {"weight": halves, "_is_full_backward_hook": w.NONE})
+    deep = w.module(
+        "a", {"0": w.module("b", {"attn": w.module("c", {"out": w.module("d", {"proj": block})})})}
+    )
+    state = _read(tmp_path, _scripted(deep, logit_scale=w.tensor(w.storage("0", 6), (), ())))
+    assert set(state) == {"visual.0.attn.out.proj.weight", "logit_scale"}
+    np.testing.assert_array_equal(state["visual.0.attn.out.proj.weight"].ravel(), np.arange(6))
+
+
+def test_modules_within_modules_without_end_are_refused(tmp_path):
+    leaf = w.module("leaf", {"w": w.tensor(w.storage("0", 6), (6,), (1,))})
+    double = leaf
+    for _ in range(12):
+        double = w.module("n", {str(i): double for i in range(2)})
+    assert len(_read(tmp_path, _scripted(double))) == 2**12
+    memo = leaf + b"q\x01"
+    for i in range(2, 40):  # each holds the one before it twice, which costs a few bytes
+        memo += w.module("n", {"a": b"h" + bytes([i - 1]), "b": b"h" + bytes([i - 1])}) + b"q" + bytes([i])
+    with pytest.raises(WeightsError, match="copies more than"):
+        _read(tmp_path, _scripted(memo))
+    long = leaf
+    for _ in range(9):
+        long = w.module("n", {"x" * 40: long})
+    with pytest.raises(WeightsError, match="more than 300 characters"):
+        _read(tmp_path, _scripted(long))
 
 
 def test_compressed_members_are_refused_as_a_zip_bomb(tmp_path):

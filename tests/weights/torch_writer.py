@@ -48,6 +48,12 @@ def tensor(stored: bytes, shape: tuple, strides: tuple, offset: int = 0) -> byte
     return call(rebuild, stored, number(offset), *sizes, FALSE, ordered({}))
 
 
+def module(kind: str, attributes: dict[str, bytes]) -> bytes:
+    """An object of a class that TorchScript compiled."""
+    state = b"}" + MARK + b"".join(text(k) + v for k, v in attributes.items()) + b"u"
+    return name(f"__torch__.{kind}", "Net") + EMPTY + b"\x81" + state + b"b"
+
+
 def pickled(body: bytes) -> bytes:
     return b"\x80\x02" + body + STOP
 

@@ -2,8 +2,9 @@
 
 A pickle is a program; the usual reader looks up any function it names and calls it. The reader here is an
 interpreter of its own for the few instructions checkpoints need. It can build numbers, text, containers
-and tensors, and nothing else: a name outside one table is an error that quotes it, never an import. Every
-tensor must lie within its storage and hold no more elements than it.
+and tensors, and nothing else: a name outside one table is an error that quotes it, never an import; classes
+of TorchScript are dictionaries of the tensors in them. Every tensor must lie within its storage and hold no
+more elements than it.
 """
 
 import math
@@ -20,6 +21,7 @@ from vitjax.errors import WeightsError
 
 _MAX_STEPS = 500_000  # the largest training states of published ViTs take a third
 _MAX_COPIED = 2_000_000
+_MAX_NAME = 300  # characters
 _STORAGES = {
     "DoubleStorage": np.float64,
     "FloatStorage": np.float32,
@@ -61,6 +63,20 @@ class Tensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+class Module(dict):
+    """The tensors of a TorchScript module by dotted name, those of the modules in it too."""
+
+    def fill(self, state: Any) -> None:
+        """Takes the attributes of the module, which are complete by then."""
+        for key, value in state.items() if type(state) is dict else ():
+            if isinstance(value, Tensor):
+                self[key] = value
+            elif isinstance(value, Module):
+                if len(key) + max(map(len, value), default=0) > _MAX_NAME:
+                    raise WeightsError(f"it names a tensor by more than {_MAX_NAME} characters; refused.")
+                self.update({f"{key}.{name}": tensor for name, tensor in value.items()})
 
 
 class _Ignored:
@@ -176,6 +192,8 @@ def _global(module: Any, name: Any) -> _Global:
     # Text first: other things may be too deep to hash.
     if not (isinstance(module, str) and isinstance(name, str)):
         raise WeightsError("its pickle names a function by something that is no text; refused.")
+    if f"{module}.".startswith("__torch__."):  # a class that TorchScript compiled; its code is not read
+        return _Global(name, lambda *args: Module())
     if (module, name) not in _GLOBALS:
         raise WeightsError(
             f"the file asks for {f'{module}.{name}'[:200]!r}, which is no tensor or container; refused, "
@@ -224,6 +242,7 @@ def interpret(file: Any, storages: dict[str, Storage] | None = None) -> Any:
             stack.append(_CONSTANTS[name]())
         elif name in _RULES:
             copied += _items_of_call(stack) if name in ("REDUCE", "NEWOBJ") else 0
+            copied += _items_of_state(stack) if name == "BUILD" else 0
             if copied > _MAX_COPIED:  # more than any file can hold once
                 raise WeightsError(f"its pickle copies more than {_MAX_COPIED} items; refused.")
             _RULES[name](stack)
@@ -259,6 +278,12 @@ def _items_of_call(stack: list) -> int:
     return sum(len(x) for x in args if isinstance(x, (list, tuple))) if type(args) is tuple else 0
 
 
+def _items_of_state(stack: list) -> int:
+    """How many tensors a module is about to take from the modules in it."""
+    state = stack[-1] if stack else {}
+    return sum(len(x) for x in state.values() if isinstance(x, Module)) if type(state) is dict else 0
+
+
 def _reduce(stack: list) -> None:
     called, args = _take(stack, 2)
     if not isinstance(called, _Global) or called.build is None or type(args) is not tuple:
@@ -270,8 +295,10 @@ def _reduce(stack: list) -> None:
 
 def _set_state(stack: list) -> None:
     # What is attached to an OrderedDict (its _metadata) or a Namespace is of no use to us.
-    target, _ = _take(stack, 2)
-    if not isinstance(target, (dict, _Ignored)):
+    target, state = _take(stack, 2)
+    if isinstance(target, Module):
+        target.fill(state)
+    elif not isinstance(target, (dict, _Ignored)):
         raise WeightsError("its pickle changes an object's attributes; refused.")
     stack.append(target)
 

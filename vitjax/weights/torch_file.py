@@ -58,15 +58,17 @@ def _read_archive(file: Any, size: int) -> tuple[Any, Callable[[Storage], np.nda
     """Reads the zip format: <name>/data.pkl and one member <name>/data/<key> per storage."""
     archive = open_archive(file)
     members = {info.filename: info for info in archive.infolist()}
-    # torch stores, never compresses: so nothing unpacks to more than the file, and nothing overlaps.
-    if any(i.compress_type != zipfile.ZIP_STORED for i in members.values()):
-        raise WeightsError("its zip members are compressed, which torch never does; refused.")
-    if sum(info.file_size for info in archive.infolist()) > size:
-        raise WeightsError("its zip members claim more bytes than the file has; refused.")
     roots = [name.removesuffix("data.pkl") for name in members if name.split("/")[-1] == "data.pkl"]
     if len(roots) != 1:
         raise WeightsError(f"it holds {len(roots)} data.pkl, a PyTorch checkpoint holds one.")
     root = roots[0]
+    # torch stores, never compresses, all but TorchScript's code, which is not read: so nothing unpacks to
+    # more than the file, and nothing overlaps.
+    read = [info for name, info in members.items() if not name.startswith(f"{root}code/")]
+    if any(info.compress_type != zipfile.ZIP_STORED for info in read):
+        raise WeightsError("its zip members are compressed, which torch never does; refused.")
+    if sum(info.file_size for info in read) > size:
+        raise WeightsError("its zip members claim more bytes than the file has; refused.")
     if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
         raise WeightsError("its numbers are not little-endian; save it again on such a machine.")
     if members[f"{root}data.pkl"].file_size > _MAX_PICKLE:
