@@ -180,3 +180,73 @@ def test_both_towers_of_transformers_are_equalled(tmp_path, kind, name, size):
     if kind == "Siglip":
         ours["tokens"], wanted["tokens"] = out.tokens, reference.vision_model_output.last_hidden_state.numpy()
     _compare(ours, wanted)
+
+
+def test_convnext_of_dinov3_equals_transformers(tmp_path):
+    transformers = torch_side.library("transformers")
+    sizes = {"hidden_sizes": [24, 32, 48, 64], "depths": [1, 2, 2, 1]}
+    config = transformers.DINOv3ConvNextConfig(**sizes)
+    model = torch_side.randomise(transformers.DINOv3ConvNextModel(config))
+    images = torch_side.images((96, 163))
+    with torch_side.torch().inference_mode():
+        theirs = model(torch_side.tensor(images))
+    fields = {"dims": sizes["hidden_sizes"], "depths": sizes["depths"]}
+    ours = build("convnext_tiny_dinov3", **fields)
+    variables = load_weights(torch_side.save(model, tmp_path), ours)
+    out = jax.jit(ours.apply)(variables, images)
+    named = {"tokens": out.tokens, "pooled": out.pooled}
+    _compare(
+        named, {"tokens": theirs.last_hidden_state[:, 1:].numpy(), "pooled": theirs.pooler_output.numpy()}
+    )
+
+
+def test_convnext_equals_timm(tmp_path):
+    model = torch_side.randomise(
+        torch_side.library("timm").create_model("convnext_tiny", depths=(1, 1, 2, 1))
+    )
+    images = torch_side.images((160, 96))
+    with torch_side.torch().inference_mode():
+        theirs = model(torch_side.tensor(images)).numpy()
+    ours = build("convnext_tiny_dinov3", depths=(1, 1, 2, 1), num_classes=1000)
+    variables = load_weights(torch_side.save(model, tmp_path), ours)
+    _compare({"logits": jax.jit(ours.apply)(variables, images).logits}, {"logits": theirs})
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+def test_perception_encoder_equals_timm(tmp_path, class_token):
+    name, origin = "vit_pe_core_tiny_patch16_384", {"rope_grid_offset": float(class_token)}
+    fields = {"depth": 3, "class_token": class_token, "img_size": 128}
+    model = torch_side.library("timm").create_model(
+        name, num_classes=7, ref_feat_shape=(8, 8), **fields, **origin
+    )
+    images = torch_side.images((128, 128))
+    theirs = torch_side.timm_outputs(torch_side.randomise(model), images)
+    out = _ours(name, torch_side.save(model, tmp_path), images, **fields, num_classes=7)
+    ours = {"features": _flat_tokens(out), "pooled": out.pooled, "logits": out.logits}
+    _compare(ours, {name: theirs[name] for name in ours})
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_tips_equals_transformers(tmp_path, gated):
+    transformers = torch_side.library("transformers")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3}
+    config = transformers.Tipsv2Config(
+        vision_config=sizes | {"image_size": 112, "use_swiglu_ffn": gated},
+        text_config=sizes | {"intermediate_size": 160, "vocab_size": 60, "max_position_embeddings": 12},
+    )
+    model = torch_side.randomise(transformers.Tipsv2Model(config))
+    torch = torch_side.torch()
+    with torch.no_grad():
+        model.temperature.fill_(0.07)
+    images, ids = torch_side.images((112, 112)), np.array([[5, 7, 9, 0, 0, 0], [3, 8, 2, 4, 6, 1]])
+    with torch.inference_mode():
+        theirs = model(torch.from_numpy(ids), torch_side.tensor(images), torch.from_numpy((ids > 0) * 1))
+    shared = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    text = shared | {"mlp_hidden": 160, "vocab_size": 60, "context_length": 12}
+    gates = {"mlp": "swiglu", "mlp_hidden": 128} if gated else {}
+    ours = build("tipsv2_b14", img_size=112, **shared, **gates, text=text)
+    variables = load_weights(torch_side.save(model, tmp_path), ours)
+    out = jax.jit(ours.apply)(variables, images, ids, ids > 0)
+    named = {"logits": out.logits, "tokens": _flat_tokens(out)}
+    tokens = theirs.vision_model_output.last_hidden_state.numpy()
+    _compare(named, {"logits": theirs.logits_per_image.numpy(), "tokens": tokens})

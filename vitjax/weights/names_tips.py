@@ -18,6 +18,8 @@ _IMAGE_TABLE = {
     r"register_tokens": "image.reg_token",
     r"(blocks\.\d+\.mlp)\.w12\.(.*)": r"image.\1.fc1.\2",
     r"(blocks\.\d+\.mlp)\.w3\.(.*)": r"image.\1.fc2.\2",
+    r"(blocks\.\d+\.mlp)\.c_fc\.(.*)": r"image.\1.fc1.\2",
+    r"(blocks\.\d+\.mlp)\.c_proj\.(.*)": r"image.\1.fc2.\2",
     r"((?:cls_token|pos_embed|patch_embed|blocks|norm)\b.*)": r"image.\1",
 }
 _BOTH = _IMAGE_TABLE | OPENAI_TEXT
