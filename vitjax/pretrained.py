@@ -24,6 +24,7 @@ from vitjax.system.files import parse_json
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SATELLITE = ((0.43, 0.411, 0.296), (0.213, 0.156, 0.143))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
@@ -434,7 +435,7 @@ MODELS: dict[str, ModelCard] = {
     **{
         f"vit_{size}_patch16_dinov3{form}": ModelCard(
             "VisionTransformer", fields | _DINOV3_FIELDS | bias, "lvd1689m", InputSpec(256, 1.0),
-            licence="DINOv3",
+            {"sat493m": InputSpec(256, 1.0, SATELLITE)} if size in ("large", "7b") else {}, licence="DINOv3",
         )
         for form, bias in (("", {"qkv_bias": False}), ("_qkvb", {"key_bias": False}))
         for size, fields in _DINOV3.items()

@@ -9,7 +9,7 @@ import vitjax
 from tests.data.corpus import photo
 from vitjax.data import ImageError, Preprocess, preprocess, read_image
 from vitjax.data.transforms import model_input
-from vitjax.pretrained import HALF, IMAGENET
+from vitjax.pretrained import HALF, IMAGENET, OPENAI, SATELLITE
 
 CROP = Preprocess(224, 0.9, "bicubic", *IMAGENET)
 
@@ -297,3 +297,21 @@ def test_a_weights_file_alone_asks_for_a_model_name(tmp_path):
 def test_values_out_of_range_name_the_field(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         dataclasses.replace(CROP, **change)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vit_base_patch16_clip_quickgelu_224", (224, 1.0, "bicubic", OPENAI, "crop")),
+        ("clip_vit_large_patch14_336", (336, 1.0, "bicubic", OPENAI, "crop")),
+        ("vit_large_patch14_clip_224.laion2b", (224, 1.0, "bicubic", HALF, "crop")),
+        ("vit_so400m_patch14_siglip_384", (384, 1.0, "bicubic", HALF, "squash")),
+        ("vit_base_patch16_siglip_256.v2_webli", (256, 1.0, "bilinear", HALF, "squash")),
+        ("siglip2_large_patch16_512", (512, 1.0, "bilinear", HALF, "squash")),
+        ("vit_large_patch16_dinov3.lvd1689m", (256, 1.0, "bicubic", IMAGENET, "crop")),
+        ("vit_large_patch16_dinov3.sat493m", (256, 1.0, "bicubic", SATELLITE, "crop")),
+    ],
+)
+def test_each_family_and_tag_has_its_own_input(name, expected):
+    size, crop, how, (mean, std), resize = expected
+    assert preprocess(name) == Preprocess(size, crop, how, mean, std, resize)

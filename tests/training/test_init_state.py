@@ -26,6 +26,16 @@ def checked(config: TrainConfig) -> None:
     check_dynamic(config, build(config, model_input(config), classes=3))
 
 
+def test_of_two_towers_that_of_images_is_trained_on_images_as_its_weights_expect_them():
+    config = dense("siglip_base_patch16_224", depth=1)
+    recipe = model_input(config)
+    model = build(config, recipe, classes=3)
+    assert type(model).__name__ == "VisionTransformer" and (model.depth, model.num_classes) == (1, 3)
+    assert (recipe.resize, recipe.interpolation, recipe.mean) == ("squash", "bicubic", (0.5, 0.5, 0.5))
+    config.data.resize = "crop"
+    assert model_input(config).resize == "crop"
+
+
 @pytest.mark.parametrize(
     ("part", "field", "value"),
     [
