@@ -24,6 +24,8 @@ def _make(fixture: Fixture):
     else:
         biased = config.get("qkv_bias", config.get("query_bias"))
         name = "vit_small_patch16_dinov3_qkvb" if biased else "vit_small_patch16_dinov3"
+        fields["key_bias"] = config.get("key_bias", not config.get("mask_k_bias", True))
+        fields |= {"eps": config["eps"], "rope_base": config["rope_theta"]}
     model = build(name, **fields)
     return model, load_weights(fixture.weights, model)
 

@@ -1,7 +1,7 @@
 """Names of DINOv3's vision transformers: timm, the original repository, Hugging Face (published files).
 
-All keys have no bias. The original holds one under a mask of zeros, which is left out here; Hugging Face and
-timm's "qkvb" models keep those of queries and values, timm's others none at all.
+All released ones have keys without a bias. The original holds one under a mask of zeros, which is left out
+here; Hugging Face and timm's "qkvb" models keep those of queries and values, timm's others none at all.
 """
 
 from vitjax.weights.layout import Layout
@@ -27,19 +27,22 @@ _GATED = _HF_TABLE | {
 }
 _ORIGINAL = {
     "storage_tokens": "reg_token",
-    r"(blocks\.\d+\.attn\.qkv)\.bias": r"\1.bias_without_keys",
     r"(blocks\.\d+\.mlp)\.w1\.(.*)": r"\1.fc1_g.\2",
     r"(blocks\.\d+\.mlp)\.w2\.(.*)": r"\1.fc1_x.\2",
     r"(blocks\.\d+\.mlp)\.w3\.(.*)": r"\1.fc2.\2",
 }
+_MASK = r"blocks\.(?:\d+\.)?\d+\.attn\.qkv\.bias_mask"
+_MASKED = _ORIGINAL | {r"(blocks\.\d+\.attn\.qkv)\.bias": r"\1.bias_without_keys"}
 _BUFFERS = {
     r"rope_embed\.periods": "computed from rope_base",
-    r"blocks\.\d+\.attn\.qkv\.bias_mask": "zero for keys, which have no bias",
+    _MASK: "zero for keys, which have no bias",
+    r"local_cls_norm\..*": "only local crops of training use it",
 }
 
 LAYOUTS = (
     Layout("Hugging Face", _HF, r"(model\.)?layer\.\d+\.mlp\.gate_proj\.weight", _GATED),
     Layout("Hugging Face", _HF, r"(model\.)?layer\.\d+\.mlp\.up_proj\.weight", _PLAIN),
-    Layout("original DINOv3", _TIMM, "storage_tokens", _ORIGINAL, _BUFFERS),
+    Layout("original DINOv3", _TIMM, _MASK, _MASKED, _BUFFERS),
+    Layout("original DINOv3", _TIMM, r"storage_tokens|rope_embed\.periods", _ORIGINAL, _BUFFERS),
     Layout("timm", _TIMM, r"blocks\.\d+\.gamma_1", {r"(blocks\.\d+)\.gamma_(\d)": r"\1.ls\2.gamma"}),
 )
