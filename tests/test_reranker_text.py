@@ -69,9 +69,3 @@ def test_texts_need_the_joint_space_and_a_text_tower(tokenizer_file, images):
     plain.model.space = "joint"
     with pytest.raises(UserError, match="has no text tower; use 'model'"):
         vitjax.Reranker.from_config(plain)
-
-
-def test_a_preprocessing_of_another_size_than_the_models_is_refused(reranker):
-    other = vitjax.preprocess(towers.NAME, img_size=48)
-    with pytest.raises(UserError, match="images of 48 pixels, but the model is built for 32"):
-        vitjax.Reranker(reranker.model, reranker.variables, reranker.config, preprocess=other)

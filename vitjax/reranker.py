@@ -145,12 +145,7 @@ class Reranker:
                 f"Reranker: facet is {facet!r}, which {type(model).__name__} cannot give; use 'token'",
                 fields=("model.facet",),
             )
-        side, built = self.preprocess.image_size, getattr(model, "img_size", 0)
-        if preprocess is not None and isinstance(built, int) and built not in (0, side):
-            raise UserError(
-                f"Reranker: preprocess gives images of {side} pixels, but the model is built for {built}; "
-                f"give vitjax.preprocess(NAME, img_size={built}), or build it with img_size={side}"
-            )
+        side = self.preprocess.image_size
         blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         grid = self.config.model.grid
         try:

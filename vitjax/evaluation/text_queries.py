@@ -29,7 +29,7 @@ def read_text_queries(path: str | os.PathLike[str]) -> dict[str, list[str]] | li
     wrong = [entry for entry in data if not isinstance(entry, str) or not entry.strip()]
     if wrong or not data:
         raise UserError(f"text queries {name}: {wrong[0] if wrong else 'nothing'!r} is no text to search by")
-    if isinstance(data, Mapping):
+    if isinstance(data, dict):
         for entry, images in data.items():
             if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise UserError(
