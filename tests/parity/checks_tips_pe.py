@@ -31,6 +31,8 @@ def _model(fixture: Fixture) -> Any:
         image["mlp"] = "swiglu" if config.get("gated_mlp") else "gelu"
         if config.get("text", {}).get("scale_sqrt_depth") is False:
             text["scales_embedding"] = False
+        if not any(name.endswith("ls1.gamma") for name in fixture.weights):
+            image["init_values"] = None
         both = build("tipsv2_b14", **image, text=text)
         return both.image if "cls_token" in fixture.weights else both.text
     image |= {"mlp": config["act"], "rope_base": config["rope_theta"]}
