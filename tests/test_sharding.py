@@ -41,7 +41,8 @@ scores, index = search(queries, gallery, 4, mesh=mesh)
 alone = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :4]
 np.testing.assert_array_equal(index, alone)
 
-from vitjax.retrieval import Descriptors, Gallery, RerankConfig, rerank, streaming
+from vitjax.retrieval import Descriptors, Gallery, RerankConfig, rerank
+from vitjax.retrieval.first_stage import streaming
 stored, spans = Gallery.open(sys.argv[1]), []
 read, streaming.CHUNK_BYTES = stored.read_pooled, 2**9
 stored.read_pooled = lambda rows: spans.append((rows.start, rows.stop)) or read(rows)
@@ -59,7 +60,7 @@ apart = rerank(images.take(np.arange(5)), images, index)
 np.testing.assert_array_equal(together.index, apart.index)
 np.testing.assert_allclose(together.score, apart.score, rtol=0, atol=1e-6)
 
-from vitjax.retrieval import matching
+from vitjax.retrieval.reranking import matching
 matching._CPU_PAIRS = 6  # one query for each device
 read, rows = stored.read, []
 stored.read = lambda asked: rows.append(len(asked)) or read(asked)

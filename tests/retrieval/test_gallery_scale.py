@@ -18,16 +18,18 @@ import sys
 import numpy as np
 from tests.retrieval.cases import random_descriptors
 from vitjax import sharding
-from vitjax.retrieval import Gallery, RerankConfig, matching, rerank, streaming
+from vitjax.retrieval import Gallery, RerankConfig, rerank
+from vitjax.retrieval.first_stage import streaming
+from vitjax.retrieval.reranking import matching
 
-parallel.initialize_distributed()
+sharding.initialize_distributed()
 streaming.CHUNK_BYTES, matching._CPU_PAIRS = 2**10, 30  # several chunks, several blocks
-mesh, gallery = parallel.make_mesh(), Gallery.open(sys.argv[1])
+mesh, gallery = sharding.make_mesh(), Gallery.open(sys.argv[1])
 queries = random_descriptors(30, seed=1)
 scores, index = gallery.search(queries, 20, exclude=np.arange(30), mesh=mesh)
 config = RerankConfig(mass=0.8, top_k=15)
 found = rerank(queries, gallery, index, config=config, mesh=mesh)
-if parallel.is_main_process():
+if sharding.is_main_process():
     order = np.argsort(found.index, axis=1)  # whatever the order of equal scores
     ranked = np.take_along_axis(found.score, order, axis=1)
     rows = np.take_along_axis(found.index, order, axis=1)
@@ -80,7 +82,9 @@ import sys
 import jax
 import numpy as np
 from tests.retrieval.cases import random_descriptors
-from vitjax.retrieval import Descriptors, Gallery, RerankConfig, arrays, rerank, storage, streaming
+from vitjax.retrieval import Descriptors, Gallery, RerankConfig, rerank
+from vitjax.retrieval.first_stage import streaming
+from vitjax.retrieval.gallery import arrays, storage
 from vitjax.retrieval.gallery.build import Described, fill
 
 # A sixteenth of the sizes in use: what the allocator keeps of freed pieces levels off with few rows.
