@@ -4,8 +4,9 @@ A backbone has timm's name, image towers of CLIP and SigLIP among them: `vit_bas
 `vit_base_patch16_clip_224` (exact GELU: LAION, DataComp), `vit_base_patch16_clip_quickgelu_224` (OpenAI). A
 model with two towers, image and text, has the name of its repository at Hugging Face, with underscores:
 `clip_vit_base_patch16`, `siglip2_base_patch16_256`, `tipsv2_b14`, `pe_core_b16_224`; it serves wherever a
-backbone does, and encodes texts besides. One file of weights serves both names: of what a model lacks, the loading report tells. SigLIP has
-the GELU by tanh here, as in its own code; timm computes the exact one (`mlp="gelu"`).
+backbone does, and encodes texts besides. One file of weights serves both names: of what a model lacks, the
+loading report tells. SigLIP has the GELU by tanh here, as in its own code; timm computes the exact one
+(`mlp="gelu"`).
 
 A model of your own joins by one entry: `MODELS["my_vit"] = ModelCard(MyModule, {"depth": 6})`. Importing this
 module does not import JAX.
