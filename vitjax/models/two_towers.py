@@ -157,7 +157,9 @@ class TwoTowers(nn.Module):
             if self.is_initializing():  # the text tower has parameters, too
                 self.encode_text(jnp.zeros((1, self.text.context_length), jnp.int32))
             return output
-        return output.replace(logits=self.score(output.embedding, self.encode_text(ids, valid).embedding))
+        assert output.embedding is not None
+        scores = self.score(output.embedding, self.encode_text(ids, valid).embedding)
+        return output.replace(logits=scores)
 
     def encode_image(self, images: Float[Array | np.ndarray, "b h w c"], **call: Any) -> BackboneOutput:
         """The image tower's result with the `embedding` in the joint space; arguments as for the tower."""
