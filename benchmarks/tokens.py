@@ -1,12 +1,12 @@
 r"""Recall, index and speed against tokens per image, for every reducer: one table, one figure.
 
     python -m benchmarks.tokens --gallery DIR --query DIR --ground-truth FILE [--config configs/places.py]
-        [--tokens 49 64 98 137 196 --reducers grid tome topk evit random uniform --csv FILE --plot FILE.png]
+        [--tokens 32 64 98 --reducers grid ward tome topk --csv FILE --plot FILE.png]
 
-Rows: all tokens; tokens averaged on a coarser grid after the model; tokens merged (ToMe) or dropped (top-k by
-CLS attention, EViT, at random, evenly) inside the model, each as close to the wanted numbers as it comes. Of
-those that rank tokens, once more with the tokens' scores as marginals. No row is trained. Everything
-else is as the config says.
+Rows: all tokens; tokens averaged on a coarser grid, or in groups of alike ones, after the model; tokens
+merged (ToMe) or dropped (top-k by CLS attention, EViT, at random, evenly) inside the model, each as close to
+the wanted numbers as it comes. Of those that rank tokens, once more with the tokens' scores as marginals. No
+row is trained. Everything else is as the config says.
 
 Columns: tokens of one image; recall@1 of pooled search and of its reranking; bytes of one image in a float16
 gallery, before compression; images/s of the model and reranked pairs/s, both without compilation, and the
@@ -34,9 +34,10 @@ from vitjax.data.sources.base import FolderSource
 from vitjax.models.from_config import backbone
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, rerank, search
+from vitjax.retrieval.aggregate import AGGREGATORS
 from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
 
-WAYS = ("grid", "tome", "topk", "evit", "random", "uniform")
+WAYS = ("grid", *AGGREGATORS, "tome", "topk", "evit", "random", "uniform")
 RANKING = ("topk", "evit")
 
 
@@ -136,6 +137,9 @@ def variants(
         for count in counts:
             if way == "grid":
                 yield way, replace(config, model=replace(config.model, grid=round(math.sqrt(count))))
+            elif way in AGGREGATORS:
+                model = replace(plain.model, tokens=count, aggregate=way)
+                yield way, replace(plain, model=model)
             else:
                 yield way, replace(plain, reduce=nearest(plain, way, count))
 

@@ -178,6 +178,7 @@ class Reranker:
         return self.model.apply(
             variables, images, block=wanted.block, return_attention=rollout, **facet, **space
         )
+        rollout |= bool(wanted.tokens) and wanted.aggregate == "attention"
 
     @functools.cached_property
     def center(self) -> np.ndarray | None:
@@ -255,6 +256,8 @@ class Reranker:
             mesh=self.mesh,
         )
 
+            count=self.config.model.tokens,
+            aggregate=self.config.model.aggregate,
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
         """Everything that decides the descriptors of an image, as plain data; a gallery keeps it."""
@@ -267,6 +270,8 @@ class Reranker:
         if weighed == "rollout":
             weighed = f"rollout from block {chosen.rollout_start}"
         return check_recipe(
+        if chosen.tokens:
+            kept |= {"tokens": chosen.tokens, "aggregate": chosen.aggregate}
             {
                 "model": {"class": type(self.model).__name__, **_built_with(self.model), **kept},
                 "weights": fingerprint_weights(sharding.fetch(self.variables)),

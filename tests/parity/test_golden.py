@@ -9,6 +9,7 @@ import pytest
 from tests.parity import (
     checks_clip,
     checks_convnext,
+    checks_codes,
     checks_cvt,
     checks_dinov3,
     checks_lvvit,
@@ -29,6 +30,7 @@ CHECKS = {
     **checks_cvt.CHECKS,
     **checks_dinov3.CHECKS,
     **checks_lvvit.CHECKS,
+    **checks_codes.CHECKS,
     **checks_swin.CHECKS,
     **checks_tips_pe.CHECKS,
     **checks_ot.CHECKS,

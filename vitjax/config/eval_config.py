@@ -22,7 +22,9 @@ DTYPES = ("float32", "bfloat16")
 FACETS = ("token", "query", "key", "value")
 SPACES = ("model", "joint")
 CENTERS = ("none", "mean", "position", "subspace", "position+subspace")
-INDEX_DTYPES = ("float16", "int8")
+STAGES = ("kreciprocal", "alpha_qe", "geometry")
+AGGREGATORS = ("kmeans", "ward", "farthest", "attention")
+INDEX_DTYPES = ("float16", "int8", "sign", "itq", "pq")
 ON_BAD_IMAGE = ("skip", "error")
 PROTOCOLS = ("cub", "cars", "sop", "msls")  # these define queries and relevant images
 MASSES = ("auto", "mutual")
@@ -98,6 +100,15 @@ class ModelConfig(BackboneConfig):
         "(positional bias), the subspace that position spans in flat images, or the last two",
         choices=CENTERS,
     )
+    tokens: int = option(
+        0, "patch tokens are averaged in so many groups of alike ones (aggregate); 0 = not", low=0
+    )
+    aggregate: str = option(
+        "kmeans",
+        "how tokens are grouped: k-means, Ward's clustering, or around seeds that are far apart (farthest) "
+        "or have the largest attention",
+        choices=open_names(AGGREGATORS, "vitjax.retrieval.aggregate", "AGGREGATORS"),
+    )
     rollout_start: int = option(0, "first block of the attention rollout (rerank.marginals=rollout)")
     num_classes: int = option(0, "classify: classes of the classifier; 0 = as the name has it, 1000", low=0)
 
@@ -165,8 +176,12 @@ class IndexConfig:
         "", "folder, gs://bucket/folder or s3://bucket/folder; empty = not stored, described in every run"
     )
     dtype: str = option(
-        "float16", "type of the stored tokens; int8 takes half the bytes", choices=INDEX_DTYPES
+        "float16",
+        "type of the stored tokens; int8 takes half the bytes; sign, itq, pq: codes of a few bytes, learned "
+        "without labels on the first images",
+        choices=open_names(INDEX_DTYPES, "vitjax.retrieval.gallery.codecs", "CODECS"),
     )
+    bits: int = option(128, "itq, pq: of the code of a token; a multiple of 8", low=8, unit="bits")
 
 
 @dataclass(slots=True)

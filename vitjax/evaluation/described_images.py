@@ -139,8 +139,8 @@ def describe_gallery(reranker: Reranker, source: ImageSource, config: EvalConfig
         )
 
     gallery, rows, skipped = index_images(
-        reranker, source, path, dtype=config.index.dtype, batch_size=config.batch_size,
-        on_bad_image=config.data.on_bad_image, progress=progress,
+        reranker, source, path, dtype=config.index.dtype, bits=config.index.bits,
+        batch_size=config.batch_size, on_bad_image=config.data.on_bad_image, progress=progress,
     )  # fmt: skip
     say(f"{path} holds {len(gallery)} described images, {before} of them from before")
     warn_skipped(skipped)

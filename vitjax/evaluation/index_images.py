@@ -10,11 +10,14 @@ import numpy as np
 from vitjax import sharding
 from vitjax.data.eval_loader import Skipped, nothing_read
 from vitjax.data.images import ImageError
-from vitjax.data.sources.base import ImageSource, ListSource, SourceTail, fingerprint
+from vitjax.data.sources.base import ImageSource, ListSource, RowsSource, SourceTail, fingerprint
 from vitjax.errors import UserError
 from vitjax.reranker import ImageLike, Progress, Reranker
 from vitjax.retrieval import Descriptors, Gallery, GalleryError
 from vitjax.retrieval.gallery.build import Described, fill
+from vitjax.retrieval.gallery.codecs import CODECS, Codec
+
+LEARNED_ON = 256  # images, for a codec
 
 
 def index_images(
@@ -23,6 +26,7 @@ def index_images(
     path: str | os.PathLike[str],
     *,
     dtype: str = "float16",
+    bits: int = 128,
     batch_size: int = 32,
     on_bad_image: str = "error",
     progress: Progress | bool | None = None,
@@ -39,7 +43,9 @@ def index_images(
         reranker: model, weights and config.
         images: paths, PIL images, uint8 arrays (h, w, 3), bytes of image files, or a source of `vitjax.data`.
         path: a folder, gs://bucket/folder or s3://bucket/folder.
-        dtype: of the stored tokens, float16 or int8.
+        dtype: of the stored tokens: float16, int8, or a name of `vitjax.retrieval.gallery.codecs.CODECS`,
+            which is learned on the first images; pooled vectors are int8 then.
+        bits: of the code of a token.
         batch_size: as for `Reranker.describe`.
         on_bad_image: "error" stops at the first unreadable image; "skip" leaves it out.
         progress: as for `Reranker.describe`, over the batches that are left.
@@ -57,9 +63,12 @@ def index_images(
     source = images if isinstance(images, ImageSource) else ListSource(images, what="index_images: images")
     if not len(source):
         raise UserError("index_images: there are no images; give at least one image.")
+    new = sharding.from_main(int(not Gallery.exists(path)) if sharding.is_main_process() else 0)
+    codec = _learned(reranker, source, dtype, bits) if new and dtype in CODECS else None
     if sharding.is_main_process():
         try:
-            gallery = _open_or_create(path, dtype, recipe(reranker, source) | {"stored": dtype})
+            stored = f"{dtype}, {bits} bits" if dtype in CODECS else dtype
+            gallery = _open_or_create(path, dtype, recipe(reranker, source) | {"stored": stored}, codec)
             gallery.claim()
         except BaseException:
             sharding.from_main(-1)
@@ -93,10 +102,20 @@ def recipe(reranker: Reranker, source: ImageSource) -> dict[str, Any]:
     return reranker.recipe | {"images": images}
 
 
-def _open_or_create(path: str | os.PathLike[str], dtype: str, made_by: dict[str, Any]) -> Gallery:
+def _open_or_create(
+    path: str | os.PathLike[str], dtype: str, made_by: dict[str, Any], codec: Codec | None
+) -> Gallery:
     if Gallery.exists(path):
         return Gallery.open(path, recipe=made_by)
-    return Gallery.create(path, dtype=dtype, recipe=made_by)
+    pooled = "float32" if codec is None else "int8"
+    return Gallery.create(path, dtype=dtype, pooled_dtype=pooled, recipe=made_by, codec=codec)
+
+
+def _learned(reranker: Reranker, source: ImageSource, dtype: str, bits: int) -> Codec:
+    """A codec of the tokens of the first images that can be read."""
+    first = RowsSource(source, np.arange(min(len(source), LEARNED_ON)))
+    found, *_ = reranker.describe(first, on_bad_image="skip")
+    return CODECS[dtype](found.tokens[found.valid], bits)
 
 
 def _named(

@@ -19,11 +19,13 @@ class CandidateBlock(NamedTuple):
         rows: descriptors of a gallery in memory, all of them on every device; or of a gallery on a disk, as
             stored, on each device those of its own part of `index`.
         shared: whether each device has all of `rows`.
+        codec: what decodes stored tokens, on every device; None: they are numbers.
     """
 
     index: Any
     rows: Any
     shared: bool
+    codec: Any = None
 
 
 def resident_blocks(
@@ -50,6 +52,7 @@ def read_blocks(
     read: Callable[[Int[np.ndarray, " n"]], Callable[[], Any]],
     blocks: Int[np.ndarray, "p b k"],
     mesh: Mesh | None,
+    codec: Any = None,
 ) -> Iterator[CandidateBlock]:
     """Reads the rows of the next block while the caller works on this one; each row of a block once.
 
@@ -57,6 +60,7 @@ def read_blocks(
         read: starts to read some rows, and returns what waits for them.
         blocks: as for `resident_blocks`.
         mesh: each process reads for its own devices; None = one device.
+        codec: passed on.
     """
     devices = 1 if mesh is None else mesh.size
     shares = blocks.reshape(len(blocks), devices, -1, blocks.shape[2])
@@ -68,6 +72,7 @@ def read_blocks(
         where = [np.where(x < 0, -1, np.searchsorted(row, x)) for row, x in zip(rows, part, strict=True)]
         return np.concatenate(where).astype(np.int32), {i: read(rows[i]) for i in mine}
 
+    codec = jax.device_put(codec) if mesh is None else sharding.replicate(codec, mesh)
     reading = start(shares[0])
     for i in range(len(blocks)):
         where, waiting = reading
@@ -75,7 +80,7 @@ def read_blocks(
         if i + 1 < len(blocks):
             reading = start(shares[i + 1])
         rows = jax.device_put(here[0]) if mesh is None else sharding.join_shares(here, mesh)
-        yield CandidateBlock(_spread(where, mesh), rows, shared=False)
+        yield CandidateBlock(_spread(where, mesh), rows, shared=False, codec=codec)
 
 
 def _spread(x: np.ndarray, mesh: Mesh | None) -> jax.Array:

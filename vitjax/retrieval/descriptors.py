@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from vitjax import sharding
 from vitjax.errors import UserError
 from vitjax.ot import attention_rollout
+from vitjax.retrieval import aggregate as aggregation
 from vitjax.retrieval.candidate_blocks import CandidateBlock, resident_blocks
 from vitjax.retrieval.first_stage.exact import search
 from vitjax.sparsify import restore
@@ -45,8 +46,9 @@ class Descriptors:
         valid: (n, t) bool, False for tokens that only pad.
         positions: (n, t) int32, which patch of the grid each token lies on, -1 for one that lies on none;
             None: token i on patch i. Only explanations look at it.
-        owner: (n, cells) int32, which token stands for each patch of the model's grid, -1 where it was
-            dropped; None: the model drops and merges none, or nobody kept it. Only images look at it.
+        owner: (n, cells) int32, which token stands for each patch of the model's grid, or of the coarser one
+            on which tokens were aggregated; -1 where it was dropped. None: the model drops and merges none,
+            or nobody kept it. Only images look at it.
     """
 
     pooled: Any
@@ -293,6 +295,8 @@ def make_describe(
     rollout: bool = False,
     start: int = 0,
     keep: bool = False,
+    count: int = 0,
+    aggregate: str = "kmeans",
     center: Float[np.ndarray, "t d"] | None = None,
     subspace: Float[np.ndarray, "d k"] | None = None,
     normalise: bool = True,
@@ -320,6 +324,10 @@ def make_describe(
         center: subtracted from the tokens that are kept, see `token_center`; None: nothing is.
         subspace: orthonormal directions, projected out after that, see `positional_subspace`; None: nothing
             is.
+        count: tokens that are left, by `vitjax.retrieval.aggregate`: averages of groups of alike tokens,
+            after all of the above; each weighs as much as its patches. 0: nothing is averaged.
+        aggregate: name of `vitjax.retrieval.aggregate.AGGREGATORS`; "attention" needs `attention` of the
+            model.
         normalise: False leaves tokens and pooled vectors at their length, every token on its place, for
             `token_center`.
         mesh: cuts the batch over its devices (see `sharding.shard_batch`; variables replicated); None: one
@@ -337,7 +345,7 @@ def make_describe(
         weights = _worth(output) if keep else None
         if rollout:
             weights = attention_rollout(output.attention, start=start, grid=output.grid)
-        if grid or not normalise:
+        if grid or count or not normalise:
             tokens, weights, there = _on_grid_of(output, weights, grid)
             positions, middle = None, center
         else:
@@ -347,12 +355,20 @@ def make_describe(
             tokens = tokens - (middle if middle.ndim == 3 else middle[None, :, :])
         if subspace is not None:
             tokens = _project_out(tokens, subspace)
-        pooled = output.pooled.astype(jnp.float32)
+        pooled, owner = output.pooled.astype(jnp.float32), _owner(output)
         if normalise:
             tokens, pooled = _unit(tokens), _unit(pooled)
+        if count and normalise:
+            worth = weights
+            if aggregate == "attention":
+                worth = attention_rollout(output.attention, start=start, grid=output.grid)
+                worth = pool_weights(worth, output.grid, grid) if grid else worth
+            weights = jnp.where(there, weights, 0.0)
+            found = aggregation.aggregate(tokens, weights, there, count=count, name=aggregate, worth=worth)
+            tokens, weights, there, positions, owner = found
         real = valid[:, None] & there
         weights = _share(jnp.where(real, weights, 0.0))
-        return Descriptors(pooled, tokens, weights, real, positions, _owner(output))
+        return Descriptors(pooled, tokens, weights, real, positions, owner)
 
     if mesh is None:
         return jax.jit(describe)

@@ -62,6 +62,8 @@ def patches_of(images: Any, row: int, grid: tuple[int, int], native: tuple[int, 
         own = np.where(valid, np.arange(cells), -1)
     elif seen is not None:
         own = seen
+        if seen.size != native[0] * native[1]:  # of tokens aggregated on the coarser grid
+            seen = None
     else:
         own = np.full(cells, -1)
         positions = np.asarray(images.positions[row])

@@ -12,28 +12,21 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from vitjax.retrieval.descriptors import Descriptors
 from vitjax.retrieval.gallery.image_ids import ENDS, NUMBERS, TEXT
 from vitjax.retrieval.gallery.manifest import ArrayLayout, Manifest, row_count
-from vitjax.retrieval.gallery.quantize import stored_name
+from vitjax.retrieval.gallery.quantize import ROW_ARRAYS, Stored, stored_name
 from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Location, Pending, context, plain_errors
 
 CHUNK_BYTES = 2**16  # about what is read to get at one row
 SHARD_BYTES = 2**25  # about the size of a file
 
 
-def layout(found: Descriptors, dtype: str, pooled_dtype: str, ids: str) -> dict[str, ArrayLayout]:
+def layout(stored: Stored, ids: str) -> dict[str, ArrayLayout]:
     """Lays out the arrays of a gallery: pieces small enough for one row, files large enough for a disk."""
-    _, pooled, n, d = found.sizes
+    there = {name: x for name in ROW_ARRAYS if (x := getattr(stored, name)) is not None}
     kinds: dict[str, tuple[str, tuple[int, ...]]] = {
-        "pooled": (pooled_dtype, (pooled,)),
-        "tokens": (dtype, (n, d)),
-        "weights": ("float32", (n,)),
-        "valid": ("bool", (n,)),
+        stored_name(name): (x.dtype.name, x.shape[1:]) for name, x in there.items()
     }
-    kinds |= {"scale": ("float32", (n,))} if dtype == "int8" else {}
-    kinds |= {stored_name("positions"): ("int32", (n,))} if found.positions is not None else {}
-    kinds |= {"owner": ("int32", found.owner.shape[1:])} if found.owner is not None else {}
     kinds |= {"int": {NUMBERS: ("int64", ())}, "str": {ENDS: ("int64", ())}}.get(ids, {})
     each = {name: np.dtype(kind).itemsize * math.prod(row) for name, (kind, row) in kinds.items()}
     shard = _power(SHARD_BYTES // max(each.values()))  # the same rows of every array, so one file of each

@@ -17,15 +17,14 @@ from vitjax.errors import UserError
 from vitjax.retrieval.candidate_blocks import CandidateBlock, read_blocks
 from vitjax.retrieval.descriptors import Descriptors, Sizes
 from vitjax.retrieval.first_stage.streaming import RowReader, search_stream
-from vitjax.retrieval.gallery import arrays, checksums, image_ids, manifest, quantize, writer_lock
+from vitjax.retrieval.gallery import arrays, checksums, codecs, image_ids, manifest, quantize, writer_lock
+from vitjax.retrieval.gallery.codecs import CODECS, Codec
 from vitjax.retrieval.gallery.image_ids import ENDS, NUMBERS, TEXT, PackedIds, RowIndex
 from vitjax.retrieval.gallery.manifest import Manifest
-from vitjax.retrieval.gallery.quantize import POOLED_DTYPES, Stored
+from vitjax.retrieval.gallery.quantize import MATCHED, POOLED_DTYPES, ROW_ARRAYS, Stored
 from vitjax.retrieval.gallery.storage import GalleryError, Location, Pending, locate
 
-_MATCHED = ("pooled", "tokens", "scale", "weights", "valid", "positions")
 _IDS_AT_ONCE = 2**16
-_ROW_ARRAYS = (*_MATCHED, "owner")  # the last is for images only
 _LEFTOVERS = {
     writer_lock.FILE,
     *(f"{x}.__lock" for x in (manifest.FILE, manifest.COMMITTED)),
@@ -41,11 +40,19 @@ class Gallery:
     that is read is checked, and one that is damaged, missing, exchanged, of another gallery or of another
     commit is an error that names it, never data (see `sums`; a process compares each piece once).
 
-    What is read is rounded as stored: tokens to float16 or int8, pooled vectors to `pooled_dtype`.
+    What is read is rounded as stored: tokens to float16, int8 or codes, pooled vectors to `pooled_dtype`.
     """
 
-    def __init__(self, place: Location, content: Manifest, version: bytes, stores: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        place: Location,
+        content: Manifest,
+        version: bytes,
+        stores: Mapping[str, Any],
+        codec: Codec | None = None,
+    ) -> None:
         self._place, self._content, self._version = place, content, version
+        self.codec = codec
         self._stores = dict(stores)
         self._reader = checksums.Reader(place, content, stores)
         self._release: weakref.finalize | None = None
@@ -59,31 +66,41 @@ class Gallery:
         dtype: str = "float16",
         pooled_dtype: str = "float32",
         recipe: Mapping[str, Any] | None = None,
+        codec: Codec | None = None,
     ) -> "Gallery":
         """Makes an empty gallery; the first `add` decides how long vectors are and what ids are.
 
         Args:
             path: a folder that is new or empty, or a place in an object store.
-            dtype: of the tokens: float16, or int8 with one scale per token, half the size.
-            pooled_dtype: of the pooled vectors: float32, or float16.
+            dtype: of the tokens: float16; int8 with one scale per token, half the size; or a name of
+                `vitjax.retrieval.gallery.codecs.CODECS`, a few bytes each.
+            pooled_dtype: of the pooled vectors: float32, float16, or int8.
             recipe: what makes the descriptors, plain data (the model, a hash of its weights, ...): kept, and
                 compared by `open`.
+            codec: what `CODECS[dtype]` learned, where `dtype` is a name of that.
 
         Raises:
             GalleryError: something lies there already, or nothing can be written there.
         """
         place = locate(path)
         for name, value, known in (
-            ("dtype", dtype, INDEX_DTYPES),
+            ("dtype", dtype, tuple(dict.fromkeys((*INDEX_DTYPES, *CODECS)))),
             ("pooled_dtype", pooled_dtype, POOLED_DTYPES),
         ):
             if value not in known:
                 raise UserError(f"Gallery.create: {name} is {value!r}; it must be one of {', '.join(known)}")
+        if (dtype in CODECS) != (codec is not None):
+            raise UserError(
+                f"Gallery.create: dtype is {dtype!r}; give a codec where it is a name of CODECS "
+                f"({', '.join(CODECS)}, in vitjax.retrieval.gallery.codecs), and only there"
+            )
         content = Manifest(dtype, pooled_dtype, manifest.check_recipe(recipe or {}))
         _check_free(place)
         release = writer_lock.acquire(place)
         try:
-            gallery = cls(place, content, manifest.write(place, content, replaces=None), {})
+            if codec is not None:
+                content = replace(content, needs=("codec",), codec=codecs.write(place, codec))
+            gallery = cls(place, content, manifest.write(place, content, replaces=None), {}, codec)
         except BaseException:
             release()
             raise
@@ -105,7 +122,8 @@ class Gallery:
         content, version = manifest.read(place)
         if recipe is not None:
             manifest.check_same(f"gallery {place.name}", content.recipe, manifest.check_recipe(recipe))
-        return cls(place, content, version, arrays.open_all(place, content))
+        codec = codecs.read(place, content.codec) if content.codec else None
+        return cls(place, content, version, arrays.open_all(place, content), codec)
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
@@ -154,7 +172,9 @@ class Gallery:
         layouts = self._content.arrays
         if not layouts:
             return Sizes(0, 0, 0, 0)
-        return Sizes(len(self), layouts["pooled"].row[0], *layouts["tokens"].row)
+        count, length = layouts["tokens"].row
+        length = length if self.codec is None else self.codec.length
+        return Sizes(len(self), layouts["pooled"].row[0], count, length)
 
     def add(
         self,
@@ -190,7 +210,8 @@ class Gallery:
             if old.arrays:
                 self._check_fits(found, packed.kind)
             else:
-                layouts = arrays.layout(found, old.dtype, old.pooled_dtype, packed.kind)
+                one = quantize.encode(found.take(slice(0, 1)), old.dtype, old.pooled_dtype, self.codec)
+                layouts = arrays.layout(one, packed.kind)
                 new = replace(new, arrays=layouts, ids=packed.kind)
             new = replace(new, text=old.text + len(packed.text))
         self._check_new(packed.given)
@@ -217,11 +238,9 @@ class Gallery:
         before: Pending | None = None
         for start in range(first - first % shard, new.rows, shard):
             piece = slice(max(start - first, 0), min(start + shard, new.rows) - first)
-            part = quantize.encode(found.take(piece), new.dtype, new.pooled_dtype)
+            part = quantize.encode(found.take(piece), new.dtype, new.pooled_dtype, self.codec)
             parts = {
-                quantize.stored_name(name): x
-                for name in _ROW_ARRAYS
-                if (x := getattr(part, name)) is not None
+                quantize.stored_name(name): x for name in ROW_ARRAYS if (x := getattr(part, name)) is not None
             }
             parts |= {NUMBERS: packed.numbers[piece]} if packed.kind == "int" else {}
             parts |= {ENDS: text + packed.ends[piece]} if packed.kind == "str" else {}
@@ -273,11 +292,11 @@ class Gallery:
 
     def take(self, rows: Any) -> Descriptors:
         """Reads the descriptors at some rows into memory: a slice, or whole numbers from 0."""
-        return quantize.decode(self._stored(_ROW_ARRAYS, rows)())
+        return quantize.decode(self._stored(ROW_ARRAYS, rows)(), self.codec)
 
     def read(self, rows: Any) -> Callable[[], Stored]:
         """Starts to read rows as they are stored, all but `owner`, and returns what waits for them."""
-        return self._stored(_MATCHED, rows)
+        return self._stored(MATCHED, rows)
 
     def _stored(self, names: Sequence[str], rows: Any) -> Callable[[], Stored]:
         fields = {quantize.stored_name(name): name for name in names}
@@ -285,7 +304,7 @@ class Gallery:
 
         def wait() -> Stored:
             found = {fields[name]: x for name, x in reading.result().items()}
-            return Stored(**dict.fromkeys(_ROW_ARRAYS) | found)
+            return Stored(**dict.fromkeys(ROW_ARRAYS) | found)
 
         return wait
 
@@ -295,7 +314,9 @@ class Gallery:
 
         def wait() -> tuple[np.ndarray, np.ndarray]:
             found = reading.result()
-            return found["pooled"], found["valid"].any(axis=1)
+            pooled = found["pooled"]
+            pooled = quantize.decode_pooled(pooled) if pooled.dtype == np.int8 else pooled
+            return pooled, found["valid"].any(axis=1)
 
         return wait
 
@@ -307,7 +328,7 @@ class Gallery:
         self, blocks: Int[np.ndarray, "p b k"], mesh: Mesh | None
     ) -> Iterator[CandidateBlock]:
         """Yields blocks of candidates as they are stored; the next one is read ahead."""
-        return read_blocks(self.read, blocks, mesh)
+        return read_blocks(self.read, blocks, mesh, self.codec)
 
     def search(
         self,
@@ -331,7 +352,8 @@ class Gallery:
         Returns:
             scores (-inf where padded), largest first, and rows (-1 where padded); `ids` names them.
         """
-        dtype = np.dtype(self._content.pooled_dtype)
+        stored = self._content.pooled_dtype
+        dtype = np.dtype("float32" if stored == "int8" else stored)
         reader = RowReader(self.read_pooled, len(self), self.sizes.pooled, dtype)
         return search_stream(queries, reader, k, exclude=exclude, mesh=mesh)
 
@@ -386,7 +408,7 @@ class Gallery:
             raise UserError(
                 f"gallery {self.path}: all its images say on which patches their tokens lie, or none"
             )
-        layout, owner = self._content.arrays.get("owner"), found.owner
+        layout, owner = self._content.arrays.get("owner"), None if self.codec else found.owner
         if (layout and layout.row) != (None if owner is None else owner.shape[1:]):
             raise UserError(
                 f"gallery {self.path}: all its images say which token stands for each patch, or none, and of "

@@ -24,6 +24,7 @@ from vitjax.system.files import parse_json
 
 FILE = "manifest.json"
 COMMITTED = "committed.json"
+NEEDS = ("codec",)  # that this version knows
 _FORMAT = 2
 
 
@@ -60,6 +61,7 @@ class Manifest:
         full: of the files that are full, what their checksums hash to, see `sums`.
         last: checksums of the files that still grow, see `sums`.
         needs: names of what a reader has to know beyond this.
+        codec: SHA-256 of the codec of its tokens; empty: they are numbers.
     """
 
     dtype: str
@@ -73,6 +75,7 @@ class Manifest:
     full: dict[str, list[str]] = field(default_factory=dict)
     last: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    codec: str = ""
 
 
 def row_count(manifest: Manifest, name: str) -> int:
@@ -83,7 +86,8 @@ def row_count(manifest: Manifest, name: str) -> int:
 def content(manifest: Manifest) -> str:
     """Hash of all rows that count, whatever number of commits brought them."""
     body = dataclasses.asdict(manifest)
-    return _digest({name: body[name] for name in ("rows", "text", "ids", "arrays", "full", "last")})
+    names = ["rows", "text", "ids", "arrays", "full", "last", *(["codec"] if manifest.codec else [])]
+    return _digest({name: body[name] for name in names})
 
 
 def check_same(name: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -138,16 +142,18 @@ def read(place: Location) -> tuple[Manifest, bytes]:
             f"gallery {place.name}: there is no {FILE}; check the path, or build the gallery "
             "(rows without a manifest cannot be trusted)"
         )
-    body = _body(place, FILE, found.value)
-    if body.get("needs"):
-        raise GalleryError(f"gallery {place.name}: it needs {body['needs']}, unknown here; update vitjax")
+    written = _body(place, FILE, found.value)
+    body: dict[str, Any] = {"codec": ""} | written  # galleries from before there were codecs
+    unknown = [need for need in body.get("needs") or () if need not in NEEDS]
+    if unknown:
+        raise GalleryError(f"gallery {place.name}: it needs {unknown}, unknown here; update vitjax")
     try:
         layouts = {k: ArrayLayout(**v | {"row": tuple(v["row"])}) for k, v in body["arrays"].items()}
         known = {field.name: body[field.name] for field in dataclasses.fields(Manifest)}
-        manifest = Manifest(**known | {"arrays": layouts, "needs": ()})
+        manifest = Manifest(**known | {"arrays": layouts, "needs": tuple(body["needs"])})
     except (TypeError, KeyError, AttributeError, ValueError):
         raise GalleryError(f"gallery {place.name}: {FILE} is damaged; {REMEDY}") from None
-    _check_last(place, manifest, body, committed)
+    _check_last(place, manifest, written, committed)
     return manifest, found.stamp.generation
 
 

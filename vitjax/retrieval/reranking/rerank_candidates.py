@@ -16,6 +16,7 @@ from vitjax.config import RerankConfig
 from vitjax.errors import UserError
 from vitjax.retrieval.descriptor_set import DescriptorSet
 from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.gallery.codecs import Codec
 from vitjax.retrieval.gallery.quantize import Stored, decode
 from vitjax.retrieval.reranking import matching
 from vitjax.retrieval.reranking.matching import MatchParams, MatchSpec
@@ -193,12 +194,13 @@ def _match_head(
     height = max(1, most // width) * (1 if mesh is None else mesh.size)
     done, pending = [], None
     blocks = (sharding.pad_rows(lines + 1, height) - 1).reshape(-1, height, width)  # pads with -1
-    for i, (*candidates, shared) in enumerate(gallery.candidate_blocks(blocks, mesh)):
+    for i, block in enumerate(gallery.candidate_blocks(blocks, mesh)):
         owner = np.arange(i * height, min((i + 1) * height, len(lines))) // parts
         part = sharding.pad_rows(queries.take(owner), height)
         part = jax.device_put(part) if mesh is None else sharding.spread_rows(part, mesh)
         # One block computes while the one before it is fetched: bounded memory, no idle device.
-        computing = _match_block(part, candidates, params, spec=spec, mesh=mesh, shared=shared)
+        candidates = [block.index, block.rows, block.codec]
+        computing = _match_block(part, candidates, params, spec=spec, mesh=mesh, shared=block.shared)
         pending, before = computing, pending
         if before is not None:
             done.append(sharding.fetch(before))
@@ -222,7 +224,7 @@ def _match_block(
     mesh: Mesh | None,
     shared: bool,
 ) -> tuple[Array, ...]:
-    """Matches a block of queries with their candidates: index and rows of a `CandidateBlock`."""
+    """Matches a block of queries with their candidates: index, rows and codec of a `CandidateBlock`."""
 
     def local(queries: Descriptors, candidates: Sequence[Any], params: MatchParams) -> tuple[Array, ...]:
         match = matching.match_block(queries, _gathered(*candidates), spec, params)
@@ -233,17 +235,17 @@ def _match_block(
         return local(queries, candidates, params)
     # Each device solves its own pairs: no communication, whatever a solver does inside.
     rows, whole = sharding.ROWS, PartitionSpec()
-    specs = (rows, [rows, whole if shared else rows], whole)
+    specs = (rows, [rows, whole if shared else rows, whole], whole)
     return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)(
         queries, candidates, params
     )
 
 
-def _gathered(block: Int[Array, "b k"], rows: Descriptors | Stored) -> Descriptors:
+def _gathered(block: Int[Array, "b k"], rows: Descriptors | Stored, codec: Codec | None) -> Descriptors:
     """Descriptors of a block's candidates; under jit, on each device for its part."""
     # Padding reads row 0, and its result is dropped later.
     found = rows.take(jnp.maximum(block, 0))
-    return decode(found) if isinstance(found, Stored) else found
+    return decode(found, codec) if isinstance(found, Stored) else found
 
 
 def _pooled(queries: np.ndarray, gallery: DescriptorSet, index: np.ndarray) -> np.ndarray:

@@ -1,0 +1,105 @@
+r"""Recall, bytes and pairs/s of every code that a gallery can store.
+
+    python -m benchmarks.bytes --gallery DIR [--query DIR --ground-truth FILE] [--config configs/places.py]
+        [--tokens 0 32 16 --bits 128 64]
+
+Without --query the gallery is searched in itself, and sub-folders are classes. Every row stores the same
+descriptors, in float16, int8, signs (sign), rotated signs (itq) or product codes (pq), for each number of
+aggregated tokens (0: as the config says), opens them from the disk, and reranks. Queries keep full precision.
+
+Columns: bytes of one image, all arrays together but ids; recall@1 of pooled search and after reranking;
+reranked pairs/s from the disk, without compilation, the best of three.
+"""
+
+import argparse
+import math
+import pathlib
+import runpy
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vitjax.cli import flags
+from vitjax.config import EvalConfig, RerankConfig
+from vitjax.data.sources.base import FolderSource
+from vitjax.reranker import Reranker
+from vitjax.retrieval import Descriptors, Gallery, rerank
+from vitjax.retrieval.gallery.codecs import CODECS
+from vitjax.retrieval.gallery.quantize import ROW_ARRAYS
+from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
+
+HEAD = "| code | tokens | bytes/image | pooled R@1 | reranked R@1 | pairs/s |\n|---|---:|---:|---:|---:|---:|"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _parser().parse_args(argv)
+    config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
+    print(HEAD, flush=True)
+    for count in args.tokens:
+        chosen = replace(config, model=replace(config.model, tokens=count, aggregate=args.aggregate))
+        reranker = Reranker.from_config(chosen)
+        source = FolderSource(args.gallery)
+        gallery, rows, _ = reranker.describe(source, batch_size=config.batch_size)
+        if args.query:
+            asked = FolderSource(args.query)
+            queries, ours, _ = reranker.describe(asked, batch_size=config.batch_size)
+            listed = read_ground_truth(args.ground_truth, len(asked), len(source))
+            right = [np.flatnonzero(np.isin(rows, listed.get(int(i), []))) for i in ours]
+            truth = Truth(right, None, np.full(len(ours), -1))
+        else:
+            queries, labels = gallery, np.asarray(source.labels)[rows]
+            truth = Truth.from_labels(labels, labels, np.arange(len(rows)))
+        for name, bits in [(x, 0) for x in ("float16", "int8", "sign")] + [
+            (x, bits) for x in ("itq", "pq") for bits in args.bits
+        ]:
+            print(*_rows(name, bits, queries, gallery, truth, reranker.rule), sep="\n", flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
+    parser.add_argument("--gallery", type=pathlib.Path, required=True, help="folder of images")
+    parser.add_argument("--query", type=pathlib.Path, help="folder of images")
+    parser.add_argument("--ground-truth", type=pathlib.Path, help="JSON, as for eval.py")
+    parser.add_argument("--tokens", type=int, nargs="*", default=[0, 32, 16])
+    parser.add_argument("--aggregate", default="kmeans")
+    parser.add_argument("--bits", type=int, nargs="*", default=[128, 64])
+    return parser
+
+
+def _rows(
+    name: str, bits: int, queries: Descriptors, gallery: Descriptors, truth: Truth, rule: RerankConfig
+) -> Iterator[str]:
+    codec = CODECS[name](gallery.tokens[gallery.valid], bits) if name in CODECS else None
+    pooled = "float16" if codec is None else "int8"
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Gallery.create(folder, dtype=name, pooled_dtype=pooled, codec=codec)
+        stored.add(gallery)
+        stored.close()
+        found = Gallery.open(folder)
+        _, before = found.search(queries, rule.top_k, exclude=truth.own)
+        times = []
+        for _ in range(4):  # the first compiles
+            begin = time.perf_counter()
+            after = rerank(queries, found, before, config=rule)
+            times.append(time.perf_counter() - begin)
+        recall = [100 * truth.metrics(np.asarray(x))["recall_at_1"] for x in (before, after.index)]
+        label = f"{name} {bits}" if bits else name
+        yield (
+            f"| {label} | {found.sizes.tokens} | {bytes_of(found):,} | {recall[0]:.1f} | {recall[1]:.1f} "
+            f"| {before.size / min(times[1:]):,.0f} |"
+        )
+
+
+def bytes_of(gallery: Gallery) -> int:
+    """Of one image, all arrays that are there."""
+    one = gallery.read(slice(0, 1))()
+    parts = [getattr(one, name) for name in ROW_ARRAYS]
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in parts if x is not None)
+
+
+if __name__ == "__main__":
+    flags.run_benchmark(main)
