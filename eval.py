@@ -32,16 +32,16 @@ from vitjax.config import RerankConfig, validate
 from vitjax.data.sources.base import notes_of
 from vitjax.evaluation import classify
 from vitjax.evaluation.described_images import describe_gallery, describe_images
-from vitjax.evaluation.gating import find_gate, open_gate
+from vitjax.evaluation.gating import accept, find_gate, open_gate
 from vitjax.evaluation.protocols import find_truth, open_protocol
 from vitjax.evaluation.report_builder import draw, name_ranking
 from vitjax.evaluation.result_tables import print_results, show_answers, show_classes, show_table
-from vitjax.evaluation.search_run import PageField, Ranking, SearchRun, compare, rank, ranking_depth
+from vitjax.evaluation.search_run import PageField, Ranking, SearchRun, compare, rank, ranking_depth, refined
 from vitjax.evaluation.summary import csv_row, summarize, summarize_index, uncounted
 from vitjax.evaluation.sweep import parse_sweep
 from vitjax.evaluation.text_queries import describe_text_queries
 from vitjax.reranker import Reranker
-from vitjax.retrieval import Gate
+from vitjax.retrieval import Acceptance, Gate
 from vitjax.retrieval.metrics import runs
 from vitjax.retrieval.metrics.relevance import Truth
 
@@ -71,6 +71,8 @@ def evaluate(
     refuse_training_run(workdir)
     if config.rerank.gate:
         Gate.read(config.rerank.gate)  # hours before it is needed
+    if config.rerank.accept:
+        Acceptance.read(config.rerank.accept)
     out = start(workdir)
     with only_run(out, holds=sharding.is_main_process()):
         if config.task != "classify":
@@ -89,13 +91,14 @@ def retrieve(
         return finish_index(run, out)
     run = find_relevant(run, sweep)
     run, gate = find_gate(run)
-    ranking = open_gate(rank(run), gate)
+    ranking = refined(open_gate(rank(run), gate))
+    said = accept(ranking)
     compared = compare(ranking, sweep)
     clock = run.clock
     clock.close()
     compiling = sum(clock.compile_seconds.values())
     say(f"compiled {clock.compiled} programs in {compiling:.1f} s ({clock.cached} from the cache)")
-    results = summarize(ranking) | {"sweep": compared}
+    results = summarize(ranking) | {"sweep": compared} | ({"accept": said} if said else {})
     warn(*uncounted(ranking.run))
     if sharding.is_main_process():
         show_table(results)

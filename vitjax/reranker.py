@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,14 +29,18 @@ from vitjax.errors import UserError
 from vitjax.models.from_config import backbone, init_variables
 from vitjax.models.text_encoder import TextEncoder, has_text_tower, text_encoder
 from vitjax.retrieval import (
+    Acceptance,
     Descriptors,
     DescriptorSet,
     GalleryError,
+    Reranked,
     Searcher,
+    Shortlist,
     describe_batches,
     make_describe,
     match_price,
     positional_subspace,
+    refine,
     rerank,
     token_center,
 )
@@ -173,12 +178,12 @@ class Reranker:
     def _forward(self, variables: dict, images: jax.Array) -> Any:
         wanted = self.config.model
         rollout = self.config.rerank.marginals == "rollout"
+        rollout |= bool(wanted.tokens) and wanted.aggregate == "attention"
         facet: dict[str, Any] = {} if wanted.facet == "token" else {"facet": wanted.facet}
         space: dict[str, Any] = {"method": _joint} if wanted.space == "joint" else {}
         return self.model.apply(
             variables, images, block=wanted.block, return_attention=rollout, **facet, **space
         )
-        rollout |= bool(wanted.tokens) and wanted.aggregate == "attention"
 
     @functools.cached_property
     def center(self) -> np.ndarray | None:
@@ -251,13 +256,13 @@ class Reranker:
             rollout=self.config.rerank.marginals == "rollout",
             start=self.config.model.rollout_start,
             keep=self.config.rerank.marginals == "keep",
+            count=self.config.model.tokens,
+            aggregate=self.config.model.aggregate,
             center=self.center,
             subspace=self.subspace,
             mesh=self.mesh,
         )
 
-            count=self.config.model.tokens,
-            aggregate=self.config.model.aggregate,
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
         """Everything that decides the descriptors of an image, as plain data; a gallery keeps it."""
@@ -265,13 +270,13 @@ class Reranker:
         kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
         kept |= {"facet": chosen.facet, "smooth": chosen.smooth}
         kept |= {"space": chosen.space} if chosen.space != "model" else {}  # a key that older galleries lack
+        if chosen.tokens:
+            kept |= {"tokens": chosen.tokens, "aggregate": chosen.aggregate}
         weighed = self.config.rerank.marginals
         weighed = weighed if weighed in ("rollout", "keep") else "alike"
         if weighed == "rollout":
             weighed = f"rollout from block {chosen.rollout_start}"
         return check_recipe(
-        if chosen.tokens:
-            kept |= {"tokens": chosen.tokens, "aggregate": chosen.aggregate}
             {
                 "model": {"class": type(self.model).__name__, **_built_with(self.model), **kept},
                 "weights": fingerprint_weights(sharding.fetch(self.variables)),
@@ -458,6 +463,7 @@ class Reranker:
         ids: Iterable[Any] | None = None,
         batch_size: int = 32,
         return_matches: bool = False,
+        accept: Acceptance | str | os.PathLike[str] | None = None,
         progress: Progress | bool | None = None,
     ) -> list[Hit]:
         """Orders candidates by how well they match the query, best first; equal scores keep their order.
@@ -474,10 +480,12 @@ class Reranker:
                 library; None = their positions, or the gallery's ids.
             batch_size: images per forward pass.
             return_matches: also say which patch matched which, for the returned hits.
+            accept: when the first hit is an answer: an `Acceptance`, or the file `vitjax threshold` wrote;
+                None = as `config.rerank.accept` says, and without it always.
             progress: as for `describe`.
 
         Returns:
-            One `Hit` per returned candidate.
+            One `Hit` per returned candidate; none where the first is not accepted: no match.
 
         Raises:
             ImageError: an image cannot be read; the line names it.
@@ -508,9 +516,17 @@ class Reranker:
             rows = self._nearest(described, candidates, searcher)
             gallery = candidates.take(rows)
         ids = candidates.ids(rows) if ids is None else [ids[i] for i in rows]
-        structural, pooled = self._compare(described, gallery)
+        structural, pooled, mass = self._compare(described, gallery)
         score = structural + np.float32(self.config.rerank.weight) * pooled
-        order = np.argsort(-score, kind="stable")[:top_k]
+        order = np.argsort(-score, kind="stable")
+        if self.config.rerank.then:
+            given = score, structural, pooled, mass
+            order, score, pooled = self._refined(described, gallery, order, given)
+        accept = accept or self.config.rerank.accept
+        given = score, structural, pooled, mass
+        if accept and not self._accepted(accept, (described, gallery), order, given):
+            return []
+        order = order[:top_k]
         grid = (1, described.sizes.tokens) if by_text else self.token_grid
         matches = self._matches(described, gallery, order, grid) if return_matches else [()] * len(order)
         return [
@@ -540,8 +556,10 @@ class Reranker:
         _, rows = searcher.search(query, k) if searcher else gallery.search(query, k, mesh=self.mesh)
         return rows[0][rows[0] >= 0]
 
-    def _compare(self, query: Descriptors, gallery: DescriptorSet) -> tuple[np.ndarray, np.ndarray]:
-        """Structural and pooled score of every gallery row, in the gallery's order.
+    def _compare(
+        self, query: Descriptors, gallery: DescriptorSet
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Structural and pooled score, and matched mass, of every gallery row, in the gallery's order.
 
         The candidates are laid out in rows of a fixed length, the query being repeated: shapes, and so the
         compiled program and its rounding, do not depend on how many candidates there are.
@@ -555,10 +573,32 @@ class Reranker:
         result = rerank(repeated, gallery, index.reshape(rows, _ROW), config=config, mesh=self.mesh)
         place = np.asarray(result.index).ravel()
         real = place >= 0
-        structural, pooled = np.empty((count,), np.float32), np.empty((count,), np.float32)
-        structural[place[real]] = np.asarray(result.structural).ravel()[real]
-        pooled[place[real]] = np.asarray(result.pooled).ravel()[real]
-        return structural, pooled
+        found = np.empty((3, count), np.float32)
+        for row, x in zip(found, (result.structural, result.pooled, result.mass), strict=True):
+            row[place[real]] = np.asarray(x).ravel()[real]
+        structural, pooled, mass = found
+        return structural, pooled, mass
+
+    def _refined(
+        self, query: Descriptors, gallery: DescriptorSet, order: np.ndarray, scores: tuple[np.ndarray, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Order, scores and pooled cosines of the candidates after the stages of `config.rerank.then`."""
+        found = refine(Shortlist(query, gallery, self.rule, self.token_grid), _ranked(order, scores))
+        new, score, pooled = found.index[0], np.empty_like(scores[0]), np.empty_like(scores[2])
+        score[new], pooled[new] = found.score[0], found.pooled[0]
+        return new, score, pooled
+
+    def _accepted(
+        self,
+        accept: Acceptance | str | os.PathLike[str],
+        described: tuple[Descriptors, DescriptorSet],
+        order: np.ndarray,
+        scores: tuple[np.ndarray, ...],
+    ) -> bool:
+        """Whether the first candidate is an answer."""
+        rule = accept if isinstance(accept, Acceptance) else Acceptance.read(accept)
+        shortlist = Shortlist(*described, self.rule, self.token_grid)
+        return bool(rule.accepted(shortlist, _ranked(order, scores))[0])
 
     def _matches(
         self, query: Descriptors, gallery: DescriptorSet, rows: np.ndarray, grid: tuple[int, int]
@@ -580,6 +620,13 @@ def _joint(module: Any, images: jax.Array, **call: Any) -> Any:
     output = module.encode_image(images, **call)
     tokens = module.project_tokens(output.tokens)
     return output.replace(tokens=tokens, pooled=output.embedding, prefix=tokens[:, :0])
+
+
+def _ranked(order: np.ndarray, scores: tuple[np.ndarray, ...]) -> Reranked:
+    """Candidates of one query in their order, from scores, their two parts and matched masses of all rows."""
+    score, structural, pooled, mass = (x[order][None] for x in scores)
+    blank = np.zeros_like(score)
+    return Reranked(order[None], score, structural, pooled, blank, blank.astype(bool), mass)
 
 
 def _with_progress(loader: Batches, progress: Progress | bool | None) -> Iterable[Batch]:

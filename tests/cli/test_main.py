@@ -11,7 +11,7 @@ import pytest
 from vitjax import list_models
 from vitjax.cli import builtin, main
 
-COMMANDS = ("demo", "eval", "train", "models", "doctor", "completion")
+COMMANDS = ("demo", "eval", "train", "threshold", "models", "doctor", "completion")
 
 
 def called(monkeypatch, *arguments: str) -> int:

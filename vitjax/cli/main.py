@@ -3,6 +3,7 @@
     vitjax demo                                         rerank real photos; look at runs/demo/report.html
     vitjax eval --config folder --workdir runs/mine --config.data.gallery=DIR
     vitjax train --config smoke --workdir runs/smoke
+    vitjax threshold runs/mine
     vitjax models "*dinov2*"
     vitjax doctor
 
@@ -44,10 +45,17 @@ def _demo(arguments: list[str]) -> int:
     return run_program("eval.py", [*DEMO, *arguments])
 
 
+def _threshold(arguments: list[str]) -> int:
+    sys.argv = ["vitjax threshold", *arguments]
+    runpy.run_module("vitjax.evaluation.threshold", run_name="__main__")
+    return 0
+
+
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "demo": _demo,
     "eval": lambda arguments: run_program("eval.py", arguments),
     "train": lambda arguments: run_program("train.py", arguments),
+    "threshold": _threshold,
 }
 
 
@@ -61,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     _program_parser(commands, "demo", "rerank the bundled photos with real weights (fetched once, 90 MB)")
     _program_parser(commands, "eval", "search and rerank images, or classify them, and report")
     _program_parser(commands, "train", "train a model; the same command again resumes")
+    threshold = commands.add_parser("threshold", help="from which score on a first hit is an answer")
+    threshold.add_argument("run", metavar="RUN", help="workdir of a finished run")
     models = commands.add_parser("models", help="list the models that vitjax.build knows, and what they cost")
     models.add_argument("glob", nargs="?", default="", metavar="GLOB", help="wildcard, such as '*dinov2*'")
     models.add_argument("--pretrained", action="store_true", help="only those whose weights are published")

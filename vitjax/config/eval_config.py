@@ -228,10 +228,19 @@ class RerankConfig:
         "of the transport; fused: ours; pallas: ours in one kernel, on GPU or TPU; ott: OTT-JAX",
         choices=open_names(SOLVERS, "vitjax.ot.solvers", "SOLVERS"),
     )
+    then: str = option(
+        "",
+        "stages after the reranking, separated by commas: kreciprocal, alpha_qe, geometry; empty = none",
+    )
     held_out: float = option(
         0.0, "share of the queries in the random hold-out on which the gate and `weight` are learned", low=0,
         below=1,
     )  # fmt: skip
+    accept: str = option(
+        "",
+        "accept.json of `vitjax threshold`: from which score on a first hit is an answer, and its gate if it "
+        "has one; empty = every hit is",
+    )
     gate: str = option(
         "",
         "results.json of a run that learned for which queries the reranked order is taken; empty, and no "
@@ -348,8 +357,14 @@ def _matched(rule: RerankConfig) -> list[str]:
             f"config.rerank.mass is {rule.mass!r} and config.rerank.tau {rule.tau}: "
             "each leaves patches out; set one of them to 1"
         )
+    known = open_names(STAGES, "vitjax.retrieval.reranking.then", "STAGES")()
+    unknown = [name for name in map(str.strip, rule.then.split(",")) if name and name not in known]
+    if unknown:
+        wrong.append(f"config.rerank.then: {unknown[0]!r} is unknown; known: {', '.join(known)}")
     if rule.held_out and rule.gate:
         wrong.append("config.rerank.gate and config.rerank.held_out: a gate is either given or learned")
+    if rule.accept and (rule.held_out or rule.gate):
+        wrong.append("config.rerank.accept brings its own gate; leave rerank.gate and rerank.held_out empty")
     return wrong
 
 

@@ -9,6 +9,7 @@ from vitjax.cli.console import say
 from vitjax.errors import UserError
 from vitjax.evaluation.search_run import Ranking, SearchRun
 from vitjax.retrieval import Gate, calibrate_gate, judge_gate
+from vitjax.retrieval.reranking.accept import Acceptance
 from vitjax.retrieval.reranking.gate import Calibration
 
 
@@ -28,7 +29,8 @@ def find_gate(run: SearchRun) -> tuple[SearchRun, RunGate | None]:
     """
     rule, count = run.config.rerank, len(run.queries)
     if not rule.held_out:
-        return run, RunGate(Gate.read(rule.gate)) if rule.gate else None
+        gate = Gate.read(rule.gate) if rule.gate else Gate.read_beside(rule.accept) if rule.accept else None
+        return run, gate and RunGate(gate)
     if run.truth.positives is None:
         raise UserError("config.rerank.held_out learns from relevant images, and there are none known")
     held_out = round(rule.held_out * count)
@@ -62,3 +64,21 @@ def open_gate(ranking: Ranking, found: RunGate | None) -> Ranking:
     )
     config = replace(run.config, rerank=replace(run.config.rerank, weight=gate.weight))
     return replace(ranking, run=replace(run, config=config), after=result, gate=report)
+
+
+def accept(ranking: Ranking) -> dict[str, Any]:
+    """Which first hits are answers, by `config.rerank.accept`, for results.json; empty without it."""
+    run = ranking.run
+    if not run.config.rerank.accept:
+        return {}
+    rule = Acceptance.read(run.config.rerank.accept)
+    with run.clock.stage("accept"):
+        accepted = rule.accepted(run.shortlist(), ranking.after)
+    report: dict[str, Any] = {**rule.to_dict(), "accepted": float(accepted.mean())}
+    if run.truth.positives is not None:
+        wrong = ~run.truth.hits(ranking.after.index)[:, 0]
+        report["wrong_of_accepted"] = float(wrong[accepted].mean()) if accepted.any() else None
+        report["wrong_of_all"] = float(wrong.mean())
+    say(f"accepted: {accepted.mean():.0%} of the first hits; the others are no match")
+    names = run.queries.names()
+    return report | {"no_match": [name for name, there in zip(names, accepted, strict=True) if not there]}

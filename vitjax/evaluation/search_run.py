@@ -12,7 +12,7 @@ from vitjax.cli.run_files import Stopwatch
 from vitjax.config import EvalConfig, RerankConfig
 from vitjax.evaluation.described_images import DescribedImages
 from vitjax.reranker import Reranker
-from vitjax.retrieval import Reranked, plan_sharpness, rerank
+from vitjax.retrieval import Reranked, Shortlist, plan_sharpness, refine, rerank
 from vitjax.retrieval.first_stage.grouped import search_descriptors
 from vitjax.retrieval.metrics.relevance import Truth, judge
 
@@ -92,6 +92,15 @@ class SearchRun:
         ]
         return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
+    def refine(self, found: Reranked, rule: RerankConfig | None = None) -> Reranked:
+        """What the stages of `rule.then` make of a reranked order; None = `config.rerank`."""
+        return refine(self.shortlist(rule), found)
+
+    def shortlist(self, rule: RerankConfig | None = None) -> Shortlist:
+        """What is reranked, for stages and signals; None = by `config.rerank`."""
+        rule, grid = rule or self.config.rerank, self.reranker.token_grid
+        return Shortlist(self.queries.descriptors, self.gallery.descriptors, rule, grid)
+
     def sharpness(self, found: Reranked) -> np.ndarray:
         """How sharp the plan of each query's first candidate is; see `vitjax.retrieval.plan_sharpness`."""
         return plan_sharpness(self.queries.descriptors, self.gallery.descriptors, found, self.config.rerank)
@@ -132,6 +141,15 @@ def rank(run: SearchRun) -> Ranking:
     return Ranking(run, scores, before, after)
 
 
+def refined(ranking: Ranking) -> Ranking:
+    """The ranking after the stages of `config.rerank.then`."""
+    run = ranking.run
+    if not run.config.rerank.then:
+        return ranking
+    with run.clock.stage("then"):
+        return replace(ranking, after=run.refine(ranking.after))
+
+
 def ranking_depth(rules: Sequence[RerankConfig], truth: Truth, gallery: int) -> int:
     """How many candidates of each query are ranked: enough for every metric, and for reranking."""
     largest = max(map(len, truth.positives), default=0) if truth.positives else 0
@@ -145,7 +163,7 @@ def compare(ranking: Ranking, sweep: Sequence[tuple[dict[str, Any], RerankConfig
     for chosen, unpriced in sweep:
         rule, spent = run.reranker.priced(unpriced), clock.seconds.get("sweep", 0.0)
         with clock.stage("sweep"):
-            found = replace(ranking, after=run.rerank(ranking.before, rule))
+            found = replace(ranking, after=run.refine(run.rerank(ranking.before, rule), rule))
         cost = 1e3 * (clock.seconds["sweep"] - spent) / len(ranking.before)
         rows.append({"fields": chosen, "milliseconds_per_query": cost, **found.metrics()})
     return rows

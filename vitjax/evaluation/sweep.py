@@ -9,7 +9,7 @@ from vitjax.config import MASSES, RerankConfig, validate_rerank
 from vitjax.errors import UserError
 
 MOST = 1000  # combinations: each is a reranking of all queries
-_KEPT = ("held_out", "gate")  # not of a single reranking
+_KEPT = ("held_out", "gate", "accept")  # not of a single reranking
 _MEASURED = ("rollout", "keep")  # marginals that come with the descriptors
 
 

@@ -13,7 +13,7 @@ from vitjax.ot.matches import (
     relaxed_match,
     unmatched_term,
 )
-from vitjax.ot.nearest import chamfer, mutual_nearest
+from vitjax.ot.nearest import chamfer, maxsim, mutual_nearest
 from vitjax.ot.outputs import PairMarginals, StructuralMatch, Transport
 from vitjax.ot.priced import priced_sinkhorn
 from vitjax.ot.problem import Solver, TransportProblem
@@ -33,6 +33,7 @@ __all__ = [
     "chamfer",
     "chamfer_match",
     "marginals",
+    "maxsim",
     "mutual_mass_match",
     "mutual_match",
     "mutual_nearest",

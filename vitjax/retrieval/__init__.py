@@ -34,6 +34,7 @@ from vitjax.retrieval.first_stage.searcher import Searcher as Searcher
 from vitjax.retrieval.gallery.gallery import Gallery as Gallery
 from vitjax.retrieval.gallery.storage import GalleryError as GalleryError
 from vitjax.retrieval.metrics import runs as runs
+from vitjax.retrieval.reranking.accept import Acceptance as Acceptance
 from vitjax.retrieval.reranking.gate import Gate as Gate
 from vitjax.retrieval.reranking.gate import calibrate_gate as calibrate_gate
 from vitjax.retrieval.reranking.gate import judge_gate as judge_gate
@@ -44,3 +45,5 @@ from vitjax.retrieval.reranking.pricing import match_price as match_price
 from vitjax.retrieval.reranking.rerank_candidates import Reranked as Reranked
 from vitjax.retrieval.reranking.rerank_candidates import rerank as rerank
 from vitjax.retrieval.reranking.rerank_candidates import reweighed as reweighed
+from vitjax.retrieval.reranking.then import Shortlist as Shortlist
+from vitjax.retrieval.reranking.then import refine as refine

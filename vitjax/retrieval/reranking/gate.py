@@ -84,6 +84,12 @@ class Gate:
                 f'gate {path}: expected JSON like {{"signal": "gain", "threshold": 0.02, "weight": 0.25}}'
             ) from None
 
+    @classmethod
+    def read_beside(cls, path: str | os.PathLike[str]) -> "Gate | None":
+        """The gate in a file of `Acceptance`, if it has one."""
+        data = parse_json(read_text(path))
+        return cls.read(path) if isinstance(data, dict) and "gate" in data else None
+
     def open(
         self,
         before: Int[np.ndarray, "q k"],
