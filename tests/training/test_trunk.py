@@ -174,7 +174,9 @@ def test_images_that_cannot_be_read_are_left_out_of_stored_tokens_with_reasons(f
     variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), "f"))
     recipe = Preprocess(32, 1.0, "bilinear", (0.5,) * 3, (0.25,) * 3)
     trunk = Trunk(TrainConfig(batch_size=2), model, 1, recipe, lambda: variables)
-    for _ in range(2):  # computed, then read
+    for note in ("", "", '{"key": '):  # computed, then read, then computed anew: its note is damaged
+        if note:
+            (tmp_path / "frozen" / "train.json").write_text(note)
         source, _ = trunk.stored(FolderSource(broken), FolderSource(folder), tmp_path / "frozen")
         assert source.read(0).shape == source.shape == (5, 24)
         with pytest.raises(ValueError, match=r"1\.png"):

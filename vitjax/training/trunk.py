@@ -1,5 +1,6 @@
 """What blocks that never change give of each image, computed once; and a classifier fitted to features."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from vitjax.data.train_loader import RawBatch
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.models.vit import VisionTransformer
-from vitjax.system.files import replacing
+from vitjax.system.files import read_json, replacing
 from vitjax.training.batch import Batch
 from vitjax.training.mixup import soft_labels
 from vitjax.training.optim import part_of
@@ -138,10 +139,11 @@ class Trunk:
     def _tokens(self, source: ImageSource, path: Path, what: str) -> StoredTokens:
         """Tokens of all images of a source: those of an earlier start if they are of the same images."""
         key, note = self._key(source), path.with_suffix(".json")
-        if note.exists() and path.exists():
-            found = json.loads(note.read_text(encoding="utf-8"))
-            if found["key"] == key:
-                return StoredTokens(source, path, {int(i): why for i, why in found["bad"].items()})
+        if path.exists():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # no note, or a damaged one
+                found = read_json(note)
+                if found["key"] == key:
+                    return StoredTokens(source, path, {int(i): why for i, why in found["bad"].items()})
         path.parent.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)
         bad = self._compute(source, path, what)

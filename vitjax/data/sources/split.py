@@ -9,7 +9,7 @@ import numpy as np
 
 from vitjax.data.sources.base import ImageSource, RowsSource
 from vitjax.errors import UserError
-from vitjax.system.files import read_text, replacing
+from vitjax.system.files import parse_json, read_text, replacing
 
 
 class Split(NamedTuple):
@@ -66,7 +66,7 @@ def read_split(path: str | os.PathLike) -> Split:
     """
     text = read_text(path)
     try:
-        found = json.loads(text)
+        found = parse_json(text)
         split = Split(found["train"], found["test"])
         sound = all(isinstance(name, str) for names in split for name in names)
     except (ValueError, KeyError, TypeError):
