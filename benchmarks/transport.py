@@ -213,7 +213,7 @@ def _similarity(query: jax.Array, candidates: jax.Array) -> jax.Array:
 def _with_torch(args: argparse.Namespace, query: np.ndarray, candidates: np.ndarray) -> dict[str, Contender]:
     """POT's batched solver and the papers' loop without its early stop, where they are installed."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("torch is not installed: neither POT's batched solver nor the papers' loop is timed")
         return {}
@@ -223,7 +223,7 @@ def _with_torch(args: argparse.Namespace, query: np.ndarray, candidates: np.ndar
     if args.mass >= 1:  # neither POT nor this loop has a batched partial transport that converges
         contenders["papers' loop"] = _papers_loop
         try:
-            from ot.batch import solve_batch
+            from ot.batch import solve_batch  # pyright: ignore[reportMissingImports]
         except ImportError:
             print("POT is not installed: its batched solver is not timed")
         else:

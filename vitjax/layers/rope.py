@@ -54,7 +54,7 @@ def counted_rope(
         first: number of the first row and column; the original counts from 1 where there is a CLS token,
             which is not rotated, as if it were number 0.
 
-    >>> counted_rope((1, 2), 4)[0].round(3).tolist()
+    >>> np.asarray(counted_rope((1, 2), 4)[0]).astype(float).round(3).tolist()
     [[0.0, 0.0, 0.0, 0.0], [0.841, 0.841, 0.0, 0.0]]
     """
     rates = float(base) ** (-4 * np.arange(head_dim // 4) / head_dim)

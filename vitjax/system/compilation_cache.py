@@ -19,9 +19,10 @@ def use_compilation_cache() -> bool:
     Returns:
         whether compiled programs are kept; False where the cache is off or no cache folder can be written.
     """
-    if not jax.config.jax_enable_compilation_cache:
+    if not jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
         return False
-    if jax.config.jax_compilation_cache_dir is None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if given is None and not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = disk_cache.writable_folder("compiled")
         if folder is None:
             return False

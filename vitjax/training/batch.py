@@ -57,11 +57,11 @@ def make_mixer(config: AugmentConfig, pixels: Pixels, classes: int) -> Callable[
     """(raw batch, rng) -> batch: normalised, labels smoothed, both mixed as the config says."""
 
     def mixed(raw: RawBatch, rng: Array) -> Batch:
-        labels = soft_labels(raw.labels, classes, config.smoothing)
+        labels = soft_labels(jnp.asarray(raw.labels), classes, config.smoothing)
         images, labels = mix(
-            rng, pixels(raw.images), labels,
+            rng, pixels(jnp.asarray(raw.images)), labels,
             mixup=config.mixup, cutmix=config.cutmix, group=config.mix_group,
         )  # fmt: skip
-        return Batch(images, labels, raw.index)
+        return Batch(images, labels, jnp.asarray(raw.index))
 
     return mixed

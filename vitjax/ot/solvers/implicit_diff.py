@@ -43,7 +43,7 @@ def _transport(
     return loop.result(solve(problem, tolerance, iterations), similarity)
 
 
-transport: jax.custom_vjp[tuple[Transport, Float[Array, " p"] | None]] = jax.custom_vjp(
+transport: jax.custom_vjp[tuple[Transport, Float[Array, " p"] | None]] = jax.custom_vjp(  # pyright: ignore[reportAssignmentType]
     _transport, nondiff_argnums=(0, 4)
 )
 

@@ -119,10 +119,10 @@ def _by_warpgroups(padded: Problem, tolerance: Array, iterations: int, interpret
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     count = padded.cost.shape[0]
-    leaves, tree = jax.tree.flatten((padded.replace(backend="pallas"), tolerance))
+    leaves, tree = jax.tree.flatten((padded.replace(backend="pallas"), tolerance))  # pyright: ignore[reportAttributeAccessIssue]
 
     def one(*values):
-        return _outputs(loop.solve(*jax.tree.unflatten(tree, values), iterations))
+        return _outputs(loop.solve(*jax.tree.unflatten(tree, values), iterations))  # pyright: ignore[reportCallIssue]
 
     single = [jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype) for x in leaves]
     program, found = jax.make_jaxpr(one, return_shape=True)(*single)
@@ -137,7 +137,7 @@ def _by_warpgroups(padded: Problem, tolerance: Array, iterations: int, interpret
         elif jax.__version_info__ < (0, 11):  # its index was an argument then
             value = plgpu.load(ref.at[own], (), layout=_layout(like.shape[1:]), optimized=False)
         else:
-            value = plgpu.load(ref.at[own], layout=_layout(like.shape[1:]), optimized=False)
+            value = plgpu.load(ref.at[own], layout=_layout(like.shape[1:]), optimized=False)  # pyright: ignore[reportCallIssue]
         return value > 0 if like.dtype == bool else value
 
     def body(*refs):
@@ -147,7 +147,7 @@ def _by_warpgroups(padded: Problem, tolerance: Array, iterations: int, interpret
             if interpret or value.ndim == 0 or not hasattr(plgpu, "store"):
                 ref[own] = value
             else:
-                plgpu.store(ref.at[own], value, optimized=False)
+                plgpu.store(ref.at[own], value, optimized=False)  # pyright: ignore[reportAttributeAccessIssue]
 
     inputs = [x.astype(jnp.float32) for x in leaves]  # memory holds no bits
     if interpret:
