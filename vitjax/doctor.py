@@ -10,7 +10,7 @@ import subprocess
 
 from vitjax.system.terminal import protect
 
-EXTRAS = {
+EXTRAS: dict[str, tuple[str, ...]] = {
     "hub": ("huggingface-hub",),
     "log": ("tensorboardX",),
     "tfds": ("tensorflow-datasets", "importlib-resources"),

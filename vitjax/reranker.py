@@ -109,7 +109,7 @@ class Reranker:
     def __init__(
         self,
         model: nn.Module,
-        variables: dict,
+        variables: dict[str, Any],
         config: EvalConfig | RerankConfig | None = None,
         *,
         preprocess: Preprocess | None = None,
@@ -131,12 +131,12 @@ class Reranker:
                 f"Reranker: variables is a {type(variables).__name__}; give what "
                 "vitjax.load_weights(source, model) returns."
             )
-        self.config = config or EvalConfig()
+        self.config: EvalConfig = config or EvalConfig()
         validate(self.config)
         self.model = model
-        self.preprocess = preprocess or model_input(self.config, getattr(model, "img_size", 0))
-        self.mesh = sharding.make_mesh() if mesh is None else mesh
-        self.variables = sharding.replicate(variables, self.mesh)
+        self.preprocess: Preprocess = preprocess or model_input(self.config, getattr(model, "img_size", 0))
+        self.mesh: Mesh = sharding.make_mesh() if mesh is None else mesh
+        self.variables: Any = sharding.replicate(variables, self.mesh)
         self.load_report: LoadReport | None = None
         self._tokenizer = tokenizer
         if self.config.model.space == "joint" and not has_text_tower(model):
@@ -175,7 +175,7 @@ class Reranker:
         self.patch_grid: tuple[int, int] = native  # of the model, before any token is dropped or pooled
         self.token_grid: tuple[int, int] = (grid, grid) if grid else native
 
-    def _forward(self, variables: dict, images: jax.Array) -> Any:
+    def _forward(self, variables: dict[str, Any], images: jax.Array) -> Any:
         wanted = self.config.model
         rollout = self.config.rerank.marginals == "rollout"
         rollout |= bool(wanted.tokens) and wanted.aggregate == "attention"

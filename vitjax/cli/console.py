@@ -22,7 +22,7 @@ class _CleanConsole(Console):
 
 
 # Paths and names are printed as they are, whatever brackets and colons are in them.
-console = _CleanConsole(stderr=True, highlight=False, markup=False, emoji=False)
+console: Console = _CleanConsole(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def say(text: str, *, style: str | None = None) -> None:

@@ -141,8 +141,8 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.compile_seconds: dict[str, float] = {}
-        self.compiled = 0
-        self.cached = 0
+        self.compiled: int = 0
+        self.cached: int = 0
         self._compiling: list[tuple[float, float]] = []  # (start, seconds), none inside another
         jax.monitoring.register_event_duration_secs_listener(self._on_duration)
         jax.monitoring.register_event_listener(self._on_event)

@@ -24,7 +24,7 @@ from vitjax.system.files import expanded
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 
-ImageLike = str | os.PathLike | bytes | Image.Image | np.ndarray
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 # What Pillow raises on damaged files; tests/data/corpus.py makes some to find out.
 _DAMAGE = (
@@ -99,7 +99,7 @@ def image_size(source: ImageLike) -> tuple[int, int]:
     return (height, width) if _orientation(exif) >= 5 else (width, height)
 
 
-def _inspect(source: str | os.PathLike | bytes) -> tuple[Inspected, str]:
+def _inspect(source: str | os.PathLike[str] | bytes) -> tuple[Inspected, str]:
     """A file that may be decoded, and what errors call it."""
     if isinstance(source, bytes):
         name = f"image of {len(source)} bytes"

@@ -19,7 +19,12 @@ from vitjax.retrieval.metrics import positives_within
 from vitjax.retrieval.metrics.ground_truth import find_named
 from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
 
-RECALL_AT = {"cub": (1, 2, 4, 8), "cars": (1, 2, 4, 8), "sop": (1, 10, 100), "msls": (1, 5, 10, 20)}
+RECALL_AT: dict[str, tuple[int, ...]] = {
+    "cub": (1, 2, 4, 8),
+    "cars": (1, 2, 4, 8),
+    "sop": (1, 10, 100),
+    "msls": (1, 5, 10, 20),
+}
 
 
 def data_spec(data: DataConfig) -> DataSpec:

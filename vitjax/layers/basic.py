@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from vitjax.layers.activations import ACTIVATIONS
 
-linear_init = nn.initializers.truncated_normal(stddev=0.02)
+linear_init: nn.initializers.Initializer = nn.initializers.truncated_normal(stddev=0.02)
 
 
 def drop_branch(module: nn.Module, update: Float[Array, "b *rest"], rate: float) -> Float[Array, "b *rest"]:

@@ -190,7 +190,7 @@ class Stage(nn.Module):
         train: bool = False,
         return_attention: bool = False,
         blocks: int | None = None,
-    ) -> tuple[Float[Array, "b p d"], Float[Array, "b y x d"], list]:
+    ) -> tuple[Float[Array, "b p d"], Float[Array, "b y x d"], list[Any]]:
         """Returns CLS (or no rows), the patch tokens on their grid, neither normalised, and attention maps.
 
         Args:

@@ -7,6 +7,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from vitjax.system import disk_cache
 
+_ENABLED, _FOLDER = "jax_enable_compilation_cache", "jax_compilation_cache_dir"
 _SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
@@ -26,7 +27,7 @@ def use_compilation_cache() -> bool:
         folder = disk_cache.writable_folder("compiled")
         if folder is None:
             return False
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update(_FOLDER, str(folder))
         if _SECONDS.upper() not in os.environ and getattr(jax.config, _SECONDS) == 1.0:  # JAX's default
             jax.config.update(_SECONDS, 0.0)
         compilation_cache.reset_cache()  # JAX looks once; this process may have compiled before

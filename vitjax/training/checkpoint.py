@@ -39,7 +39,8 @@ class Checkpoints:
     """
 
     def __init__(self, root: pathlib.Path, *, keep: int, writes: bool = True) -> None:
-        self.root, self._keep, self._writes = root.absolute(), keep, writes
+        self.root: pathlib.Path = root.absolute()
+        self._keep, self._writes = keep, writes
         self._record = self.root.parent / f"{self.root.name}.json"
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None

@@ -73,7 +73,7 @@ def initial(
     *,
     fresh: bool = True,
     output: Output = SILENT,
-) -> tuple[dict, Any]:
+) -> tuple[dict[str, Any], Any]:
     """Variables that the model starts from, and those of its teacher; {} where it has none.
 
     Args:
@@ -110,7 +110,7 @@ def initial(
 
 def _load(
     source: str, model: Any, depth: int, *, drop_head: bool = False, entry: str = ""
-) -> tuple[dict, LoadReport]:
+) -> tuple[dict[str, Any], LoadReport]:
     """Weights of a model, whose new parts start at random; of a file of more blocks, the first ones."""
     variables, report = load_with_report(
         source, model, strict=False, drop_head=drop_head, entry=entry or None
@@ -145,7 +145,9 @@ def embedding_width(model: Any, variables: Any, recipe: Preprocess) -> int:
     return jax.eval_shape(lambda v, x: embedding_of(model.apply(v, x)), variables, _blank(recipe)).shape[-1]
 
 
-def with_metric(config: TrainConfig, model: Any, variables: dict, recipe: Preprocess, classes: int) -> dict:
+def with_metric(
+    config: TrainConfig, model: Any, variables: dict[str, Any], recipe: Preprocess, classes: int
+) -> dict[str, Any]:
     """Variables with what the metric's loss learns beside the model."""
     width = embedding_width(model, variables, recipe)
     start = metric_start(config.metric, classes, width, jax.random.key(config.seed))

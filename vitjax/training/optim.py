@@ -103,7 +103,7 @@ def _check_frozen(frozen: tuple[str, ...], params: Any) -> None:
             )
 
 
-def part_of(path: tuple, frozen: tuple[str, ...] = (), new: tuple[str, ...] = ()) -> str:
+def part_of(path: tuple[Any, ...], frozen: tuple[str, ...] = (), new: tuple[str, ...] = ()) -> str:
     """Part that a parameter belongs to: "new", "backbone", "frozen", or "metric" (boundaries, proxies)."""
     names = _names(path)
     if names[0] == "metric":
@@ -125,5 +125,5 @@ def is_new(name: str) -> bool:
     return any(part.startswith(tuple(new.rstrip("_") for new in _NEW)) for part in name.split("."))
 
 
-def _names(path: tuple) -> list[str]:
+def _names(path: tuple[Any, ...]) -> list[str]:
     return [str(getattr(key, "key", key)) for key in path]

@@ -25,8 +25,8 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.reason = ""
-        self.busy = False
+        self.reason: str = ""
+        self.busy: bool = False
 
     def asked(self, step: int) -> bool:
         """Tells whether to stop before this step; every process calls it at the same steps."""

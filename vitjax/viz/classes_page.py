@@ -21,7 +21,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'sha256-{}'; base-uri 'n
 
 
 def write_classes_page(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     title: str,
     notes: Sequence[str],

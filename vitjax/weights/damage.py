@@ -20,7 +20,7 @@ DAMAGE = (
 
 
 @contextlib.contextmanager
-def naming(path: str | os.PathLike, kind: str) -> Iterator[None]:
+def naming(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """Turns whatever goes wrong while a file is read into one line that names it.
 
     Args:

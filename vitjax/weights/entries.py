@@ -66,7 +66,7 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def flatten(tree: Mapping, is_leaf: Callable[[Any], bool]) -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], is_leaf: Callable[[Any], bool]) -> dict[str, Any]:
     """Leaves of nested dictionaries by dotted name; everything else is left out.
 
     Raises:

@@ -60,7 +60,7 @@ class Layout:
     name: str
     anchor: str
     mark: str = ""
-    table: Mapping[str, str | Callable[[re.Match], str]] = field(default_factory=dict)
+    table: Mapping[str, str | Callable[[re.Match[str]], str]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     positions: Positions = field(default_factory=Positions)
     computes: Mapping[str, object] = field(default_factory=dict)

@@ -34,7 +34,7 @@ def load_weights(
     strict: bool = True,
     drop_head: bool = False,
     entry: str | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Variables of `model` with the weights of a checkpoint; see `load_with_report`.
 
     What the report would say of weights that do not fit (`strict=False`) is logged, once, as a warning.
@@ -56,7 +56,7 @@ def load_with_report(
     strict: bool = True,
     drop_head: bool = False,
     entry: str | None = None,
-) -> tuple[dict, LoadReport]:
+) -> tuple[dict[str, Any], LoadReport]:
     """Variables of `model` with the weights of a checkpoint, and what was done to fit them.
 
     The position table is resized to the model's `img_size` where the grids differ, in the way the

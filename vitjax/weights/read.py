@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,7 @@ _TRAINED: dict[str, str] = dict.fromkeys(
 )
 
 
-def read_state(path: str | os.PathLike, pick: Pick | None = None) -> dict[str, np.ndarray]:
+def read_state(path: str | os.PathLike[str], pick: Pick | None = None) -> dict[str, np.ndarray]:
     """Arrays of a weight file by their name in it.
 
     What a file is, its content tells, not its ending.
@@ -153,7 +154,7 @@ _READERS: dict[str, Callable[[pathlib.Path, Pick | None], dict[str, np.ndarray]]
 }
 
 
-def check_state(state: Mapping, source: str = "weights") -> dict[str, np.ndarray]:
+def check_state(state: Mapping[str, Any], source: str = "weights") -> dict[str, np.ndarray]:
     """Accepts arrays by name, from a file or handed over directly; torch tensors too.
 
     Args:

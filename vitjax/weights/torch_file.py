@@ -23,7 +23,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_torch(
-    path: str | os.PathLike, pick: Callable[[Collection[str]], Collection[str]] | None = None
+    path: str | os.PathLike[str], pick: Callable[[Collection[str]], Collection[str]] | None = None
 ) -> dict[str, np.ndarray]:
     """Tensors of a checkpoint by name; those in nested dictionaries by dotted name.
 

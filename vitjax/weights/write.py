@@ -13,7 +13,9 @@ from vitjax.weights.rename import to_name
 from vitjax.weights.scan_params import unstack_blocks
 
 
-def write_weights(path: str | os.PathLike, variables: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+def write_weights(
+    path: str | os.PathLike[str], variables: Mapping[str, Any], notes: Mapping[str, str]
+) -> None:
     """Writes variables as safetensors, in timm's names and torch's shapes; the file appears whole.
 
     Args:

@@ -51,14 +51,16 @@ class ListedSource:
 
     def __init__(
         self,
-        root: str | os.PathLike,
+        root: str | os.PathLike[str],
         files: Sequence[str],
         labels: np.ndarray | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
-        self.root, self._files = Path(expanded(root)), list(files)
-        self.names = _unique(self._files)
-        self.labels, self.class_names = labels, list(class_names)
+        self.root: Path = Path(expanded(root))
+        self._files = list(files)
+        self.names: list[str] = _unique(self._files)
+        self.labels: np.ndarray | None = labels
+        self.class_names: list[str] = list(class_names)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -102,7 +104,7 @@ class FolderSource(ListedSource):
         ValueError: the path does not exist, or no images are there.
     """
 
-    def __init__(self, path: str | os.PathLike, *, loose: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, loose: bool = True) -> None:
         root = Path(expanded(path))
         if not os.fspath(path) or not root.exists():
             raise UserError(f"{os.fspath(path)!r} does not exist; give a folder of images or an image file.")
@@ -146,9 +148,9 @@ class RowsSource:
 
     def __init__(self, source: ImageSource, rows: np.ndarray) -> None:
         self._source, self._rows = source, rows
-        self.names = [source.names[i] for i in rows]
-        self.labels = None if source.labels is None else source.labels[rows]
-        self.class_names = source.class_names
+        self.names: list[str] = [source.names[i] for i in rows]
+        self.labels: np.ndarray | None = None if source.labels is None else source.labels[rows]
+        self.class_names: list[str] = source.class_names
 
     def __len__(self) -> int:
         return len(self.names)
@@ -189,7 +191,7 @@ class ClassesSource(RowsSource):
         self.labels: np.ndarray | None = np.searchsorted(list(keep), source.labels[self._rows]).astype(
             np.int32
         )
-        self.class_names = [source.class_names[c] for c in keep]
+        self.class_names: list[str] = [source.class_names[c] for c in keep]
 
 
 class ListSource:
@@ -211,7 +213,7 @@ class ListSource:
         if alone or not isinstance(items, Iterable):
             raise TypeError(f"{what} is one {type(items).__name__}; give a list of images, [ ] around one.")
         self._items = list(items)
-        self.names = [
+        self.names: list[str] = [
             f"{i}: {_printable(os.fspath(item))}" if isinstance(item, (str, os.PathLike)) else str(i)
             for i, item in enumerate(self._items)
         ]

@@ -36,7 +36,7 @@ class CifarSource:
         ValueError: files that are missing or of the wrong length, or a class name that comes twice.
     """
 
-    def __init__(self, path: str | os.PathLike, split: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], split: str) -> None:
         folder = Path(expanded(path))
         classes = 10 if (folder / "test_batch.bin").exists() else 100
         label_bytes, names, files = _FILES[classes]
@@ -45,8 +45,8 @@ class CifarSource:
         self.labels: np.ndarray | None = records[:, label_bytes - 1].astype(np.int32)
         if self.labels.max() >= classes:
             raise UserError(f"{folder} holds a label {self.labels.max()}; expected 0 to {classes - 1}.")
-        self.class_names = _names(folder / names, classes)
-        self.names = [f"{split}/{i:05d}" for i in range(len(self._pixels))]
+        self.class_names: list[str] = _names(folder / names, classes)
+        self.names: list[str] = [f"{split}/{i:05d}" for i in range(len(self._pixels))]
 
     def __len__(self) -> int:
         return len(self._pixels)

@@ -29,7 +29,7 @@ SIDE = 320  # pixels: a view is square
 # photo: (package, file in it, part of the photo in use (left, top, right, bottom), regions across and down,
 # which of them, in reading order from 1, are queried; the others are only there to be mistaken: they repeat
 # their neighbours' texture, or show next to nothing
-PHOTOS = {
+PHOTOS: dict[str, tuple[str, str, tuple[int, int, int, int], tuple[int, int], tuple[int, ...]]] = {
     "astronaut": ("skimage", "data/astronaut.png", (0, 0, 512, 512), (2, 2), (1, 2, 3, 4)),
     "brick": ("skimage", "data/brick.png", (0, 0, 512, 512), (2, 2), (1, 4)),
     "camera": ("skimage", "data/camera.png", (0, 0, 512, 512), (2, 2), (1, 2, 3, 4)),
@@ -47,11 +47,11 @@ PHOTOS = {
     "rocket": ("skimage", "data/rocket.jpg", (0, 0, 640, 427), (3, 2), (1, 2, 3, 4, 5, 6)),
 }
 # A real change of place, not a made one: the two photos of a stereo pair, one per split.
-STEREO = {
+STEREO: dict[str, tuple[str, str]] = {
     "query": ("skimage", "data/motorcycle_left.png"),
     "gallery": ("skimage", "data/motorcycle_right.png"),
 }
-POSES = {"query": (0,), "gallery": (1, 2)}
+POSES: dict[str, tuple[int, ...]] = {"query": (0,), "gallery": (1, 2)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ class SceneSource:
     def __init__(self, split: str) -> None:
         if split not in POSES:
             raise UserError(f"scenes have no split {split!r}; there are 'query' and 'gallery'.")
-        self._views, scenes = [], []
+        self._views: list[_View] = []
+        scenes: list[str] = []
         for photo, (*_, queried) in PHOTOS.items():
             for number, box in enumerate(_regions(photo), start=1):
                 scene = f"{photo}-{number}"
@@ -95,12 +96,12 @@ class SceneSource:
                 if split == "gallery" or number in queried:
                     self._views += [_View(scene, photo, box, pose) for pose in POSES[split]]
         self._stereo = _locate(*STEREO[split])
-        self.class_names = [*scenes, "motorcycle"]
+        self.class_names: list[str] = [*scenes, "motorcycle"]
         number = {name: i for i, name in enumerate(self.class_names)}
         self.labels: np.ndarray | None = np.array(
             [*(number[v.scene] for v in self._views), number["motorcycle"]], np.int32
         )
-        self.names = [f"{v.scene}/pose-{v.pose}" for v in self._views]
+        self.names: list[str] = [f"{v.scene}/pose-{v.pose}" for v in self._views]
         self.names.append("motorcycle/" + Path(STEREO[split][1]).stem.split("_")[1])
         self.homographies: list[Float64[np.ndarray, "3 3"] | None] = [
             np.linalg.inv(_pose(v)) for v in self._views

@@ -33,8 +33,8 @@ class DigitsSource:
         chosen = np.flatnonzero(held_out if split == "test" else ~held_out)
         self._pixels = np.rint(images[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         self.labels: np.ndarray | None = labels[chosen].astype(np.int32)
-        self.class_names = [str(digit) for digit in range(10)]
-        self.names = [f"digit-{i:04d}" for i in chosen]
+        self.class_names: list[str] = [str(digit) for digit in range(10)]
+        self.names: list[str] = [f"digit-{i:04d}" for i in chosen]
 
     def __len__(self) -> int:
         return len(self._pixels)

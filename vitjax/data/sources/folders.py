@@ -82,7 +82,7 @@ def _folders(names: Sequence[str], which: str, verdict: str) -> str:
     return f"{count} {which}, {verdict}: {some}"
 
 
-def list_images(folder: str | os.PathLike) -> list[str]:
+def list_images(folder: str | os.PathLike[str]) -> list[str]:
     """Image files below a folder, as relative POSIX paths in the order of these names.
 
     An image's index anywhere in vitjax is its position in this list; names are sorted in the Unicode form
@@ -96,7 +96,7 @@ def list_images(folder: str | os.PathLike) -> list[str]:
     return list_folder(folder).images
 
 
-def list_folder(folder: str | os.PathLike) -> Listing:
+def list_folder(folder: str | os.PathLike[str]) -> Listing:
     """The images of `list_images`, and what is left out of them.
 
     Raises:

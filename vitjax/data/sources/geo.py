@@ -37,12 +37,13 @@ class Places:
                 f"queries are of the cities {queries.class_names}, the others of {gallery.class_names}; they "
                 "must be the same."
             )
-        self._parts, self.queries = (queries, gallery), len(queries)
-        self.names = [*queries.names, *gallery.names]
-        self.class_names = queries.class_names
-        self.cities = np.concatenate([queries.labels, gallery.labels])
+        self._parts = queries, gallery
+        self.queries: int = len(queries)
+        self.names: list[str] = [*queries.names, *gallery.names]
+        self.class_names: list[str] = queries.class_names
+        self.cities: np.ndarray = np.concatenate([queries.labels, gallery.labels])
         self.labels: np.ndarray | None = self.cities
-        self.places = np.concatenate([queries.places, gallery.places])
+        self.places: np.ndarray = np.concatenate([queries.places, gallery.places])
 
     def __len__(self) -> int:
         return len(self.names)

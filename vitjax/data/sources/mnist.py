@@ -27,14 +27,14 @@ class IdxSource:
         ValueError: files that are missing, damaged, or do not belong together.
     """
 
-    def __init__(self, path: str | os.PathLike, split: str = "test") -> None:
+    def __init__(self, path: str | os.PathLike[str], split: str = "test") -> None:
         images, labels = (_find(Path(expanded(path)), stem) for stem in _NAMES[split])
         self._pixels = _read(images, dimensions=3)
         self.labels: np.ndarray | None = _read(labels, dimensions=1).astype(np.int32)
         if len(self._pixels) != len(self.labels):
             raise UserError(f"{images} has {len(self._pixels)} images, {labels} {len(self.labels)} labels.")
-        self.class_names = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
-        self.names = [f"{images.name.split('.')[0]}/{i:05d}" for i in range(len(self._pixels))]
+        self.class_names: list[str] = [str(i) for i in range(int(self.labels.max(initial=-1)) + 1)]
+        self.names: list[str] = [f"{images.name.split('.')[0]}/{i:05d}" for i in range(len(self._pixels))]
 
     def __len__(self) -> int:
         return len(self._pixels)

@@ -47,9 +47,13 @@ class PlaceSource:
         angles: Float64[np.ndarray, " n"],
         night: np.ndarray,
     ) -> None:
-        self._images, self.names, self.class_names = images, images.names, images.class_names
+        self._images = images
+        self.names: list[str] = images.names
+        self.class_names: list[str] = images.class_names
         self.labels: np.ndarray | None = images.labels
-        self.places, self.angles, self.night = places, angles, night
+        self.places: np.ndarray = places
+        self.angles: np.ndarray = angles
+        self.night: np.ndarray = night
 
     def __len__(self) -> int:
         return len(self.names)

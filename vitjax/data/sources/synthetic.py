@@ -42,7 +42,7 @@ class SyntheticSource:
             kinds = ", ".join(map(repr, KINDS))
             raise UserError(f"there are no synthetic images of kind {kind!r}; there are {kinds}.")
         self._make = _leaves if kind == "leaves" else _clouds
-        self.names = [f"{kind}-{i}" for i in range(count)]
+        self.names: list[str] = [f"{kind}-{i}" for i in range(count)]
         self.labels: np.ndarray | None = None
         self.class_names: list[str] = []
 

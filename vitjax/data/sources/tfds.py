@@ -72,7 +72,7 @@ class TfdsSource:
         if "image" not in features or "label" not in features:
             raise UserError(f"TFDS dataset {name!r} has no features 'image' and 'label'.")
         self.class_names: list[str] = list(features["label"].names)
-        self.names = [f"{split}/{i:07d}" for i in range(len(self._records))]
+        self.names: list[str] = [f"{split}/{i:07d}" for i in range(len(self._records))]
         self._folder, self._split = Path(os.fspath(builder.data_path)), split
         self._last: dict[int, tuple[int, dict]] = {}
 

@@ -40,6 +40,13 @@ def _transport(
     iterations: int,
 ) -> tuple[Transport, Float[Array, " p"] | None]:
     """Plan and value of what `solve` finds, see `loop.result`; row_error and col_error have no gradient."""
+    return _transport(solve, problem, similarity, tolerance, iterations)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+def _transport(
+    solve: SolveBlock, problem: Problem, similarity: Any, tolerance: Array, iterations: int
+) -> tuple[Transport, Array | None]:
     return loop.result(solve(problem, tolerance, iterations), similarity)
 
 
@@ -89,7 +96,7 @@ def _backward(
     return new, None if similarity is None else by_value[:, None, None] * plan, None
 
 
-transport.defvjp(_forward, _backward)
+_transport.defvjp(_forward, _backward)
 
 
 def _with_dummies(problem: Problem, potentials: Sides, plan: Array) -> Float[Array, "p i j"]:

@@ -18,6 +18,7 @@ and TPUs they see that it lowers, but it was not yet compiled, run or timed on e
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -116,8 +117,8 @@ def _by_blocks(padded: Problem, tolerance: Array, iterations: int, interpret: bo
 
 def _by_warpgroups(padded: Problem, tolerance: Array, iterations: int, interpret: bool) -> tuple:
     """Runs the GPU's kernel: `loop.solve` traced for one problem, without its leading axis."""
-    from jax.experimental.pallas import mosaic_gpu as plgpu
-
+    # Typed loosely: its functions differ between the versions of JAX that are supported.
+    plgpu: Any = importlib.import_module("jax.experimental.pallas.mosaic_gpu")
     count = padded.cost.shape[0]
     leaves, tree = jax.tree.flatten((padded.replace(backend="pallas"), tolerance))  # pyright: ignore[reportAttributeAccessIssue]
 
