@@ -1,4 +1,4 @@
-r"""Search a gallery of images, rerank the best by matching patches, measure both orders, and show why.
+r"""Search a gallery of images, rerank the candidates by matching patches, measure both orders, and report.
 
 python eval.py --config configs/demo.py --workdir runs/demo
 
@@ -115,7 +115,7 @@ def describe(config: EvalConfig) -> SearchRun:
         reranker = Reranker.from_config(config)
         config = measure(reranker, config)
     if not config.weights:
-        warn("the weights are RANDOM: the figures say nothing; set config.weights")
+        warn("the weights are RANDOM: the figures mean nothing; set config.weights")
     with clock.stage("extract"):
         queries = gallery = describe_gallery(reranker, gallery_source, config)
         if config.data.text_queries and config.task != "index":

@@ -168,8 +168,8 @@ def _judge(pair: Pair, reranker: Reranker) -> list[Row]:
     explained["ceiling of the grid"] = Explained(ceiling, ceiling * similarity, float("nan"))
     patch = np.arange(query.sizes.tokens)[None, :] if query.positions is None else np.asarray(query.positions)
     # A token that lies on no patch is the last one to be pointed at.
-    worth = np.stack([np.append(e.contribution.sum(axis=1), -np.inf)[patch[0]] for e in explained.values()])
-    gain = deletion(query, candidate, worth, config=reranker.rule).gain
+    adds = [np.append(e.contribution.sum(axis=1), -np.inf)[patch[0]] for e in explained.values()]
+    gain = deletion(query, candidate, np.stack(adds), config=reranker.rule).gain
     return [
         Row(pair.name, name, match_accuracy(e.plan, pair.truth), float(g), e.additivity_error)
         for (name, e), g in zip(explained.items(), gain, strict=True)

@@ -82,11 +82,11 @@ def no_argument(arg: str) -> None:
 
 
 def dynamic_on_imagenet(name: str, *, weights: str, ratio: float, keep_ratio: float = 0.7) -> TrainConfig:
-    """What the official recipes of DynamicViT share: 30 epochs, the backbone resting for 5 of them.
+    """What the official recipes of DynamicViT share: 30 epochs, the backbone frozen for 5 of them.
 
     As there: float32 for student and teacher (on GPUs and TPUs XLA multiplies such matrices in TF32 or
     bfloat16 unless `jax_default_matmul_precision` is set), one draw of mixup or cutmix for each 128 images,
-    a running mean of constant decay that is evaluated beside the parameters themselves.
+    an EMA of constant decay that is evaluated beside the parameters themselves.
     Different: batch norm (of LV-ViT's stem) and the mean over kept tokens are of the whole batch, there of
     the 128 images of a GPU; `--config.optim.accumulate=8` makes them so.
     """

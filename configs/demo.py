@@ -1,4 +1,4 @@
-r"""Rerank bundled photos seen from other camera poses: the whole product on real input, no download of data.
+r"""Rerank bundled photos seen from other camera poses: search, reranking and report on bundled data.
 
 python eval.py --config configs/demo.py --workdir runs/demo
 

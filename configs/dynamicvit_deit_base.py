@@ -10,7 +10,7 @@ Hardware: the authors used 8 GPUs, 128 images each; a batch that does not fit go
 --config.optim.accumulate. Not trained by us yet: the figure is theirs, and how long the 37,530 steps take
 is not measured here.
 
-Stochastic depth is 0.2, as there. Should the loss become NaN, keep the batch at 1024 and go on from the
+Stochastic depth is 0.2, as there. Should the loss become NaN, keep the batch at 1024 and resume from the
 last checkpoint with another --config.seed, or --config.optim.clip=1.
 """
 

@@ -5,7 +5,7 @@ python train.py --config configs/fashion_mnist_vit.py:smoke --workdir runs/smoke
 
 DIR holds the four published files (train-images-idx3-ubyte and so on, .gz or not); its default is where the
 package dataset-fashion-mnist of Debian and Ubuntu puts them. CIFAR-10 from its binary version:
---config.data.source=cifar --config.data.dir=DIR. The same command again goes on where it stopped.
+--config.data.source=cifar --config.data.dir=DIR. The same command resumes a stopped run.
 configs/fashion_mnist_dynamicvit.py starts from its result.
 """
 

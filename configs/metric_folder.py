@@ -1,4 +1,4 @@
-r"""Learn to find images of a class from a folder of classes; classes that were not learned are searched.
+r"""Metric learning on a folder of classes; retrieval is evaluated on held-out classes.
 
 python train.py --config configs/metric_folder.py --workdir runs/metric --config.data.train=DIR
 python train.py --config configs/metric_folder.py:smoke --workdir runs/smoke

@@ -4,9 +4,9 @@ python eval.py --config configs/msls.py:cvt --workdir runs/msls_cvt --config.dat
     --config.index.path=GALLERY
 
 DIR holds train_val/cph and train_val/sf of the download (mapillary.com/dataset/places). As in the released
-evaluation, a photo within 25 m by UTM is right whatever way it looks, each city is searched for itself,
-panoramas and rows outside of the subtask are left out, and so are queries without a right photo: 498 are left
-in Copenhagen, 242 in San Francisco. Recall and MAP at 1, 5, 10 and 20, per city and together.
+evaluation, a photo within 25 m by UTM is relevant whatever its direction, each city is searched on its own,
+panoramas and rows outside of the subtask are left out, and so are queries without a relevant photo: 498
+remain in Copenhagen, 242 in San Francisco. Recall and MAP at 1, 5, 10 and 20, per city and together.
 `--config.data.angle=40` also asks for the direction, `--config.data.subtask=d2n` for day against night.
 Backbones: cvt, swin, deit, resnet, dinov2.
 

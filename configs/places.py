@@ -3,9 +3,9 @@ r"""Place recognition: which reference photos show the place of a query photo?
 python eval.py --config configs/places.py --workdir runs/places \
     --config.data.query=DIR --config.data.gallery=DIR --config.data.ground_truth=FILE.json
 
-FILE.json maps a query photo to the right gallery photos, {"query.jpg": ["a.jpg", "b.jpg"]}, or their
+FILE.json maps a query photo to the relevant gallery photos, {"query.jpg": ["a.jpg", "b.jpg"]}, or their
 positions in file-name order, {"0": [3, 4]}. Without it, photos named @UTM_EAST@UTM_NORTH@...@.jpg say
-themselves where they were taken: right are those within 25 m (--config.data.radius). On the corridor set
+where they were taken: relevant are those within 25 m (--config.data.radius). On the corridor set
 (111 + 111 photos of 160 x 120) recall@1 goes from 51.4 to 96.4 percent; 50 seconds on one CPU core.
 
 Frames are squashed to a square, bilinear. A centre crop would cut a quarter off a 4:3 frame, and what lies

@@ -223,7 +223,7 @@ def test_places_are_judged_by_the_ground_truth_file(folder, tmp_path):
     queries.mkdir()
     for kind in range(3):
         Image.fromarray(image(kind, 1)).save(queries / f"{kind}.png")
-    (queries / "2b.jpg").write_bytes(b"not a image")
+    (queries / "2b.jpg").write_bytes(b"not an image")
     truth = {"0": [0, 1, 2, 3], "1": [4, 5], "2": [8, 9], "3": [15]}
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     code, out, err = run(

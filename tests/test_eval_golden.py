@@ -16,7 +16,7 @@ from vitjax.retrieval import Descriptors, metrics
 
 
 class Given(program.Reranker):
-    """Stands where the model would: the vector of a image is looked up by its file's name."""
+    """Stands where the model would: the vector of an image is looked up by its file's name."""
 
     load_report = center = None
     token_grid = patch_grid = (1, 1)

@@ -354,7 +354,7 @@ def test_a_data_process_that_dies_or_hangs_stops_the_run_with_a_line(tmp_path, n
     out, err = process.communicate(timeout=120)  # returns when no process holds its ends: the reader is gone
     assert process.returncode == 1
     assert out == ""
-    assert [said in line for line in err.splitlines() if "do not come" in line] == [True]
+    assert [said in line for line in err.splitlines() if "data loader: no images of step" in line] == [True]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What this installation has, and what it lacks: `vitjax doctor` or `python -m vitjax.doctor`."""
+"""Versions, devices, caches and missing extras: `vitjax doctor` or `python -m vitjax.doctor`."""
 
 import importlib.metadata
 import importlib.util

@@ -1,4 +1,4 @@
-"""From images to a new order: the front that puts models, weights, data, search and transport together."""
+"""Reranker and similarity: models, weights, data, search and transport behind one Python interface."""
 
 import functools
 import inspect
@@ -228,8 +228,8 @@ class Reranker:
     def rule(self) -> RerankConfig:
         """`config.rerank` with the price it needs, if it needs one and names none.
 
-        Found without labels, by how well unrelated images match: photos of `config.data.center`, or leaves
-        and clouds made by code (`vitjax.retrieval.match_price`). So it belongs to the model, not to a
+        Found without labels, by how well unrelated images match: photos of `config.data.center`, or
+        synthetic images (`vitjax.retrieval.match_price`). So it belongs to the model, not to a
         gallery, and a score stays the same whatever the other candidates are.
         """
         return self.priced(self.config.rerank)
@@ -265,7 +265,7 @@ class Reranker:
 
     @functools.cached_property
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides the descriptors of an image, as plain data; a gallery keeps it."""
+        """The recipe of the descriptors, plain data that a gallery stores: whatever they depend on."""
         chosen, photos = self.config.model, self.config.data.center
         kept = {"block": chosen.block, "grid": chosen.grid, "center": chosen.center}
         kept |= {"facet": chosen.facet, "smooth": chosen.smooth}
@@ -643,7 +643,7 @@ def _first_sentence(error: Exception) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How alike two images are: `score` = structural + weight * pooled, and which patches say so."""
+    """Similarity of two images: `score` = structural + weight * pooled, and the matched patches."""
 
     score: float
     structural: float

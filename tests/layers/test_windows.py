@@ -36,16 +36,19 @@ def test_cutting_and_joining_gives_the_grid_back(grid, size, shifted, wanted):
     )
 
 
-def test_strangers_are_tokens_of_far_apart_places():
+def test_the_shift_mask_separates_tokens_of_far_apart_positions():
     windows = Windows.fit((8, 8), (4, 4), shifted=True)
-    strangers, places = windows.strangers(), windows.positions()
-    assert strangers is not None
-    for block, where in zip(strangers, places, strict=True):
+    mask, positions = windows.shift_mask(), windows.positions()
+    assert mask is not None
+    for block, where in zip(mask, positions, strict=True):
         rows, columns = np.divmod(where, 8)
         near = (abs(rows[:, None] - rows) < 4) & (abs(columns[:, None] - columns) < 4)
         np.testing.assert_array_equal(block == 0, near)
         np.testing.assert_array_equal(block != 0, block == -100)
-    assert Windows.fit((8, 8), (4, 4), shifted=False).strangers() is None
+    still = Windows.fit((8, 8), (4, 4), shifted=False)
+    assert still.shift_mask() is None
+    with pytest.deprecated_call(match="shift_mask"):
+        assert still.strangers() is None
 
 
 def _attention(windows, batch=2, heads=3):

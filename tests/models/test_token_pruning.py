@@ -72,24 +72,24 @@ def test_tokens_that_are_gone_and_tokens_that_are_masked_give_the_same(name, ima
 
 
 @pytest.mark.parametrize("name", ["topk", "evit"])
-def test_worth_is_the_attention_of_cls_when_a_token_was_kept(name, images):
+def test_kept_scores_are_the_attention_of_cls_when_a_token_was_kept(name, images):
     model, variables = _made("vit_small_patch14_reg4_dinov2", reduce=name, pruning_loc=(1, 3), keep_ratio=0.5)
     out = run(model, variables, images, return_attention=True)
     seen = np.asarray(out.attention[3].weights)[:, :, 0, 5:].mean(axis=1)  # 32 tokens, and the fused one
     owner = np.asarray(out.owner[0])
     kept = np.asarray(out.keep_index[1])
-    for image, (worth, places) in enumerate(zip(np.asarray(out.worth), kept, strict=True)):
+    for image, (scores, places) in enumerate(zip(np.asarray(out.kept_scores), kept, strict=True)):
         own = places < 64
         rows = owner[image][places[own]]
-        np.testing.assert_allclose(worth[own], seen[image][rows], rtol=1e-5)
+        np.testing.assert_allclose(scores[own], seen[image][rows], rtol=1e-5)
         rest = np.setdiff1d(np.arange(seen.shape[1]), rows)
         if name == "evit":
-            np.testing.assert_allclose(worth[~own], seen[image][rest].sum(), rtol=1e-5)
-        assert worth[own].min() >= seen[image][rest].max()
+            np.testing.assert_allclose(scores[~own], seen[image][rest].sum(), rtol=1e-5)
+        assert scores[own].min() >= seen[image][rest].max()
 
 
 @pytest.mark.parametrize("budget", ["fixed", "own"])
-def test_worth_is_the_last_predictors_probability_and_padding_is_worth_nothing(budget, images):
+def test_kept_scores_are_the_last_predictors_probability_and_0_for_padding(budget, images):
     model, variables = _made("dynamicvit_deit_small_patch16_224", budget=budget)
     out = run(model, variables, images)
     first, last = (np.asarray(index) for index in out.keep_index[1:])
@@ -98,12 +98,15 @@ def test_worth_is_the_last_predictors_probability_and_padding_is_worth_nothing(b
             place: np.exp(score)
             for place, score in zip(first[image], np.asarray(out.scores[-1])[image, :, 0], strict=True)
         }
-        for place, worth in zip(last[image], np.asarray(out.worth)[image], strict=True):
-            np.testing.assert_allclose(worth, probability[place] if place < 64 else 0.0, rtol=1e-5)
+        for place, scores in zip(last[image], np.asarray(out.kept_scores)[image], strict=True):
+            np.testing.assert_allclose(scores, probability[place] if place < 64 else 0.0, rtol=1e-5)
 
 
-def test_merging_and_lots_rank_nothing():
-    assert all(_evaluated("deit_small_patch16_224", name).worth is None for name in ("tome", "random"))
+def test_merging_and_random_pruning_rank_nothing():
+    found = [_evaluated("deit_small_patch16_224", name) for name in ("tome", "random")]
+    assert [out.kept_scores for out in found] == [None, None]
+    with pytest.deprecated_call(match="kept_scores"):
+        assert found[0].worth is None
 
 
 @pytest.mark.parametrize("name", DYNAMIC)

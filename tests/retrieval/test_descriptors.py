@@ -64,7 +64,7 @@ def ranked(variables, images):
         owner=(jnp.asarray(owner),),
         keep_index=(jnp.asarray(places),),
         sizes=jnp.asarray(np.tile([1.0, 1, 1, 1, 0, 2], (len(images), 1))),
-        worth=jnp.asarray(np.tile([0.1, 0.2, 0.3, 0.4, 0.0, 1.0], (len(images), 1))),
+        kept_scores=jnp.asarray(np.tile([0.1, 0.2, 0.3, 0.4, 0.0, 1.0], (len(images), 1))),
     )
 
 
@@ -72,7 +72,7 @@ class Ranked(types.SimpleNamespace):
     """What a model that drops and merges tokens returns."""
 
 
-def test_kept_tokens_weigh_what_they_were_worth(images, variables):
+def test_kept_tokens_weigh_their_kept_scores(images, variables):
     found, _ = describe_batches(make_describe(ranked, keep=True), variables, batches_of(images, 7))
     np.testing.assert_allclose(found.weights[3], [0.05, 0.1, 0.15, 0.2, 0.0, 0.5], rtol=1e-6)
     np.testing.assert_array_equal(found.valid[3], [True, True, True, True, False, True])

@@ -59,7 +59,7 @@ def test_page_draws_metrics_rankings_and_the_sum(show):
         == "Precision@150.0 %100.0 %+50.0 pts"
     )
     assert tab.evaluate("document.querySelectorAll('#q1 .row.before .thumb').length") == 3
-    assert "corrected" in tab.evaluate("document.querySelector('#q1 .verdict').textContent")
+    assert "relevant after reranking" in tab.evaluate("document.querySelector('#q1 .verdict').textContent")
     rows = "[...document.querySelectorAll('#q1 .matches tr')].slice(1)"
     column = tab.evaluate(f"{rows}.map((r) => r.cells[r.cells.length - 2].textContent)")
     *adds, structural, pooled, final = (float(text) for text in column)
@@ -109,7 +109,7 @@ def test_right_and_wrong_carry_signs_and_words(show):
     tab = show(report())
     marks = "[...document.querySelectorAll('#q1 .row.after .mark')].map((e) => e.textContent).join('')"
     assert tab.evaluate(marks) == "✓✕✕"
-    assert "right" in tab.evaluate(
+    assert ", relevant" in tab.evaluate(
         "document.querySelector('#q1 .row.after .thumb').getAttribute('aria-label')"
     )
     moves = "[...document.querySelectorAll('#q1 .row.after .move')].map((e) => e.textContent).join(' ')"

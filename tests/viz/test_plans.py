@@ -49,7 +49,7 @@ def read_back(plan: PlanView) -> dict[str, np.ndarray]:
             column += gaps[i] + 1
             out["mass"][row, column] = (roots[i] / 255) ** 2 * largest[row]
             out["adds"][row, column] = (
-                out["mass"][row, column] * (worth[i] - 256 * (worth[i] > 127)) * data["worth"]
+                out["mass"][row, column] * (worth[i] - 256 * (worth[i] > 127)) * data["step"]
             )
     return out
 

@@ -1,4 +1,4 @@
-"""Where the programs and the configs that come with vitjax are.
+"""Paths of the programs and configs that come with vitjax.
 
 In a checkout they stand at its top level; a wheel carries the same files inside the package.
 """

@@ -26,7 +26,7 @@ console: Console = _CleanConsole(stderr=True, highlight=False, markup=False, emo
 
 
 def say(text: str, *, style: str | None = None) -> None:
-    """Prints a line for people, once per run."""
+    """Prints a line on stderr, once per run."""
     if sharding.is_main_process():
         console.print(text, style=style, soft_wrap=True)  # a log reads one line as one
 
@@ -61,7 +61,7 @@ def bar(
     if not count or not sharding.is_main_process():
         yield from items
     elif not console.file.isatty() or console.is_dumb_terminal:
-        yield from _lines(items, what, _Pace(count, total or count, unit, clock), ends=ends)
+        yield from _lines(items, what, _Rate(count, total or count, unit, clock), ends=ends)
     else:
         text = TextColumn("{task.description}", markup=False)
         columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -70,22 +70,22 @@ def bar(
             yield from progress.track(items, total=count, description=clean(what))
 
 
-def _lines(items: Iterable[Any], what: str, pace: "_Pace", *, ends: bool) -> Iterator[Any]:
-    """Yields items with a line after some seconds, then less and less often, and one at the end."""
+def _lines(items: Iterable[Any], what: str, rate: "_Rate", *, ends: bool) -> Iterator[Any]:
+    """Yields items with a progress line after some seconds, then less and less often, and one at the end."""
     wait = FIRST
-    due = pace.began + wait
+    due = rate.began + wait
     for done, item in enumerate(items):
-        now = pace.at(done)
+        now = rate.at(done)
         if done and now >= due:
-            say(f"{what}: {pace.text(done, now)}")
+            say(f"{what}: {rate.text(done, now)}")
             wait = min(2 * wait, LONGEST)
             due = now + wait
         yield item
     if ends or wait > FIRST:
-        say(f"{what}: done in {_duration(pace.clock() - pace.began)}")
+        say(f"{what}: done in {_duration(rate.clock() - rate.began)}")
 
 
-class _Pace:
+class _Rate:
     """How far a loop is and how fast it goes; its first item, which compiles, counts only until others do."""
 
     def __init__(self, count: int, total: int, unit: str, clock: Callable[[], float]) -> None:

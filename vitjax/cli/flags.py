@@ -1,4 +1,4 @@
-"""What the programs share on the command line: flags, help, and how errors reach a person.
+"""What the programs share on the command line: flags, help, and how errors are printed.
 
 The flags are the field's usual ones (`--config FILE[:arg] --config.a.b=value --workdir DIR`). Exit codes:
 0 done, 1 an error of the user's or another process of the run that has died (one plain line, no traceback),
@@ -79,7 +79,7 @@ def use_large_pages(switch: pathlib.Path = _LARGE_PAGES) -> None:
 
 
 def run(main: Callable[[Any, str], None], config_type: type, description: str) -> None:
-    """Parses the command line, calls `main(config, workdir)` and exits with the right code.
+    """Parses the command line, calls `main(config, workdir)` and exits with its exit code.
 
     Args:
         main: the program; a `UserError` or `OSError` it raises is printed as one line.
@@ -127,7 +127,7 @@ def _read(config_type: type, description: str, argv: list[str]) -> Arguments | i
 
 
 def run_benchmark(main: Callable[[], None]) -> None:
-    """Calls a benchmark's `main` and exits with the right code; what the user can mend is one line."""
+    """Calls a benchmark's `main` and exits with its exit code; what the user can mend is one line."""
     protect()
     sys.exit(_guarded(main, sys.argv[0]))
 

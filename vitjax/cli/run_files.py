@@ -1,4 +1,4 @@
-"""What a run leaves behind: results.json, results.csv, and who and what produced them."""
+"""Output files of a run: results.json, results.csv, and their provenance."""
 
 import contextlib
 import csv

@@ -1,4 +1,4 @@
-"""What both programs do first: look at the machine, open the output folder, keep what is compiled."""
+"""Start of a program: devices, the workdir and its lock, and the compilation cache."""
 
 import contextlib
 import os

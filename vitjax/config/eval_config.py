@@ -80,7 +80,7 @@ class ModelConfig(BackboneConfig):
     block: int = option(-1, "tokens after this block, from 0; negative counts from the end")
     facet: str = option(
         "token",
-        "which vectors of the block are its tokens: its output, or the queries, keys or values of its "
+        "facet of the block that is used as tokens: its output, or the queries, keys or values of its "
         "attention (plain ViT only)",
         choices=FACETS,
     )
@@ -322,7 +322,7 @@ def validate_rerank(config: RerankConfig) -> None:
 
 
 def _rules(config: EvalConfig) -> list[str]:
-    """A line for each combination of fields that cannot be."""
+    """A line for each inconsistent combination of fields."""
     wrong, source = [], config.data.source
     if config.task == "index" and not config.index.path:
         wrong.append("config.task is 'index', but config.index.path is empty; say where to store the gallery")
@@ -335,7 +335,7 @@ def _rules(config: EvalConfig) -> list[str]:
 
 
 def _reduced(config: EvalConfig) -> list[str]:
-    """What needs all tokens, or a score of each."""
+    """Fields that need all tokens, or a score of each."""
     name, wrong, sweep = config.reduce.name, [], config.reduce.sweep
     if config.rerank.marginals == "keep" and name in ("tome", "random", "uniform"):
         wrong.append(f"config.rerank.marginals is 'keep', but config.reduce.name {name!r} ranks no tokens")
@@ -348,14 +348,14 @@ def _reduced(config: EvalConfig) -> list[str]:
 
 
 def _matched(rule: RerankConfig) -> list[str]:
-    """What decides how much of two images is matched (mass, price, tau), and whether it counts (gate)."""
+    """Rules across mass, price and tau, and across gate and hold-out."""
     wrong = []
     if rule.price > 0 and not isinstance(rule.mass, str):
         wrong.append(f"config.rerank.price is {rule.price}, which only mass 'auto' and 'mutual' use")
     if rule.tau < 1 and rule.mass != 1 and not wrong:
         wrong.append(
             f"config.rerank.mass is {rule.mass!r} and config.rerank.tau {rule.tau}: "
-            "each leaves patches out; set one of them to 1"
+            "both leave mass unmatched; set one of them to 1"
         )
     known = open_names(STAGES, "vitjax.retrieval.reranking.then", "STAGES")()
     unknown = [name for name in map(str.strip, rule.then.split(",")) if name and name not in known]
@@ -414,7 +414,7 @@ def demo_config() -> EvalConfig:
     The weights started as DINOv2 and were fine-tuned for saliency, so their last blocks describe saliency,
     not content: blocks with index 5 to 7 retrieve best. Averaging 2 x 2 patch tokens quarters the index.
 
-    The rest was chosen where nobody had to label anything: on the demo's photos, whose camera poses are
+    The rest was chosen without labels: on the demo's photos, whose camera poses are
     known, and on composites of known overlap (`benchmarks/mass.py`). On both, tokens without positional bias
     beat plain ones, transport that may leave tokens out (KL divergences from uniform weights, at
     0.1 each, so tau = 0.1 / (0.1 + epsilon)) beats balanced transport, and a part of the pooled cosine is

@@ -1,4 +1,4 @@
-"""Whether every field of a config holds what its annotation says: both programs ask before anything else."""
+"""Type checks of config values against their annotations; both programs run them first."""
 
 import dataclasses
 import math

@@ -160,7 +160,7 @@ class OptimConfig:
     clip: float = option(0.0, "largest norm of the gradient; 0 = any", low=0)
     accumulate: int = option(1, "gradient accumulation: parts of a batch, one after the other", low=1)
     ema: float = option(0.0, "decay of the EMA of the weights, which is evaluated; 0 = none", low=0, high=1)
-    ema_warmup: bool = option(True, "the decay rises from 0.1, at most (1 + step) / (10 + step)")
+    ema_warmup: bool = option(True, "EMA warm-up: the decay rises from 0.1, at most (1 + step) / (10 + step)")
     backbone_lr: float = option(
         1.0, "learning rate of the backbone beside new predictors or a new head", low=0, unit="units of lr"
     )
@@ -227,7 +227,7 @@ def validate(config: TrainConfig) -> None:
 
 
 def _rules(config: TrainConfig) -> list[str]:
-    """A line for each combination of fields that cannot be."""
+    """A line for each inconsistent combination of fields."""
     wrong = []
     if config.batch_size % (config.augment.mix_group or 1) and config.augment.mix_group < config.batch_size:
         wrong.append(
@@ -274,7 +274,7 @@ def _metric(config: TrainConfig) -> list[str]:
     if split and not 0 < config.metric.held_out < 1:
         wrong.append(
             f"config.metric.held_out is {config.metric.held_out}; without config.data.test it must be above "
-            "0 and below 1: some classes are learned, the others held out"
+            "0 and below 1: some classes are trained on, the others held out"
         )
     if config.optim.accumulate > 1:
         wrong.append("config.optim.accumulate: images are compared within a batch; set it to 1")

@@ -1,4 +1,4 @@
-"""How a image is changed each time it is learned from, on the host, in Pillow and NumPy."""
+"""Training augmentation on the host, in Pillow and NumPy."""
 
 import math
 from collections.abc import Callable
@@ -37,14 +37,14 @@ class Augment:
 
     Attributes:
         recipe: the model's input.
-        choices: what is done, and how strongly.
+        choices: operations and their strength.
     """
 
     recipe: Preprocess
     choices: Choices
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-        """Returns the changed image."""
+        """Returns the augmented image."""
         wanted, size = self.choices, self.recipe.image_size
         if wanted.crop:
             box = crop_box(image.size, wanted.crop, rng)
@@ -67,7 +67,7 @@ class Augment:
 
 
 def crop_box(size: tuple[int, int], least: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a random part of a image.
+    """Left, top, right and bottom of a random part of an image.
 
     Source: Szegedy et al. 2015 (arXiv:1409.4842), as torchvision's RandomResizedCrop: its area a share in
     [least, 1], its width 3/4 to 4/3 of its height, log-uniform; the centre where ten tries do not fit.

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A image that was left out, and why."""
+    """An image that was left out, and why."""
 
     index: int
     name: str
@@ -161,7 +161,7 @@ def batches(
         batch_size: rows of a batch over all processes.
         workers: threads that read and decode. They are threads and not processes: decoding and resizing
             release the interpreter lock, and nothing is copied.
-        on_bad_image: "skip" makes a image that cannot be read an invalid row and notes it in `.skipped`;
+        on_bad_image: "skip" makes an image that cannot be read an invalid row and notes it in `.skipped`;
             "error" raises its ImageError.
         shard: (process index, number of processes): each gets a contiguous part of every batch's rows.
 

@@ -1,4 +1,4 @@
-"""What an image file costs to decode, counted before anything is, and the part of it that makes pixels.
+"""Decoding cost of an image file, computed before decoding, and the file without metadata.
 
 A file's size and its pixels do not bound its cost: a JPEG of 3 kB can go over 50 megapixels 200 times, and
 Pillow reads metadata in time quadratic in its size. So each format's outer structure is walked here, which is

@@ -1,6 +1,6 @@
 """Images from files, bytes, PIL images and arrays, with limits that hold before anything is decoded.
 
-Image files come from strangers. Only JPEG, PNG and WebP are opened, by allow-list: most decoder bugs and all
+Image files are untrusted. Only JPEG, PNG and WebP are opened, by allow-list: most decoder bugs and all
 slow formats are elsewhere. What a file costs is counted before a pixel is decoded (`image_cost`), so none
 takes more than about 2 s of CPU and 512 MiB. A damaged file is refused, never half read.
 """
@@ -81,7 +81,7 @@ def read_image(source: ImageLike) -> Image.Image:
 
 
 def image_size(source: ImageLike) -> tuple[int, int]:
-    """Width and height in pixels of a image turned the way its EXIF data says, without decoding it.
+    """Width and height in pixels of an image turned the way its EXIF data says, without decoding it.
 
     Args:
         source: as for `read_image`, which returns that size, or half of it for a JPEG above 25 megapixels.
@@ -199,7 +199,7 @@ def _from_pil(image: Image.Image) -> Image.Image:
 
 
 def _unloaded(image: Image.Image) -> bytes | None:
-    """The file of a image that has been opened only; None where its pixels are in memory."""
+    """The file of an image that has been opened only; None where its pixels are in memory."""
     if not isinstance(image, ImageFile.ImageFile) or image.fp is None:
         return None
     if not image.tile and getattr(image, "_im", None) is not None:

@@ -1,4 +1,4 @@
-"""What a JPEG costs to decode, counted from its segments, and the part of it that makes pixels.
+"""Decoding cost of a JPEG, computed from its segments, and the file without metadata.
 
 Source: ITU-T T.81, annexes B and E.
 """

@@ -84,12 +84,12 @@ class Sampler(Protocol):
         ...
 
     def instead(self, i: int) -> int:
-        """What takes the place of a image that cannot be read."""
+        """What takes the place of an image that cannot be read."""
         ...
 
 
 class StoppedFeed(UserError):
-    """No more batches come: a process that reads has ended, or does not go on."""
+    """The data loader has stopped: a process of it has ended or timed out."""
 
 
 @dataclass
@@ -270,7 +270,7 @@ class Feed:
         if stopped():
             return None
         raise StoppedFeed(
-            f"the images of step {step} do not come: {reason} The same command goes on from the last "
+            f"data loader: no images of step {step}: {reason} The same command resumes from the last "
             "checkpoint."
         )
 
@@ -304,7 +304,7 @@ class Feed:
         raise TooManyBadImages(f"{_TRIES} images in a row cannot be read, the last: {bad[-1][1]}")
 
     def _label(self, i: int) -> int:
-        """Class of a image; a source that would have to read all of them for it has a method for one."""
+        """Class of an image; a source that would have to read all of them for it has a method for one."""
         one = getattr(self.source, "label", None)
         return one(i) if one is not None else int(np.asarray(self.source.labels)[i])
 

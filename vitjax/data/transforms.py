@@ -1,4 +1,4 @@
-"""From a image to model input, the way the weights expect it: these numbers travel with the weights."""
+"""Preprocessing: resize, crop, interpolation and normalisation that belong to weights."""
 
 import dataclasses
 import difflib
@@ -25,11 +25,11 @@ _MOST_RESIZED = 2**24  # pixels: beyond, only what the crop keeps is computed
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How a image becomes model input.
+    """How an image becomes model input.
 
     Source: timm's evaluation transform (`create_transform(is_training=False)`), with the rounding of
     torchvision's `Resize` and `CenterCrop`. Different: `resize="squash"` ignores `crop_pct`, so nothing of
-    the image is lost (timm crops what `crop_pct` says). A image so long that its resized form would
+    the image is lost (timm crops what `crop_pct` says). An image so long that its resized form would
     exceed 16 megapixels (about 1:330 at 224 pixels) is resized in the cropped region alone, with the same
     filter at the same places.
 
@@ -85,7 +85,7 @@ class Preprocess:
         return math.floor(self.image_size / self.crop_pct + 1e-6)
 
     def placement(self, width: int, height: int) -> Float64[np.ndarray, "3 3"]:
-        """Where a image's pixels come to lie in what the model sees.
+        """Where pixels of an image lie in the model input.
 
         Args:
             width: of the image, upright as `read_image` returns it, pixels.
@@ -122,7 +122,7 @@ class Preprocess:
 
         Raises:
             ImageError: the image cannot be read.
-            TypeError: a width without a height, or a image with one.
+            TypeError: a width without a height, or an image with one.
 
         >>> Preprocess(4, 1.0, "bicubic", (0.5,) * 3, (0.5,) * 3).to_image((0.0, 0.0, 0.5, 1.0), 8, 4)
         (2.0, 0.0, 4.0, 4.0)
@@ -160,7 +160,7 @@ class Preprocess:
 def _layout(
     width: int, height: int, shorter: int, size: int
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """The size a image is resized to, the corner of the crop in it, and how much of it the crop keeps."""
+    """The size an image is resized to, the corner of the crop in it, and how much of it the crop keeps."""
     if width <= height:
         new = (shorter, int(shorter * height / width))
     else:

@@ -53,7 +53,7 @@ COLUMNS = (
 
 @dataclass
 class Variant:
-    """One row: a model, and what it said of every image that could be read.
+    """One row of the table: a model and its predictions.
 
     Attributes:
         label: "dense", or the reducer and how much it keeps.
@@ -75,12 +75,12 @@ class Variant:
 
 @dataclass(frozen=True, eq=False)
 class ClassifyRun:
-    """What was classified, and by what.
+    """Images, models and predictions of a classification.
 
     Attributes:
         config: everything the run was told.
         source: of the images.
-        preprocess: what turns them into model input.
+        preprocess: of the model.
         variants: the model, dense and with fewer tokens, with its predictions.
         variables: the weights of all of them, on the host.
         rows: (n,), positions in `source` of the images that could be read.

@@ -1,4 +1,4 @@
-"""When to rerank, in the program: a gate that is given, or learned on a hold-out of the queries."""
+"""The gate of a run: given, or learned on a random hold-out of the queries."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -32,7 +32,7 @@ def find_gate(run: SearchRun) -> tuple[SearchRun, RunGate | None]:
         gate = Gate.read(rule.gate) if rule.gate else Gate.read_beside(rule.accept) if rule.accept else None
         return run, gate and RunGate(gate)
     if run.truth.positives is None:
-        raise UserError("config.rerank.held_out learns from relevant images, and there are none known")
+        raise UserError("config.rerank.held_out needs ground truth, and there is none")
     held_out = round(rule.held_out * count)
     if not 0 < held_out < count:
         raise UserError(f"config.rerank.held_out is {rule.held_out}: {held_out} of {count} queries")

@@ -1,4 +1,4 @@
-"""From images to a gallery on a disk: a build that resumes where it was stopped, and is not repeated."""
+"""Describes images into a gallery on a disk; an interrupted build resumes."""
 
 import os
 import warnings

@@ -15,7 +15,7 @@ from vitjax.evaluation.search_run import PageField, Ranking
 
 
 def fill(fields: Mapping[str, PageField], ranking: Ranking, results: dict[str, Any]) -> dict[str, Any]:
-    """What each field says, by its name; those that have nothing to say are left out."""
+    """Contents of the fields by name; fields that return None are left out."""
     said = {name: field(ranking, results) for name, field in fields.items()}
     return {name: content for name, content in said.items() if content is not None}
 

@@ -1,4 +1,4 @@
-"""What is searched for what, and which gallery images are relevant: published protocols, and folders."""
+"""Queries, gallery and relevant images of published protocols and of folders."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
@@ -45,9 +45,9 @@ def data_spec(data: DataConfig) -> DataSpec:
 def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     """Gallery and queries of a search; the same object where the gallery is searched in itself.
 
-    CUB-200-2011, Cars196, Stanford Online Products: the half whose classes nobody learns from is searched in
-    itself. MSLS: the validation cities. Of photos of known places, queries without a relevant image are left
-    out, as the released evaluation of MSLS leaves them out.
+    CUB-200-2011, Cars196, Stanford Online Products: the half of the classes that is not trained on is
+    searched in itself. MSLS: the validation cities. Of photos of known places, queries without a relevant
+    image are left out, as the released evaluation of MSLS leaves them out.
 
     Args:
         data: says which images.
@@ -128,7 +128,7 @@ def text_truth(queries: TextSource, gallery: DescribedImages, own: Int[np.ndarra
 
 
 def self_index(queries: DescribedImages, gallery: DescribedImages) -> Int[np.ndarray, " q"]:
-    """Per query, the gallery row that is the same file and must not be its own first hit; -1 = none."""
+    """Self index: per query, the gallery row that is the same file, left out of its ranking; -1 = none."""
     if queries is gallery:
         return np.arange(len(gallery))
     if not (isinstance(queries.source, ListedSource) and isinstance(gallery.source, ListedSource)):
@@ -140,12 +140,12 @@ def self_index(queries: DescribedImages, gallery: DescribedImages) -> Int[np.nda
 
 
 def protocol_truth(data: DataConfig, truth: Truth) -> Truth:
-    """What classes say, judged as the papers judge it: recall at their ranks, and their own RP and MAP@R."""
+    """Relevance by class, with the papers' metrics: recall at their ranks, and their own RP and MAP@R."""
     return replace(truth, ks=RECALL_AT[data.source], released=True)
 
 
 def place_truth(data: DataConfig, queries: PlaceSource, gallery: PlaceSource) -> Truth:
-    """What places say: relevant images are near, and each city is searched for itself."""
+    """Relevance by position: images within a radius, and each city is searched on its own."""
     return Truth(
         near(queries, gallery, data.angle, data.radius),
         None,
@@ -159,7 +159,7 @@ def place_truth(data: DataConfig, queries: PlaceSource, gallery: PlaceSource) ->
 def named_place_truth(
     data: DataConfig, queries: Sequence[str], gallery: Sequence[str], own: Int[np.ndarray, " q"]
 ) -> Truth | None:
-    """What places in file names say (`places_in_names`); None unless queries and gallery both name theirs.
+    """Relevance by the positions in file names (`places_in_names`); None unless both sides have them.
 
     Relevant are photos within `data.radius` metres, as `positives_within` counts them, of the same UTM zone
     where both names say one, and turned by `data.angle` at most where that is set.

@@ -1,4 +1,4 @@
-"""What a search leaves to look at: report.html, figures, and whether the explanations on them are true."""
+"""The report page and figures of a search, and the faithfulness of their explanations."""
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +19,8 @@ from vitjax.viz.rankings import NamedRanking, Shown
 from vitjax.viz.report import PLAN_BYTES, write_report
 from vitjax.viz.views import QueryView, Report, SkippedView
 
-DELETIONS = 32  # first hits of which patches are taken away, to see whether the score hangs on them
-# Times that as many random patches are taken away instead, for each of four shares. Matched with the patches
+DELETIONS = 32  # first hits on which the deletion test is run
+# Random draws of the deletion test for each of four shares. Matched with the patches
 # that add most and with all: 1 + (30 + 1) * 4 = 125 pairs, so they go through a CPU as one block (of 128).
 DRAWS = 30
 
@@ -38,7 +38,7 @@ def draw(ranking: Ranking, results: dict[str, Any], out: pathlib.Path) -> dict[s
     """Writes report.html, and PNG files of the queries whose first hit changed before the others.
 
     Returns:
-        How true the explanations are; see `judge_explanations`.
+        Faithfulness of the explanations; see `judge_explanations`.
     """
     run, named = ranking.run, name_ranking(ranking)
     figures, count = run.config.figures, len(run.queries)
@@ -90,7 +90,7 @@ def images_of(named: NamedRanking, queries: Iterable[int]) -> list[Shown]:
 
 
 def view_queries(run: SearchRun, named: NamedRanking, shown: list[int]) -> dict[int, QueryView]:
-    """What the page says of each query: its first candidates in both orders, and why they match."""
+    """Each query as the page shows it: its first candidates in both orders, and their matches."""
     pairs = [(q, row) for q in shown for row in named.matched(q)]
     rows = (np.array([pair[side] for pair in pairs], np.int32) for side in (0, 1))
     queries, gallery, rule = run.queries.descriptors, run.gallery.descriptors, run.config.rerank
@@ -109,7 +109,7 @@ def view_queries(run: SearchRun, named: NamedRanking, shown: list[int]) -> dict[
 
 
 def judge_explanations(ranking: Ranking, views: dict[int, QueryView]) -> dict[str, Any]:
-    """Whether the parts of a plan make the score that ordered the candidates, and whether it hangs on them.
+    """Additivity error of the explanations, and the deletion test on first hits.
 
     Returns:
         Number of pairs, the largest gap between a score and its parts; and of up to `DELETIONS` first hits
@@ -150,7 +150,8 @@ def say_judged(judged: dict[str, Any]) -> str:
     if not judged["pairs"]:
         return ""
     gap = f"{judged['largest_additivity_error']:.0e}"
-    text = f"What the patches add makes up each of {count_of(judged['pairs'], 'score', 'scores')}, to {gap}"
+    scores = count_of(judged["pairs"], "score", "scores")
+    text = f"The contributions of the patches add up to each of {scores}, to {gap}"
     if fell := judged.get("deletion"):
         error = fell["gain_standard_error"]
         sure = "" if error is None else f", standard error {error:.3f}"
@@ -190,9 +191,9 @@ def make_report(ranking: Ranking, results: dict[str, Any], content: PageContent)
     some = f" (this page shows the first {shown} of {count})" if shown < count else ""
     sections = page_fields.SECTIONS | dict(ranking.run.sections)
     return Report(
-        title="Search, and search again patch by patch",
+        title="Pooled search and reranking",
         subtitle=f"{searched(results)}{some}; the first {rule.top_k} candidates of each were "
-        "matched patch by patch and put in a new order",
+        "reranked by matching their patches",
         images=content.images,
         queries=content.queries,
         patches=content.patches,

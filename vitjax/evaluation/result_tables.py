@@ -18,7 +18,7 @@ from vitjax.viz.report import metric_name
 
 
 def searched(results: dict[str, Any]) -> str:
-    """What was searched for in what."""
+    """Numbers of queries and gallery images."""
     queries = count_of(results["queries"], "query", "queries")
     return f"{queries} in {count_of(results['gallery'], 'picture', 'pictures')}"
 

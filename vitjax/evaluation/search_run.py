@@ -1,4 +1,4 @@
-"""The records of a search: what is searched for in what, and both orders of what was found."""
+"""SearchRun and Ranking: the settings of a search, and both orders of its candidates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,7 @@ PageField = Callable[["Ranking", dict[str, Any]], Any]
 
 @dataclass(frozen=True, eq=False)
 class SearchRun:
-    """One search, before anything is found.
+    """One search: its config, model, queries, gallery and ground truth.
 
     Attributes:
         config: everything the run was told, with the price that was measured.
@@ -108,7 +108,7 @@ class SearchRun:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """What a search found: the order of the pooled search, and that of the reranking.
+    """The results of a search: the order of the pooled search and that of the reranking.
 
     Attributes:
         run: what was searched.

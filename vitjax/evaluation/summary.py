@@ -68,7 +68,7 @@ def summarize_index(run: SearchRun) -> dict[str, Any]:
 
 
 def provenance(run: SearchRun) -> dict[str, Any]:
-    """What the results of every task say of the run itself."""
+    """Provenance of a run, for the results of every task."""
     report = run.reranker.load_report
     return {
         "notes": notes_of(*(each.source for each in run.images.values())),

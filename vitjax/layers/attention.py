@@ -13,7 +13,7 @@ from vitjax.layers.rope import rotate
 
 
 class Facets(NamedTuple):
-    """What a block's attention makes of its tokens before they look at each other."""
+    """Queries, keys and values of a block's attention."""
 
     query: Float[Array, "b n heads w"]
     key: Float[Array, "b n heads w"]
@@ -125,9 +125,9 @@ def attend(
     """Attention without its weights; softmax in float32, result in the type of `value`.
 
     Args:
-        query: of every token that asks.
-        key: of every token that is asked.
-        value: what the tokens that are asked give.
+        query: of every query token.
+        key: of every key token.
+        value: of every key token.
         scale: multiplies the products of query and key; None = 1 / sqrt(head width).
         bias: added to them after.
         implementation: "xla": two products, between them the softmax, whose sum divides after the second, on

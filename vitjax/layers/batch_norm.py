@@ -1,4 +1,4 @@
-"""Batch normalisation with torch's rule for its running statistics."""
+"""Batch normalisation with torch's running statistics."""
 
 import flax.linen as nn
 import jax

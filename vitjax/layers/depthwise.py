@@ -53,7 +53,7 @@ def depthwise(
 def _shifted(
     image: Float[Array, "b h w d"], size: int, stride: int
 ) -> dict[tuple[int, int], Float[Array, "b y x d"]]:
-    """What each weight is multiplied with, by its place in the kernel."""
+    """The input that each weight multiplies, by its position in the kernel."""
     _, height, width, _ = image.shape
     edge, places = (size // 2, size // 2), range(size)
     image = jnp.pad(image, ((0, 0), edge, edge, (0, 0)))

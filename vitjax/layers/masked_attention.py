@@ -1,4 +1,4 @@
-"""Attention in which dropped tokens are not seen, and which still tells them what being seen would change."""
+"""Masked softmax attention with gradients for dropped tokens (DynamicViT, Eqs. 10 and 11)."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from vitjax.errors import UserError
 
 _EPS = 1e-6  # of the released form
-# Above every kept logit by more than this, a dropped one's pull on its own decision no longer grows: exp of
+# Above every kept logit by more than this, the gradient of a dropped one's decision no longer grows: exp of
 # it must stay finite.
 _LEAD = 30.0
 

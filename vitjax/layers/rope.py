@@ -1,4 +1,4 @@
-"""Axial rotary position embedding: queries and keys are rotated by where their patch lies.
+"""Axial rotary position embedding: queries and keys are rotated by their position.
 
 Source: Su et al. 2021, RoFormer (arXiv:2104.09864). In two forms:
 

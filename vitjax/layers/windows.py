@@ -1,5 +1,6 @@
-"""Windows of a grid of tokens: cut out, put back, and the attention inside them placed on the grid."""
+"""Window partition of a token grid and back, the shift mask, and window attention as a map of the grid."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +61,16 @@ class Windows:
         return _roll(tokens[:, : self.grid[0], : self.grid[1]], self.shift)
 
     def positions(self) -> Int[np.ndarray, "windows n"]:
-        """Where on the grid, row by row, each place of each window comes from; -1 on padding."""
+        """Position on the grid of each token of each window; -1 on padding."""
         (down, across), (rows, columns) = self.counts, self.size
         lines = _origins(self.grid[0], down * rows, self.shift[0])
         posts = _origins(self.grid[1], across * columns, self.shift[1])
-        places = np.where((lines >= 0)[:, None] & (posts >= 0), lines[:, None] * self.grid[1] + posts, -1)
-        places = places.reshape(down, rows, across, columns).transpose(0, 2, 1, 3)
-        return places.reshape(down * across, rows * columns)
+        where = np.where((lines >= 0)[:, None] & (posts >= 0), lines[:, None] * self.grid[1] + posts, -1)
+        where = where.reshape(down, rows, across, columns).transpose(0, 2, 1, 3)
+        return where.reshape(down * across, rows * columns)
 
-    def strangers(self) -> Float32[np.ndarray, "windows n n"] | None:
-        """Logits added between tokens that the roll alone made neighbours: -100, else 0; None without a roll.
+    def shift_mask(self) -> Float32[np.ndarray, "windows n n"] | None:
+        """Added to logits: -100 between tokens that only the shift made neighbours, else 0; None = no shift.
 
         Source: Liu et al. 2021 (arXiv:2103.14030), 3.2, in timm's form: the borders are those of the padded
         grid, and padding is a neighbour like any other.
@@ -83,14 +84,19 @@ class Windows:
         region = region.reshape(down, rows, across, columns).transpose(0, 2, 1, 3).reshape(down * across, -1)
         return np.where(region[:, :, None] == region[:, None, :], np.float32(0), np.float32(-100))
 
+    def strangers(self) -> Float32[np.ndarray, "windows n n"] | None:
+        """The old name of `shift_mask`, for one version."""
+        warnings.warn("Windows.strangers is shift_mask now", DeprecationWarning, stacklevel=2)
+        return self.shift_mask()
+
 
 def _roll(tokens: Array, shift: tuple[int, int]) -> Array:
     return jnp.roll(tokens, shift, axis=(1, 2)) if any(shift) else tokens
 
 
 def _origins(real: int, padded: int, shift: int) -> np.ndarray:
-    place = np.arange(padded)
-    return np.where(place < real, (place + shift) % real, -1)
+    row = np.arange(padded)
+    return np.where(row < real, (row + shift) % real, -1)
 
 
 def _regions(padded: int, window: int, shift: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What every backbone's call accepts, checked in one way."""
+"""Checks of call arguments that all backbones share."""
 
 from typing import Any
 

@@ -46,7 +46,7 @@ class ConvEmbed(nn.Module):
 
 
 class ConvProjection(nn.Module):
-    """Depthwise 3x3 convolution, then batch norm: what a token knows of its neighbours before attention."""
+    """Depthwise 3x3 convolution, then batch norm: CvT's convolutional projection."""
 
     stride: int = 1
     bn_eps: float | int = 1e-5
@@ -285,7 +285,7 @@ class CvT(nn.Module):
 
     @nn.nowrap
     def field_errors(self) -> list[str]:
-        """What of a model's fields does not go together, which would otherwise surface deep inside."""
+        """Returns which fields are inconsistent."""
         per_stage = (
             "patch_size", "patch_stride", "patch_padding", "embed_dim", "depths", "num_heads", "mlp_ratio",
             "cls_token",

@@ -87,7 +87,7 @@ class LVViT(nn.Module):
         remat: blocks are computed again in the backward pass instead of kept: less memory, more time.
         scan_layers: one block is compiled and scanned; see `run_blocks`.
         attention: "xla" or "cudnn"; see `attend`. Where maps are asked for they are computed either way.
-        reducer: how tokens become fewer on the way; see `VisionTransformer`.
+        reducer: token reduction; see `VisionTransformer`.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -116,7 +116,7 @@ class LVViT(nn.Module):
 
     @property
     def token_reduction(self) -> TokenReduction | None:
-        """How tokens become fewer on the way; None = they do not."""
+        """Token reduction of the model; None = none."""
         return reduction_by(self.reducer, self.depth)
 
     @property
@@ -143,7 +143,7 @@ class LVViT(nn.Module):
 
     @nn.nowrap
     def field_errors(self) -> list[str]:
-        """Returns which fields do not go together, which would otherwise surface deep inside the self."""
+        """Returns which fields are inconsistent."""
         height, width = (self.img_size,) * 2 if isinstance(self.img_size, int) else self.img_size
         wrong = []
         if self.patch_size < 2 or self.patch_size % 2:

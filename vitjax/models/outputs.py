@@ -1,5 +1,6 @@
-"""What every backbone returns: one typed tree, so that nothing needs to be captured from inside a model."""
+"""BackboneOutput: the tokens, pooled vector, logits and attention that every backbone returns."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,8 +29,8 @@ class BackboneOutput(flax.struct.PyTreeNode):
             those of the last stage, and `vitjax.sparsify.restore` puts them back on the grid.
         sizes: how many patches each token stands for, 0 for one that only pads; None in a model that reduces
             none.
-        worth: of each token to the step that kept it: its probability of being kept, or CLS's attention, see
-            `vitjax.sparsify.TokenMap`; None where no step ranks tokens.
+        kept_scores: score of each token in the step that kept it: its probability of being kept, or CLS's
+            attention, see `vitjax.sparsify.TokenMap`; None where no step ranks tokens.
         overflow: tokens that an image wanted to keep and had no room for, over all stages; None where every
             image keeps the same number.
         grid: rows and columns of patches of the image; static under jit.
@@ -48,9 +49,15 @@ class BackboneOutput(flax.struct.PyTreeNode):
     keep_index: tuple[Int[Array, "b _"], ...] = ()
     owner: tuple[Int[Array, "b cells"], ...] = ()
     sizes: Float[Array, "b n"] | None = None
-    worth: Float[Array, "b n"] | None = None
+    kept_scores: Float[Array, "b n"] | None = None
     overflow: Int[Array, " b"] | None = None
     grid: tuple[int, int] = flax.struct.field(pytree_node=False, default=(0, 0))
+
+    @property
+    def worth(self) -> Float[Array, "b n"] | None:
+        """The old name of `kept_scores`, for one version."""
+        warnings.warn("BackboneOutput.worth is kept_scores now", DeprecationWarning, stacklevel=2)
+        return self.kept_scores
 
 
 class TextOutput(flax.struct.PyTreeNode):

@@ -87,7 +87,7 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def field_errors(self) -> list[str]:
-        """Returns which fields do not go together, which would otherwise surface deep inside the self."""
+        """Returns which fields are inconsistent."""
         wrong = []
         if min(self.grid) < 1:
             wrong.append(f"img_size is {self.img_size}, below 1")

@@ -135,7 +135,7 @@ class SwinTransformer(nn.Module):
 
     @property
     def token_reduction(self) -> TokenReduction | None:
-        """How tokens of the third stage take a cheaper path; None = they do not."""
+        """Token reduction of the third stage; None = none."""
         stages = len(self.pruning_loc)
         if not stages:
             return None
@@ -153,7 +153,7 @@ class SwinTransformer(nn.Module):
 
     @nn.nowrap
     def field_errors(self) -> list[str]:
-        """Returns which fields do not go together, which would otherwise surface deep inside the self."""
+        """Returns which fields are inconsistent."""
         height, width = (self.img_size,) * 2 if isinstance(self.img_size, int) else self.img_size
         stages, wrong = len(self.depths), []
         if min(height, width) < self.patch_size or height % self.patch_size or width % self.patch_size:

@@ -1,4 +1,4 @@
-"""What a stage of Swin is made of: attention inside windows, the block around it, and merging of patches."""
+"""Window attention, Swin's block, and patch merging."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ class WindowSelfAttention(nn.Module):
         return windows.join(proj(mixed.reshape(count, slots, dim))), weights
 
     def _bias(self, windows: Windows, count: int) -> Float[Array, "windows heads n n"]:
-        """Logits by offset, and against neighbours that the roll made, for every window of the batch."""
+        """Relative position bias and shift mask of every window of the batch."""
         span = 2 * self.window[0] - 1, 2 * self.window[1] - 1
         table = self.param(
             "relative_position_bias_table", linear_init, (span[0] * span[1], self.num_heads), jnp.float32
@@ -76,9 +76,9 @@ class WindowSelfAttention(nn.Module):
         down = rows[:, None] - rows[None, :] + self.window[0] - 1
         across = columns[:, None] - columns[None, :] + self.window[1] - 1
         bias = table[down * span[1] + across].transpose(2, 0, 1)[None]
-        strangers = windows.strangers()
-        if strangers is not None:
-            bias = bias + jnp.asarray(strangers)[:, None]
+        shift_mask = windows.shift_mask()
+        if shift_mask is not None:
+            bias = bias + jnp.asarray(shift_mask)[:, None]
         repeated = jnp.broadcast_to(bias[None], (count // bias.shape[0], *bias.shape))
         return repeated.reshape(count, *bias.shape[1:])
 

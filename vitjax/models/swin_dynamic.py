@@ -1,4 +1,4 @@
-"""The stage of a DynamicSwin that spends its MLP on tokens that need it and a linear layer on the rest."""
+"""The dynamic stage of DynamicSwin: selected tokens take the MLP (slow path), others a linear layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def swin_ratios(keep_ratio: float | int | Sequence[float | int], stages: int) ->
 
 
 class FastMlp(nn.Module):
-    """One normalised linear map in place of an MLP, for tokens that need no more."""
+    """The fast path: a layer norm and one linear layer in place of an MLP."""
 
     eps: float | int = 1e-5
     dtype: str = "float32"
@@ -46,7 +46,7 @@ class FastMlp(nn.Module):
 
 
 class DynamicBlock(nn.Module):
-    """Swin's block with two ways from attention on; attention itself is over all tokens.
+    """Swin's block with a slow and a fast path after attention; attention itself is over all tokens.
 
     Source: Rao et al. 2023, "Dynamic Spatial Sparsification" (arXiv:2207.01580), Sec. 3.3.
     """
@@ -120,7 +120,7 @@ class DynamicBlock(nn.Module):
 
 
 class DynamicStage(nn.Module):
-    """A stage of Swin in which predictors say, anew each time, which tokens take the slow path.
+    """A stage of Swin whose predictors select the tokens of the slow path; each selects among all tokens.
 
     Fields as in `swin.Stage`; `pruning_loc` are blocks of this stage that a predictor comes before.
     """

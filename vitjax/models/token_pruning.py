@@ -146,7 +146,7 @@ def _masked(
     blocks: Pass,
     decisions: Float[Array, "b stages cells"] | None,
 ) -> Reduced:
-    """All tokens go through all blocks; those dropped are not seen by the others."""
+    """Training: all tokens run through all blocks, and attention masks the dropped ones."""
     layer, reducer, last, grid, rope = blocks
     cells, stages = grid[0] * grid[1], reducer.steps
     prefix = tokens.shape[1] - cells
@@ -173,7 +173,7 @@ def _masked(
 
 
 def _gathered(model: nn.Module, tokens: Float[Array, "b n d"], blocks: Pass) -> Reduced:
-    """Tokens that leave are gone and cost nothing; where images keep different numbers, padding is masked."""
+    """Inference: kept tokens are gathered; where images keep different numbers, padding is masked."""
     layer, reducer, last, grid, rope = blocks
     cells = grid[0] * grid[1]
     prefix = tokens.shape[1] - cells
@@ -217,7 +217,7 @@ def _gathered(model: nn.Module, tokens: Float[Array, "b n d"], blocks: Pass) -> 
     parts = {
         "scores": tuple(scores), "keep_index": tuple(index), "owner": tuple(owner), "sizes": token_map.size,
         "overflow": sum(overflow) if overflow else None,
-        "worth": token_map.score if reducer.scores_tokens else None,
+        "kept_scores": token_map.score if reducer.scores_tokens else None,
     }  # fmt: skip
     if owner and not reducer.keeps_all_patches:
         parts["decisions"] = jnp.stack([(o >= 0).astype(jnp.float32) for o in owner], axis=1)

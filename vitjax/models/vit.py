@@ -167,7 +167,7 @@ class VisionTransformer(nn.Module):
         pre_norm: a norm before the blocks, and patches projected without bias, as in CLIP.
         drop_edge: pixels right and below that fill no patch are left out, as a convolution without padding
             does (SigLIP So400m/14 at 384 pixels); False = such images are refused.
-        reducer: how tokens become fewer on the way, an object of `vitjax.sparsify.reducers` or of your own;
+        reducer: token reduction, an object of `vitjax.sparsify.reducers` or of your own;
             None = not at all. `build` makes one from its name: `reduce="topk", keep_ratio=0.7,
             pruning_loc=(3, 6, 9)`. A trained one has a predictor before each step; the others work with any
             weights.
@@ -223,7 +223,7 @@ class VisionTransformer(nn.Module):
 
     @property
     def token_reduction(self) -> TokenReduction | None:
-        """How tokens become fewer on the way; None = they do not."""
+        """Token reduction of the model; None = none."""
         return reduction_by(self.reducer, self.depth)
 
     @property
@@ -250,7 +250,7 @@ class VisionTransformer(nn.Module):
 
     @nn.nowrap
     def field_errors(self) -> list[str]:
-        """Returns which fields do not go together, which would otherwise surface deep inside the self."""
+        """Returns which fields are inconsistent."""
         height, width = (self.img_size,) * 2 if isinstance(self.img_size, int) else self.img_size
         wrong = []
         uneven = (height % self.patch_size or width % self.patch_size) and not self.drop_edge

@@ -1,4 +1,4 @@
-"""One row of the rollout, followed from the last block back to the first: a vector times a map per block.
+"""One row of the rollout, from the last block back to the first: a vector-matrix product per block.
 
 No product of maps is ever made, and Swin's maps stay windows: a dense one of its first stage would take 39 MB
 per image and head.

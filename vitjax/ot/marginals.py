@@ -1,8 +1,8 @@
 """Weights of an image's patch tokens: how much mass each may send or receive.
 
 Every function returns weights that sum to 1 over the valid tokens. Where the raw weights are all zero or not
-finite (cross-correlation with a CLS token that is orthogonal to every patch, say) uniform weights take their
-place; `pair_marginals` tells where. An image without a single valid token has weights 0.
+finite (cross-correlation with a CLS token that is orthogonal to every patch, say), uniform weights
+replace them; `pair_marginals` tells where. An image without a single valid token has weights 0.
 
 Source of the kinds: DIML (ICCV 2021, arXiv:2108.05889) and "Beyond the CLS Token" (BMVC 2022). Difference
 from their code: divided by the sum, not by the sum + 1e-5; that form is in `vitjax.ot.released`.
@@ -131,7 +131,7 @@ def pair_marginals(
         compat: "released" divides by the sum + 1e-5 and replaces nothing.
 
     Returns:
-        Both marginals, and where uniform weights had to take the place of either.
+        Both marginals, and where uniform weights replaced either.
     """
     query_valid, candidate_valid = (
         jnp.ones(tokens.shape[:-1], bool) if valid is None else jnp.asarray(valid)

@@ -116,8 +116,8 @@ def priced_match(
 ) -> StructuralMatch:
     """Transport of a share that the pair itself decides: score = sum(plan * similarity) + floor * (1 - mass).
 
-    `floor` = 1 - price is the similarity below which a match is not worth making; what is unmatched counts as
-    if it had met something exactly that similar. That is what `priced_sinkhorn` maximises, so a pair never
+    `floor` = 1 - price is the similarity below which no match is made; unmatched mass counts as
+    matched at exactly that similarity. That is what `priced_sinkhorn` maximises, so a pair never
     gains by matching less, and scores of different mass compare. In [-1, 1] for a price in [0, 2].
 
     The mass is the share that matches if epsilon is small, see `priced_sinkhorn`: between photos and

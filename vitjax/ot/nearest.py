@@ -1,4 +1,4 @@
-"""Matching by nearest neighbours: what transport is compared with, in transport's form.
+"""Matching by nearest neighbours, as plans: baselines for transport.
 
 A plan says which share of the mass goes from one token to another, as in `sinkhorn`, so that scores and
 explanations are made of it in the same way. Nothing is solved: marginal errors are 0.

@@ -48,7 +48,7 @@ class PairMarginals(NamedTuple):
         a: weights of the query's tokens; sum 1, or all 0 where the image has no valid token.
         b: weights of the candidate's tokens; likewise.
         fallback: True where a marginal was all zero or not finite and uniform weights over the valid tokens
-            (or zeros, where there is none) took its place.
+            (or zeros, where there is none) replaced it.
     """
 
     a: Float[Array, "*batch n"]

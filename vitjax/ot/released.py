@@ -1,4 +1,4 @@
-"""What the papers' released code computes; reached through `compat="released"`, to compare with its numbers.
+"""Results of the papers' released code; reached through `compat="released"`, to compare with its numbers.
 
 Source: behaviour of DIML (wl-zhao/DIML, commit c15dbea) and of vit-reranking (cazhang/vit-reranking, commit
 888d776); written from its description, no code taken. Not for use: the stop rule looks at the mean change of

@@ -1,4 +1,4 @@
-"""Attention rollout: how much each patch matters for what the network says about the image.
+"""Attention rollout: attention from the class token to each patch through all blocks.
 
 Source: Abnar & Zuidema 2020 (arXiv:2005.00928), eq. 1: A_l = (attention_l + I) with rows normalised; the
 rollout is A_L ... A_j. The share of small entries to discard and the fusion of heads follow "Beyond the CLS

@@ -23,7 +23,7 @@ def structural_match(
     solver: str | Solver = "fused",
     compat: str | None = None,
 ) -> StructuralMatch:
-    """Matches patch tokens by transport and keeps everything a person may want to look at.
+    """Matches patch tokens by transport; returns the score, the plan and the similarities.
 
     Source: "Beyond the CLS Token", BMVC 2022: S = cosine similarity, cost = 1 - S, score = sum(plan * S), not
     divided by the mass. Differs from the released code in that the query is in the rows and every pair is

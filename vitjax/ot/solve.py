@@ -132,7 +132,7 @@ def relaxed_sinkhorn(
     tolerance: Number = 0.0,
     solver: str | Solver = "fused",
 ) -> Transport:
-    """Entropic transport whose marginals may be missed at a price: rho * KL(plan's marginal, wanted
+    """Entropic transport whose marginals may be violated at a penalty: rho * KL(plan's marginal, wanted
     marginal).
 
     Source: Chizat et al. 2018 (arXiv:1607.05816), with OTT-JAX's parameter tau = rho / (rho + epsilon): 1 =

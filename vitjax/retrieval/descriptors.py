@@ -1,4 +1,4 @@
-"""What is kept of an image for retrieval: one pooled vector, patch tokens, and what each token weighs."""
+"""Descriptors of images for retrieval: a pooled vector, patch tokens, and token weights."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -319,8 +319,8 @@ def make_describe(
             For models that give a token for every patch.
         rollout: weigh tokens by attention rollout instead of alike.
         start: first block that counts for rollout.
-        keep: weigh tokens by what they were worth to the step that kept them (`BackboneOutput.worth`)
-            instead of alike. For models that rank tokens.
+        keep: weigh tokens by their score in the step that kept them (`BackboneOutput.kept_scores`) instead of
+            alike. For models that rank tokens.
         center: subtracted from the tokens that are kept, see `token_center`; None: nothing is.
         subspace: orthonormal directions, projected out after that, see `positional_subspace`; None: nothing
             is.
@@ -385,16 +385,16 @@ def _smoothed(output: Any, size: int) -> Any:
 
 
 def _worth(output: Any) -> Array:
-    """What the tokens are worth, on the cells of the grid they stand for; 0 where a token was dropped."""
-    worth, owner = getattr(output, "worth", None), _owner(output)
-    if worth is None:
+    """Kept scores of the tokens on the cells of the grid they stand for; 0 where a token was dropped."""
+    scores, owner = getattr(output, "kept_scores", None), _owner(output)
+    if scores is None:
         raise UserError(
             "make_describe: keep, for marginals 'keep', needs a model that ranks its tokens: a dynamicvit_* "
             "one, or one with the reducer 'topk' or 'evit'"
         )
     if owner is None:  # no step was reached
-        return worth
-    return restore((worth / jnp.maximum(output.sizes, 1.0))[..., None], owner)[..., 0]
+        return scores
+    return restore((scores / jnp.maximum(output.sizes, 1.0))[..., None], owner)[..., 0]
 
 
 def _on_grid_of(output: Any, weights: Array | None, size: int) -> tuple[Array, Array, Array]:
@@ -440,7 +440,7 @@ def _project_out(tokens: Array, subspace: np.ndarray) -> Array:
 
 
 def _of_tokens(output: Any, center: np.ndarray) -> Array:
-    """What is to be subtracted from each token: the centre at its place, or the mean over its patches."""
+    """What is to be subtracted from each token: the centre at its position, or the mean over its patches."""
     owner = _owner(output)
     if owner is None:
         return jnp.asarray(center)

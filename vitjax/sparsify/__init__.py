@@ -1,4 +1,4 @@
-"""Fewer tokens: which leave, in training and for real, what becomes of them, and what a model then costs."""
+"""Token reduction: pruning and merging in training and at inference, its losses, and the cost of a model."""
 
 from vitjax.layers.masked_attention import masked_softmax
 from vitjax.sparsify import losses

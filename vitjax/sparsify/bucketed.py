@@ -1,4 +1,4 @@
-"""Images that keep different numbers of tokens, run in groups of like size: for offline work."""
+"""Offline inference with a number of tokens per image: images run in buckets of similar size."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from vitjax.errors import UserError
 
 
 class Bucket(NamedTuple):
-    """Images that were run with the same room.
+    """Images that were run with the same ratio.
 
     Attributes:
         ratio: the share of tokens that each stage had room for; see `stage_ratios`.
@@ -27,7 +27,7 @@ def bucketed(
 ) -> list[Bucket]:
     """Runs a model of budget "own" so that every image keeps all the tokens its predictors want.
 
-    All images begin with the first ratio. One whose tokens find no room goes on to the first ratio whose
+    All images begin with the first ratio. An image with overflow runs again with the first ratio whose
     first stage has room for it, and so on; with ratio 1 there is always room. Shapes: one batch size, one
     compilation for each ratio. Worth it where most images fit a small ratio: the others are run again.
 

@@ -1,4 +1,4 @@
-"""Which tokens stay: sampled in training, the best k at inference, and how many that is."""
+"""Keep decisions: Gumbel-softmax samples in training, top k at inference, and k from the keep ratio."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a model that drops tokens is trained on: labels, the share it keeps, and its dense teacher."""
+"""DynamicViT's training losses: cross entropy, keep ratio, and distillation from the dense teacher."""
 
 from typing import NamedTuple
 

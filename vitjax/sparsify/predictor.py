@@ -1,4 +1,4 @@
-"""The small network that says, token by token, whether the rest of the model needs it."""
+"""DynamicViT's predictor: log-probabilities of keeping and dropping each token."""
 
 import flax.linen as nn
 import jax

@@ -1,12 +1,12 @@
-"""Token reduction methods behind one interface: which tokens leave, and what becomes of them.
+"""Token reduction methods behind one interface: pruning (DynamicViT, EViT, baselines) and merging (ToMe).
 
 Each method is a small frozen class; `REDUCERS` names those that a config can name. An object of any class
 with the interface of `Reducer` can be handed to `vitjax.build(name, reduce=...)`: nothing has to be
 registered.
 
 All but `DynamicViT` work with the weights of any plain ViT as they are. Different from the papers' code:
-tokens stay in raster order after every step, and the prefix (CLS and what stands beside it) neither leaves
-nor merges.
+tokens stay in raster order after every step, and prefix tokens are neither
+pruned nor merged.
 """
 
 import abc
@@ -32,7 +32,7 @@ SLACK = 1.25  # of budget "batch": room that each image has, in units of what it
 
 
 class StepInput(flax.struct.PyTreeNode):
-    """What a reduction step may use beside the tokens.
+    """Inputs of a reduction step beside the tokens.
 
     Attributes:
         scores: log-probabilities of being kept, for a method with a predictor; the attention of CLS to each
@@ -53,7 +53,7 @@ class StepInput(flax.struct.PyTreeNode):
 
 @dataclass(frozen=True)
 class Reducer(abc.ABC):
-    """When a model reduces its tokens, how, and to how many; plain numbers, so static under jit.
+    """A token reduction method: at which blocks it acts, and how many tokens stay; static under jit.
 
     A method of your own derives from this class, names itself, and defines `count` and `select` or `step`.
 
@@ -150,7 +150,7 @@ class Reducer(abc.ABC):
 
 @dataclass(frozen=True)
 class KeepRatio(Reducer):
-    """What methods share that keep a share of the first tokens.
+    """Base of methods with keep ratios relative to the first tokens.
 
     Attributes:
         keep_ratio: kept share of the first tokens: rho, then rho^2, and so on, or one number per step.
@@ -175,10 +175,12 @@ class KeepRatio(Reducer):
 
 @dataclass(frozen=True)
 class DynamicViT(KeepRatio):
-    """The best by a learned predictor; Rao et al. 2021, DynamicViT (arXiv:2106.02034).
+    """Keeps the tokens with the highest scores of a learned predictor.
+
+    Source: Rao et al. 2021, DynamicViT (arXiv:2106.02034).
 
     Attributes:
-        budget: whose the number of kept tokens is. "fixed": the same for every image; "own": every image
+        budget: whose number of kept tokens is fixed. "fixed": the same for every image; "own": every image
             keeps those its predictor wants, at most that number; "batch": the batch shares out as many as
             all would keep. See `wanted`.
     """
@@ -246,14 +248,14 @@ class ByAttention(KeepRatio):
 
 @dataclass(frozen=True)
 class TopK(ByAttention):
-    """The best by the attention that CLS pays them: EViT without its fused token."""
+    """Keeps the tokens with the highest attention from CLS: EViT without its fused token."""
 
     name = "topk"
 
 
 @dataclass(frozen=True)
 class EViT(ByAttention):
-    """The best, and one token more: the sum of the rest, each times its attention (EViT, Eq. 3)."""
+    """Keeps those, and adds a fused token: the sum of the others, each times its attention (EViT, Eq. 3)."""
 
     name = "evit"
     keeps_all_patches = True
@@ -286,7 +288,7 @@ class EViT(ByAttention):
 
 @dataclass(frozen=True)
 class ToMe(Reducer):
-    """No token leaves, the r most alike pairs become one; Bolya et al. 2023, ToMe (arXiv:2210.09461).
+    """Merges the r most similar pairs of tokens; Bolya et al. 2023, ToMe (arXiv:2210.09461).
 
     Attributes:
         r: tokens merged away in every block, at most half of those that are left.
@@ -324,7 +326,7 @@ class ToMe(Reducer):
 
 @dataclass(frozen=True)
 class RandomTokens(KeepRatio):
-    """As many as `DynamicViT` keeps, at random; the same positions in every image."""
+    """Baseline: as many tokens as `DynamicViT` keeps, at random; the same positions in every image."""
 
     name = "random"
 
@@ -337,7 +339,7 @@ class RandomTokens(KeepRatio):
 
 @dataclass(frozen=True)
 class UniformTokens(KeepRatio):
-    """As many as `DynamicViT` keeps, evenly spaced on the grid, whatever the image shows."""
+    """Baseline: as many tokens as `DynamicViT` keeps, evenly spaced on the grid."""
 
     name = "uniform"
 
@@ -373,10 +375,10 @@ def make_reducer(name: str, **fields: Any) -> Reducer:
 def merge(
     tokens: Float[Array, "b n d"], token_map: TokenMap, keys: Float[Array, "b n w"], r: int, *, prefix: int
 ) -> tuple[Float[Array, "b m d"], TokenMap]:
-    """The r most alike pairs of tokens, one each of even and of odd place, become their mean by size.
+    """Merges the r most similar pairs of an even and an odd token into their mean weighted by size.
 
-    Source: Bolya et al. 2023, ToMe (arXiv:2210.09461), Sec. 3, bipartite soft matching. Tokens of even place
-    leave, several may join the same odd one. As in the official code places count from the start of the
+    Source: Bolya et al. 2023, ToMe (arXiv:2210.09461), Sec. 3, bipartite soft matching. Even tokens
+    leave, several may join the same odd one. As in the official code positions count from the start of the
     sequence, so the prefix decides which patches are even: with a class token alone the second, fourth, ...
     Different from that code: what is left stays in raster order instead of evens first, so from the second
     block on the two groups are others than there.
@@ -384,7 +386,7 @@ def merge(
     batch, count, _ = tokens.shape
     unit = keys.astype(jnp.float32)
     unit = unit / jnp.maximum(jnp.linalg.norm(unit, axis=-1, keepdims=True), 1e-12)
-    even, odd = prefix % 2, 1 - prefix % 2  # first patches of either place
+    even, odd = prefix % 2, 1 - prefix % 2  # first patches of either parity
     alike = jnp.einsum("baw,bcw->bac", unit[:, even::2], unit[:, odd::2])
     best, partner = alike.max(axis=-1), alike.argmax(axis=-1).astype(jnp.int32)
     which = jax.lax.top_k(best, r)[1].astype(jnp.int32)  # of the even ones leave

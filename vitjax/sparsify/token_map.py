@@ -1,4 +1,4 @@
-"""Which patches the tokens stand for, step by step, and the way back to the full grid."""
+"""Token-to-patch assignment through reduction steps, and tokens restored to the full grid."""
 
 import flax.struct
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ class TokenMap(flax.struct.PyTreeNode):
     """Token-to-patch assignment after a reduction step.
 
     Attributes:
-        index: position in the full grid of each token; the number of cells for one that has no place of its
-            own (EViT's fused token).
+        index: position in the full grid of each token; the number of cells for one without a position
+            (EViT's fused token).
         owner: row of the token that stands for each cell of the grid; -1 where its token was dropped.
         size: how many cells each token stands for.
         score: of each token, from the step that kept it last: the probability of being kept, or CLS's
@@ -35,7 +35,7 @@ class TokenMap(flax.struct.PyTreeNode):
     def moved(
         self, row: Int[Array, "b n"], index: Int[Array, "b m"], score: Float[Array, "b m"]
     ) -> "TokenMap":
-        """After a step: the new row of every old one, -1 where dropped; positions and score of the new."""
+        """After a step: the new row of every old one, -1 where dropped; positions and scores of the new."""
         gone = jnp.take_along_axis(row, jnp.maximum(self.owner, 0), axis=1)
         size = jnp.zeros(index.shape, jnp.float32)
         size = size.at[jnp.arange(len(row))[:, None], row].add(
@@ -84,8 +84,8 @@ class ReducedAttention(flax.struct.PyTreeNode):
     def on_grid(self) -> Float[Array, "b heads m m"]:
         """Attention between the prefix and all cells of the grid; rows sum to 1.
 
-        The cells of a merged token look alike and share out what it gets. The cell of a dropped token looks
-        at itself alone, so that rollout passes it by.
+        The cells of a merged token look alike and share out what it gets. The cell of a dropped token attends
+        to itself alone, so that rollout leaves it out.
         """
         batch, _, count, _ = self.weights.shape
         front = jnp.broadcast_to(jnp.arange(self.prefix)[None], (batch, self.prefix))

@@ -1,1 +1,1 @@
-"""Training: what is learned, on which data, how fast, and how a run survives what happens to it."""
+"""Training: tasks and losses, optimiser, step, evaluation, mining, checkpoints, preemption."""

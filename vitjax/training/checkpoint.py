@@ -1,9 +1,9 @@
-"""Checkpoints that are whole or do not count: written by orbax beside the computation, hashed, named last.
+"""Atomic asynchronous Orbax checkpoints with checksums.
 
 A step's folder counts once `whole.json` lies in it, which is renamed into place after all else was written
 and read back: a save that was killed or failed is never the latest. That file holds a hash of every file, so
-that damage is found and named before anything is loaded, and a sum over the bits of every leaf, taken on the
-devices before the save and compared after a load: a run resumes with what was saved, on any devices.
+that damage is found and named before anything is loaded, and a checksum of the bits of every leaf, taken on
+the devices before the save and compared after a load: a run resumes with what was saved, on any devices.
 The last finished step is also noted beside the folder, in `checkpoints.json`: a folder that was removed, or
 whose disk is not mounted, is not taken for a run that has not begun.
 """

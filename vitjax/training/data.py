@@ -1,4 +1,4 @@
-"""The images of a run: those to learn from, and those held out."""
+"""Training images and held-out images of a run."""
 
 import pathlib
 
@@ -32,7 +32,7 @@ def model_input(config: TrainConfig) -> Preprocess:
 
 
 def open_sources(config: TrainConfig, out: pathlib.Path | None = None) -> tuple[ImageSource, ImageSource]:
-    """Images to learn from, and those held out; `notes_of` says what is left out of them.
+    """Training images and held-out images; `notes_of` says what is left out of them.
 
     Args:
         config: of the run.

@@ -1,4 +1,4 @@
-"""Evaluation on held-out images while a model learns: accuracy, or metrics of retrieval."""
+"""Evaluation on held-out images during training: accuracy, or retrieval metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,16 +29,16 @@ Stopped = Callable[[], bool]
 
 @dataclass(frozen=True, eq=False)
 class Classification:
-    """Share of held-out images whose class a model says rightly, of all and mean of classes.
+    """Top-1 accuracy on held-out images, over all images and averaged over classes.
 
-    Tokens are dropped for real.
+    Tokens are dropped as at inference.
 
     Attributes:
         loader: the images.
         truth: class of each.
         mesh: devices.
         step: see `make_eval_step`.
-        score: which of the metrics tells the best model.
+        score: the metric that selects the best model.
         output: where progress is shown.
     """
 
@@ -88,16 +88,16 @@ class Classification:
             parts = (batch.images, self.truth[batch.index], batch.valid)
             sums = self.step(sums, variables, *sharding.shard_batch(parts, self.mesh))
         found = jax.device_get(sums)
-        right, count = found["right"], found["count"]
+        correct, count = found["correct"], found["count"]
         if not count.any():
             raise UserError(self.loader.nothing_read("held-out images"))
         seen = count > 0
-        per_class = (right[seen] / count[seen]).mean()
-        return {"accuracy": float(right.sum() / count.sum()), "mean_class_accuracy": float(per_class)}
+        per_class = (correct[seen] / count[seen]).mean()
+        return {"accuracy": float(correct.sum() / count.sum()), "mean_class_accuracy": float(per_class)}
 
     def _nothing(self) -> dict[str, jax.Array]:
         zeros = np.zeros(int(self.truth.max()) + 1, np.int32)
-        return sharding.replicate({"right": zeros, "count": zeros}, self.mesh)
+        return sharding.replicate({"correct": zeros, "count": zeros}, self.mesh)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Retrieval:
         mesh: devices.
         describe: see `make_describe`.
         rule: how the first candidates are matched patch by patch.
-        score: which of the metrics tells the best model.
+        score: the metric that selects the best model.
     """
 
     loader: Batches
@@ -174,7 +174,7 @@ class PlaceSearch:
         photos: where they were taken.
         mesh: devices.
         embed: see `make_embed`.
-        score: which of the metrics tells the best model.
+        score: the metric that selects the best model.
         output: where progress is shown.
     """
 
@@ -198,7 +198,7 @@ class PlaceSearch:
             return None
         if not len(rows) and self.loader.skipped:
             raise UserError(self.loader.nothing_read("held-out images"))
-        index, right = [], []
+        index, positives = [], []
         for city in np.unique(self.photos.cities):
             here = np.flatnonzero(self.photos.cities[rows] == city)
             queries, gallery = here[rows[here] < self.photos.queries], here[rows[here] >= self.photos.queries]
@@ -208,10 +208,10 @@ class PlaceSearch:
                 ]
                 index += [np.pad(row, (0, max(KS) - len(row)), constant_values=-1) for row in order]
                 places = self.photos.places[rows]
-                right += positives_within(places[queries], places[gallery], FAR)
-        if not any(map(len, right)):
+                positives += positives_within(places[queries], places[gallery], FAR)
+        if not any(map(len, positives)):
             raise UserError(f"no held-out query has a photo within {FAR:.0f} m that can be read.")
-        found = relevance_metrics(np.array(index), right, ks=KS)
+        found = relevance_metrics(np.array(index), positives, ks=KS)
         return {f"recall_at_{k}": float(found[f"recall_at_{k}"]) for k in KS}
 
 

@@ -1,4 +1,4 @@
-"""What a run starts from: the model and its weights, and the teacher's."""
+"""Initial variables of a run: the model's weights and the teacher's."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
 
 
 def check_dynamic(config: TrainConfig, model: Any) -> None:
-    """Refuses what only a model that learns to drop tokens does, of another; and such a one in other tasks.
+    """Refuses fields of dynamic models for other models, and dynamic models in other tasks.
 
     Raises:
         UserError: with the fields, and the name of the model that was perhaps meant.
@@ -163,7 +163,7 @@ def open_teacher(
     Args:
         config: its `distill` names the teacher.
         recipe: how images become input of the student.
-        images: number of those to learn from.
+        images: number of training images.
         width: numbers of the student's embedding.
 
     Raises:

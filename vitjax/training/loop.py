@@ -18,7 +18,7 @@ from vitjax.training.session import Progress, Session
 from vitjax.training.state import State
 from vitjax.weights.write import write_weights
 
-RAW = "raw_"  # before the metrics of the parameters themselves, where a running mean is evaluated as well
+RAW = "raw_"  # before the metrics of the parameters themselves, where their EMA is evaluated as well
 PROFILE_FROM = 10  # steps after the start: compilation and warm-up are over
 
 
@@ -83,8 +83,8 @@ def note_evaluation(
 ) -> Progress:
     """Notes an evaluation, and writes the weights where none before was better.
 
-    The running mean and, with `eval_raw`, the parameters themselves each have their own best; `judge` is the
-    metric that tells it.
+    The EMA and, with `eval_raw`, the parameters themselves each have their own best; `judge` is the
+    metric that selects it.
     """
     step = int(state.step)
     shown = ", ".join(f"{name.replace('_', ' ')} {value:.2%}" for name, value in found.items())

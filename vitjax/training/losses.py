@@ -99,7 +99,7 @@ def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config:
     Source: the training of the place-recognition students in "Beyond the CLS Token" (BMVC 2022): smooth L1
     between embeddings of length 1, weighted by 10, beside a triplet loss of margin sqrt(0.1), with negatives
     from a cache that is renewed now and then (see `vitjax.training.mining`). Where images have classes
-    instead of places, the negative is the nearest of the batch.
+    instead of positions, the negative is the nearest of the batch.
 
     Args:
         model: its classifier, where it has one, gives the embedding.

@@ -1,4 +1,4 @@
-"""Hard negatives for place recognition: what each step compares, chosen anew with the model as it is."""
+"""Hard-negative mining for place recognition, repeated at intervals with the current model."""
 
 import hashlib
 import pathlib
@@ -176,7 +176,7 @@ class Mining:
     def _hardest(
         self, query: int, pool: Int[np.ndarray, " n"], like: Float[np.ndarray, " n"]
     ) -> Int[np.ndarray, " k"]:
-        """Places in the pool of the far photos most like a query."""
+        """Positions in the pool of a query's hardest negatives."""
         like[self.photos.within(query, pool, FAR)] = -np.inf
         hardest = np.argsort(-like, kind="stable")[: self.negatives]
         if not np.isfinite(like[hardest]).all():

@@ -1,4 +1,4 @@
-"""AdamW whose learning rate is a function of the step alone, and which parameters it moves when."""
+"""AdamW whose learning rate is a function of the step alone, and which parameters are trained when."""
 
 import difflib
 from collections.abc import Callable
@@ -51,8 +51,8 @@ def make_rates(
     """The learning rate at a step, and that of every parameter; those of "metric" move at `metric_rate`.
 
     Source: Rao et al. 2021, DynamicViT (arXiv:2106.02034), official code: predictors learn at the full rate;
-    the backbone rests for some epochs, then follows at a share of it. Its rate is 0 while it rests, but its
-    moments are gathered, so they are warm when it starts. Warm-up is linear from 0 at its first step to the
+    the backbone is frozen for some epochs, then trained at a share of it. While frozen its rate is 0, but its
+    moments are updated. Warm-up is linear from 0 at its first step to the
     peak at its last, then a half cosine over the other steps, as `utils.cosine_scheduler` there; at the step
     behind the last it would be `min_lr`. Optax and timm reach the peak one step later.
 
@@ -63,7 +63,7 @@ def make_rates(
         steps_per_epoch: what an epoch is.
         new: modules that are new beside predictors, by the start of their name.
         metric_rate: in units of the full rate.
-        offset: added to a step to find its place in the schedule, once a run has another batch size.
+        offset: added to a step to find its position in the schedule, once a run has another batch size.
 
     Raises:
         UserError: `frozen` names what is not there.

@@ -15,7 +15,7 @@ def _items(items: Iterable[Any], count: int, what: str, **_: Any) -> Iterator[An
 
 @dataclass(frozen=True)
 class Output:
-    """Where the lines of a run go: to nobody, unless a program says where.
+    """Functions that a run reports to; by default they do nothing.
 
     Attributes:
         say: (line), what happens.

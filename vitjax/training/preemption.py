@@ -1,4 +1,4 @@
-"""A run that is asked to stop does so between two steps, saved."""
+"""Graceful preemption: on SIGTERM or SIGINT a run saves and stops between two steps."""
 
 import contextlib
 import signal

@@ -38,8 +38,8 @@ class Run:
 
     Attributes:
         config: of the run.
-        feed: what every step learns from.
-        evaluation: what is measured on held-out images.
+        feed: the data loader.
+        evaluation: on held-out images.
         teacher: variables of the teacher, empty where there is none.
         mesh: devices.
         recipe: how images become its input.
@@ -47,7 +47,7 @@ class Run:
         eval_every: steps between evaluations.
         update: train step.
         rate: learning rate at a step.
-        renew: chooses what the steps to come learn from, before a step, where that depends on the model.
+        renew: mines hard negatives before a step, where that is due.
         left_out: lines about images that no step and no figure sees.
         shape: of one input of a step: pixels, or what frozen blocks gave.
     """

@@ -1,4 +1,4 @@
-"""What a run writes of itself: run.json at its start, and what results.json holds at its end."""
+"""run.json at the start of a run, and results.json at its end."""
 
 import pathlib
 from dataclasses import asdict

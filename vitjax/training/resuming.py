@@ -1,4 +1,4 @@
-"""Where a run resumes: what its folder knows of earlier steps, and where in its epoch it is."""
+"""Resuming: checkpoints compared with the run's logs, and the position in the epoch."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""What surrounds a run: its folder and files, its clock, and what is known of it beside its state."""
+"""The session of a run: its folder and files, its throughput, and its progress."""
 
 import contextlib
 import dataclasses
@@ -17,15 +17,15 @@ from vitjax.training.state import State
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a run beside its state; every checkpoint keeps it.
+    """Progress of a run beside its state; every checkpoint stores it.
 
     Attributes:
-        train_loss: of the last step that was looked at; None where it was not finite, or no step was.
+        train_loss: of the last logged step; None where it was not finite, or no step was.
         skipped: steps that were left out, as their loss or gradient was not finite.
         metrics: of the last evaluation.
         evaluated: step of that; None = none yet.
         best: step and score of the best evaluation.
-        best_raw: the same of the parameters themselves, where their running mean is evaluated too.
+        best_raw: the same of the parameters themselves, where their EMA is evaluated too.
         feed: batch size, and from where on batches are counted; see `feed_notes`.
         clock: images and seconds of the steps so far; see `Throughput`.
     """

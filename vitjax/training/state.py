@@ -1,4 +1,4 @@
-"""What a run is at a step: everything that the next step depends on, and nothing else."""
+"""The training state: everything that the next step depends on."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ class State(flax.struct.PyTreeNode):
         step: updates so far, those left out included.
         variables: {"params": ..., and "batch_stats" where the model has them}.
         opt: the optimiser's moments.
-        ema: running mean of `variables`; an empty dict where none is kept.
+        ema: EMA of `variables`; an empty dict where none is kept.
         skipped: steps whose loss or gradient was not finite; they changed nothing but the two counters.
         bad_step: the step at which more were left out than allowed; -1 = none.
     """
@@ -32,7 +32,7 @@ class State(flax.struct.PyTreeNode):
 
     @property
     def evaluated(self) -> dict[str, Any]:
-        """Variables that an evaluation uses: the running mean where there is one."""
+        """Variables that an evaluation uses: the EMA where there is one."""
         return self.ema or self.variables
 
 
@@ -53,7 +53,7 @@ def shardings(state: Any, mesh: Mesh, kind: str) -> Any:
 
     Args:
         state: arrays, or their shapes.
-        mesh: from `parallel.make_mesh`.
+        mesh: from `sharding.make_mesh`.
         kind: "replicated": every device holds all; "fsdp": of each leaf with an axis that divides over the
             devices, each device holds a part of the longest such axis.
     """

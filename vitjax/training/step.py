@@ -118,7 +118,7 @@ def make_train_step(
 
 
 def _averaged(state: State, new: dict, config: OptimConfig) -> dict:
-    """Running mean; with `ema_warmup` its decay rises with the step: the first values are soon forgotten.
+    """EMA; with `ema_warmup` its decay rises with the step: the first values are soon forgotten.
 
     Source: timm's `ModelEma`, where it is constant; the rise is that of TensorFlow's moving averages.
     """
@@ -134,17 +134,17 @@ def _choose(ok: Array, new: Any, old: Any) -> Any:
 
 
 def make_eval_step(model: Any, mesh: Mesh, variable_shardings: Any) -> Callable[..., dict[str, Array]]:
-    """(sums so far, variables, images, labels, valid) -> by class: images classified rightly, and all.
+    """(sums so far, variables, images, labels, valid) -> by class: correctly classified images, and all.
 
-    Tokens are dropped for real, as at inference.
+    Tokens are dropped as at inference.
     """
 
     def step(
         sums: dict[str, Array], variables: Any, images: Array, labels: Array, valid: Array
     ) -> dict[str, Array]:
         logits = model.apply(variables, images).logits
-        right = (jnp.argmax(logits, axis=-1) == labels) & valid
-        found = {"right": right, "count": valid}
+        correct = (jnp.argmax(logits, axis=-1) == labels) & valid
+        found = {"correct": correct, "count": valid}
         return {name: sums[name].at[labels].add(found[name].astype(jnp.int32)) for name in sums}
 
     whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, ROWS)

@@ -1,4 +1,4 @@
-"""What a run learns: each task is one entry of a dictionary, made of functions."""
+"""TASKS: classification, metric learning and distillation, each one entry of a dictionary."""
 
 import dataclasses
 import pathlib
@@ -36,7 +36,7 @@ class Parts:
     Attributes:
         config: of the run.
         recipe: how images become input of the model.
-        learn: images to learn from.
+        learn: training images.
         held_out: images to evaluate on.
         loader: batches of these.
         model: that is trained.
@@ -56,7 +56,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What steps minimise.
+    """The objective: a loss and its variables.
 
     Attributes:
         loss: see `vitjax.training.losses`.
@@ -71,11 +71,11 @@ class Objective:
 
 @dataclass(frozen=True)
 class Task:
-    """What one task does in its own way.
+    """One task.
 
     Attributes:
         objective: (parts, variables, variables of a dense teacher) -> what steps minimise.
-        evaluation: (parts, shardings of the state) -> what is measured on held-out images.
+        evaluation: (parts, shardings of the state) -> evaluation on held-out images.
         embeds: the model's last layer gives an embedding, of `metric.embed_dim` numbers, that learns at the
             full rate from the start, on batches of some images of each class; False: scores of classes.
         sampler: (config, images, the run's folder) -> what chooses the images of every batch; None: each

@@ -1,4 +1,4 @@
-"""The page of a classification run: one table, and what each stage dropped on the photos; no script."""
+"""The report page of a classification: a table, and images with the tokens that each stage dropped."""
 
 import base64
 import hashlib

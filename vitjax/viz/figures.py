@@ -209,7 +209,7 @@ def _slopes(
     top: int,
     bottom: int,
 ) -> None:
-    """Curves from a candidate's place before to its place after, relevant images in colour and on top."""
+    """Curves from a candidate's rank before to its rank after, relevant images in colour and on top."""
     moves = [
         (bool(candidate.relevant), centres[i], centres[j])
         for i, candidate in enumerate(before)

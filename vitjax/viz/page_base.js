@@ -30,5 +30,5 @@ const image = (key, alt) => h("img", {
   src: data.images[key], alt, decoding: "async", width: data.sizes[key][0], height: data.sizes[key][1],
 });
 const base = (name) => name.split("/").pop() || name;
-const mark = (right) => (right ? "\u2713" : "\u2715");
-const verdictWord = (right) => (right === null ? "" : right ? "right" : "wrong");
+const mark = (relevant) => (relevant ? "\u2713" : "\u2715");
+const verdictWord = (relevant) => (relevant === null ? "" : relevant ? "relevant" : "not relevant");

@@ -70,7 +70,7 @@ function head() {
       data.notes.map((line) => h("p", { class: "banner", role: "note" }, line))),
     h("div", { class: "summary" },
       h("div", { class: "panel" }, h("section", {}, metrics()), times(),
-        data.explained && h("section", {}, h("h2", {}, "Is the explanation true?"), h("p", { class: "soft fact" }, data.explained)),
+        data.explained && h("section", {}, h("h2", {}, "Faithfulness of the explanations"), h("p", { class: "soft fact" }, data.explained)),
         data.sections.map(([title, kind, said]) => h("section", {}, h("h2", { class: "name" }, title), content(kind, said)))),
       h("div", { class: "panel" },
         h("section", {}, h("h2", {}, "Settings"), pairs(data.settings)),

@@ -9,7 +9,7 @@ function why(query, c) {
     h("span", { class: "soft name clamp", title: c.name }, c.name, c.label && ` (${c.label})`));
   const note = c.note && h("p", { class: "hint" }, c.note);
   if (c.structural === null) {
-    return [header, h("p", { class: "soft" }, `Not reranked: it keeps its place by pooled cosine ${number(c.pooled, 4)}.`), note].filter(Boolean);
+    return [header, h("p", { class: "soft" }, `Not reranked: it keeps its rank by pooled cosine ${number(c.pooled, 4)}.`), note].filter(Boolean);
   }
   const marks = c.matches.map(() => []);
   const { figure, svg, frames } = stage(query, c);

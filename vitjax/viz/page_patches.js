@@ -21,8 +21,8 @@ function decode(plan) {
   counts.forEach((count, row) => {
     for (let column = -1, last = i + count; i < last; i++) {
       column += raw[i] === 255 ? 255 : raw[i] + 1;
-      const mass = (raw[length + i] / 255) ** 2 * largest[row], worth = ((raw[2 * length + i] << 24) >> 24) * plan.worth;
-      if (raw[i] !== 255) entries.push({ tokens: [row, column], mass, adds: mass * worth });
+      const mass = (raw[length + i] / 255) ** 2 * largest[row], gain = ((raw[2 * length + i] << 24) >> 24) * plan.step;
+      if (raw[i] !== 255) entries.push({ tokens: [row, column], mass, adds: mass * gain });
     }
   });
   const flows = (side, token) => entries

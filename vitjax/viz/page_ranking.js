@@ -18,8 +18,8 @@ function verdict(query) {
   if (!judged(query)) return null;
   const before = firstRight(query, "before"), after = firstRight(query, "after");
   const place = (key) => { const rank = best(query, key); return rank > data.ranks ? "beyond " + data.ranks : rank; };
-  const text = before && after ? "first hit right both times" : after ? "first hit corrected" : before ? "first hit lost"
-    : outcome(query) === "wrong" ? "first hit wrong both times"
+  const text = before && after ? "first hit relevant in both" : after ? "first hit relevant after reranking" : before ? "first hit relevant before only"
+    : outcome(query) === "wrong" ? "first hit not relevant in either"
     : `first relevant image ${outcome(query) === "better" ? "up" : "down"}: ${place("before")} to ${place("after")}`;
   return h("span", { class: "verdict " + (before && after ? "soft" : verdictWord(after)) }, mark(after) + " " + text);
 }

@@ -19,7 +19,7 @@ _FAR = 255
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Patches:
-    """What became of an image's patches.
+    """Token-to-patch assignment of an image.
 
     Attributes:
         owner: (h, w), which token stands for each cell of the grid, -1 = none.
@@ -47,7 +47,7 @@ class Patches:
 
 
 def patches_of(images: Any, row: int, grid: tuple[int, int], native: tuple[int, int]) -> Patches:
-    """What became of the patches of one image, from its descriptors.
+    """Token-to-patch assignment of one image, from its descriptors.
 
     Args:
         images: `vitjax.retrieval.Descriptors`, on the host.
@@ -132,7 +132,7 @@ class PlanView:
             "size": [len(x) for x in self.mass],
             "unit": unit,
             "gain": gain,
-            "worth": step,
+            "step": step,
             "weights": flat,
             "out": self.left_out,
             "words": _packed(np.concatenate([*words, counts, largest])),

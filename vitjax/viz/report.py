@@ -1,4 +1,4 @@
-"""The report page: one self-contained HTML file that shows what reranking changed, and why.
+"""The report page: one self-contained HTML file with both rankings, their metrics, and the matched patches.
 
 The page loads nothing (its content security policy forbids it) and works from disk. Python writes numbers and
 text as one JSON block; page_*.js build every element from it with text nodes, so a file name is never read as

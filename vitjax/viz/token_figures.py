@@ -1,4 +1,4 @@
-"""What became of each patch of a photo, step by step: dropped ones pale, merged ones in a common colour."""
+"""Token reduction drawn on an image, step by step: dropped patches pale, merged ones in a common colour."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ def paint_owners(
 def reduced_figure(
     image: UInt8[np.ndarray, "h w 3"], owners: Sequence[np.ndarray], titles: Sequence[str], *, side: int = 260
 ) -> Image.Image:
-    """The photo and, beside it, what was left of it after each stage.
+    """The image and, beside it, its tokens after each stage.
 
     Args:
         image: as the model saw it.

@@ -102,14 +102,14 @@ class Report:
         subtitle: one line: what was compared.
         images: key -> uint8 (h, w, 3) RGB image as the model saw it; each is embedded once.
         queries: in the order of the page.
-        patches: key -> what became of an image's patches; of all images that a plan speaks of.
+        patches: key -> token-to-patch assignment; of all images that a plan speaks of.
         ranks: thumbnails in each row: candidates with a rank up to this.
         weight: of the pooled cosine in the final score.
         metrics_before: pooled search, names of `retrieval_metrics` -> share in [0, 1]; empty = no labels.
         metrics_after: reranked, same names.
         intervals: "pooled", "reranked", "difference" -> some of these names -> lower and upper end, at 95 %.
         milliseconds: stage ("extract", "search", "rerank") -> milliseconds per query.
-        explained: how true the explanations were found to be, one sentence.
+        explained: faithfulness of the explanations, one sentence.
         settings: name -> value, in the order of the page: weights, model, block, grid, epsilon, mass...
         sections: title -> text, name -> value, or rows of a table with its header first; any further fields.
         environment: name -> text: device and versions.

@@ -122,9 +122,9 @@ def image_and_part(shown: int = 4) -> tuple[Descriptors, Descriptors]:
 @pytest.mark.parametrize("changes", [{"tau": 0.5, "marginals": "rollout"}, {"method": "mutual"}])
 def test_a_score_hangs_on_the_patches_that_match(changes):
     query, candidate = image_and_part()
-    worth = np.array([np.arange(9) < 4, np.arange(9) >= 4], float)
+    importance = np.array([np.arange(9) < 4, np.arange(9) >= 4], float)
     config = RerankConfig(epsilon=0.02, **changes)
-    found = deletion(query, candidate, worth, config=config, shares=(0.25, 0.45), draws=16)
+    found = deletion(query, candidate, importance, config=config, shares=(0.25, 0.45), draws=16)
     assert found.chosen.shape == (2, 2) and found.random.shape == (2,)
     true, false = found.gain
     # Taking away what does not match gains something at most; relaxed transport had left it out anyway.
@@ -139,9 +139,9 @@ def best_matches(query: Descriptors, candidate: Descriptors, left: slice) -> flo
 
 def test_a_deleted_patch_is_a_patch_that_never_was():
     query, candidate = image_and_part()
-    worth = -np.arange(9.0)[None, :]  # the first goes first
+    importance = -np.arange(9.0)[None, :]  # the first goes first
     config = RerankConfig(method="chamfer")
-    found = deletion(query, candidate, worth, config=config, shares=(1 / 9, 3 / 9), draws=1)
+    found = deletion(query, candidate, importance, config=config, shares=(1 / 9, 3 / 9), draws=1)
     by_hand = [best_matches(query, candidate, slice(gone, None)) for gone in (0, 1, 3)]
     np.testing.assert_allclose([found.whole, *found.chosen[0]], by_hand, atol=1e-6)
 
@@ -149,9 +149,9 @@ def test_a_deleted_patch_is_a_patch_that_never_was():
 def test_padding_is_not_deleted_and_something_always_stays():
     query, candidate = image_and_part()
     query = dataclasses.replace(query, valid=np.arange(9)[None, :] < 3)
-    worth = np.arange(9.0)[None, :]
+    importance = np.arange(9.0)[None, :]
     config = RerankConfig(method="chamfer")
-    found = deletion(query, candidate, worth, config=config, shares=(0.01, 0.99), draws=1)
+    found = deletion(query, candidate, importance, config=config, shares=(0.01, 0.99), draws=1)
     by_hand = [best_matches(query, candidate, slice(left)) for left in (3, 2, 1)]
     np.testing.assert_allclose([found.whole, *found.chosen[0]], by_hand, atol=1e-6)
     assert np.isfinite(found.random).all()

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from vitjax.retrieval.metrics.relevance import Truth, judge, not_counted, nothing_right, read_ground_truth
+from vitjax.retrieval.metrics.relevance import Truth, judge, not_counted, nothing_relevant, read_ground_truth
 from vitjax.retrieval.metrics.runs import write_qrels, write_run
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 2])
@@ -109,15 +109,17 @@ def test_a_mistake_in_the_ground_truth_is_one_line_that_names_the_query(tmp_path
 
 def test_queries_without_any_right_answer_are_told_why():
     away = Truth.from_labels(np.array([0, 1]), np.array([2, 3]), np.full(2, -1))
-    (told,) = nothing_right(away, ["a", "b"], ["w", "x", "y", "z"])
+    (told,) = nothing_relevant(away, ["a", "b"], ["w", "x", "y", "z"])
     assert told == (
         "none of the 2 queries has a relevant image in the gallery: classes a, b against w, x, y and 1 more"
     )
     single = Truth.from_labels(np.arange(2), np.arange(2), np.arange(2))
-    assert nothing_right(single, ["a", "b"], ["a", "b"])[0].endswith("where no image answers itself")
+    assert nothing_relevant(single, ["a", "b"], ["a", "b"])[0].endswith(
+        "where no image is relevant to itself"
+    )
     listed = Truth([np.array([], int)] * 3, None, np.full(3, -1))
-    assert nothing_right(listed, [], []) == ["none of the 3 queries has a relevant image in the gallery"]
-    assert nothing_right(by_class(), ["a"], ["a"]) == nothing_right(by_place(), [], []) == []
+    assert nothing_relevant(listed, [], []) == ["none of the 3 queries has a relevant image in the gallery"]
+    assert nothing_relevant(by_class(), ["a"], ["a"]) == nothing_relevant(by_place(), [], []) == []
 
 
 def from_files(folder, ks) -> dict[str, float]:
@@ -190,7 +192,7 @@ def test_how_many_queries_count_and_why_is_one_line():
     ]
     assert not_counted(truth.take(np.array([0, 1])), ["pair", "pair"], classes[1]) == []
     (none,) = not_counted(truth.take(np.array([2, 3])), ["lone", "yak"], classes[1])
-    assert none.startswith("none of the 2 queries") and none.endswith("where no image answers itself")
+    assert none.startswith("none of the 2 queries") and none.endswith("where no image is relevant to itself")
     assert not_counted(by_place(), [], []) == [
         "1 of 7 queries has no relevant item in the gallery: figures are of the other 6, except those over "
         "all queries"

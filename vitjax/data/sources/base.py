@@ -261,7 +261,7 @@ def _hash(parts: Iterable[str]) -> str:
 
 
 def _state(item: Any) -> str:
-    """What changes when a image does."""
+    """What changes when an image does."""
     if isinstance(item, str | os.PathLike):
         try:
             found = os.stat(item)

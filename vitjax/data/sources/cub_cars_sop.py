@@ -255,12 +255,12 @@ def _labels(classes: list[int], titles: Mapping[int, str], path: Path) -> np.nda
     class_places([titles[key] for key in sorted(titles)], f"{path}: class names")
     unknown = next((key for key in classes if key not in place), None)
     if unknown is not None:
-        raise UserError(f"{path}: there is no class {unknown}, which a image is of; is the download whole?")
+        raise UserError(f"{path}: there is no class {unknown}, which an image is of; is the download whole?")
     return np.array([place[key] for key in classes], np.int32)
 
 
 def _image(file: str) -> str:
-    """The relative path of a image, as an index file may name it."""
+    """The relative path of an image, as an index file may name it."""
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file:
         raise UserError(f"{file!r} is no relative path inside of the download")

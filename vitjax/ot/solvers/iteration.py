@@ -257,7 +257,7 @@ def _scaling(wanted, sums, live, potential: Maybe = None, tau: Maybe = None) -> 
 
 
 def _over(new: Array, old: Array, live: Bool[Array, "..."], level: Maybe) -> Array:
-    """Goes beyond the new scaling: nearly old * (new / old)^omega, with omega - 1 = `_BEYOND[level]`.
+    """Over-relaxed scaling: nearly old * (new / old)^omega, with omega - 1 = `_BEYOND[level]`.
 
     Source: Thibault et al. 2017 (arXiv:1711.01851), Eq. 3.1; Lehmann et al. 2021 (arXiv:2012.12562) for what
     omega does to the rate. Differs in that the power is its Pade approximant [1/1], one division: the same

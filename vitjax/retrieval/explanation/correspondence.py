@@ -1,7 +1,7 @@
-"""Where each patch of one image truly lies in another, from geometry: what explanations are held against.
+"""True correspondences of patches between two images, from a homography or a disparity map.
 
 Positions are shares of what the model sees, 0 to 1 from left to right and from top to bottom, as in the boxes
-of `vitjax.retrieval.explanation.matches`. `vitjax.data.Preprocess.placement` takes a image's pixels there.
+of `vitjax.retrieval.explanation.matches`. `vitjax.data.Preprocess.placement` maps pixels of an image there.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ Matrix = Real[np.ndarray, "3 3"]
 
 
 class Correspondence(NamedTuple):
-    """The truth about one pair of images, for the query's n patches in raster order.
+    """True correspondences of one pair of images, for the query's n patches in raster order.
 
     Attributes:
         position: (n, 2), where the patch lies in the candidate, (x, y) in its cells: the centre of the first
@@ -44,7 +44,7 @@ def homography_correspondence(
     query_placement: Matrix | None = None,
     candidate_placement: Matrix | None = None,
 ) -> Correspondence:
-    """Truth about two images of one flat thing, or of one place from which nobody moved: patch centres.
+    """Correspondence of two images of a plane, or of a camera that only rotates, at patch centres.
 
     A patch is visible where its centre lies inside what the model sees of the candidate; that nothing stands
     in front is taken for granted. What lies beyond the horizon, seen from the middle of the query, is not
@@ -83,7 +83,7 @@ def disparity_correspondence(
     candidate_placement: Matrix | None = None,
     slack: float = 1.0,
 ) -> Correspondence:
-    """Truth about the left image of a rectified stereo pair (the query) and the right one.
+    """Correspondence of the left image of a rectified stereo pair (the query) and the right one.
 
     Pixel (x, y) of the left is (x - disparity, y) of the right, unless something nearer, of a larger
     disparity, comes to lie there, or it falls out of the image. A patch is known where half of its pixels

@@ -1,4 +1,4 @@
-"""Is an explanation true: does a plan send patches where they truly are, does the score hang on them?"""
+"""Faithfulness of explanations: match accuracy against true correspondences, additivity, and deletion."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from vitjax.retrieval.reranking.rerank_candidates import rerank
 
 
 class MatchAccuracy(NamedTuple):
-    """How well a plan finds the truth; NaN where there is nothing to measure.
+    """Match accuracy of a plan against true correspondences; NaN where there is nothing to measure.
 
     "Within 1" is the true cell and the eight around it.
 
     Attributes:
         hit_0: share of the visible patches whose largest mass goes to their true cell. Where several cells
-            tie, the share of these that is right; a patch that moves no mass misses.
+            tie, the share of these that is correct; a patch that moves no mass misses.
         hit_1: likewise, within 1 cell.
         mass_0: share of the plan's mass that goes to the true cell of a visible patch; mass of patches that
             are not visible is wrong wherever it goes.
@@ -54,7 +54,7 @@ def match_accuracy(
         plan: mass between the query's n patches and the candidate's m, not negative, any total.
         truth: of the same patches.
         resolution: for the AUROC, row masses are rounded to this share of their mean: a solver's rounding
-            is no opinion about visibility.
+            says nothing about visibility.
     """
     plan = np.asarray(plan, np.float64)
     if plan.shape != (len(truth.known), truth.grid[0] * truth.grid[1]):
@@ -106,7 +106,7 @@ def true_plan(truth: Correspondence) -> Float[np.ndarray, "n m"]:
 
 
 def same_cell_plan(query_grid: Grid, candidate_grid: Grid | None = None) -> Float[np.ndarray, "n m"]:
-    """Every patch goes to the cell at its own place: what is right where nothing moved.
+    """Every patch goes to the cell at its own position: correct where nothing moved.
 
     Returns:
         Plan of mass 1.
@@ -152,7 +152,7 @@ class Deletion(NamedTuple):
     def gain(self) -> Float[np.ndarray, " e"]:
         """How much deeper the score falls without chosen patches than without random ones, mean of shares.
 
-        Above 0: the score hangs on what the explanation points at. In units of the structural score.
+        Above 0: the score depends on the patches that the explanation ranks first. In units of the score.
         """
         return (self.random[None, :] - self.chosen).mean(axis=1)
 
@@ -160,14 +160,14 @@ class Deletion(NamedTuple):
 def deletion(
     query: Descriptors,
     candidate: Descriptors,
-    worth: Float[Array | np.ndarray, "e n"],
+    importance: Float[Array | np.ndarray, "e n"],
     *,
     config: RerankConfig | None = None,
     shares: Sequence[float] = (0.125, 0.25, 0.375, 0.5),
     draws: int = 32,
     seed: int = 0,
 ) -> Deletion:
-    """Takes patches of the query away (valid=False) and matches again: does the score hang on them?
+    """Deletion test: removes patches of the query (valid=False), matches again, and compares the scores.
 
     Source: the deletion test for saliency maps (Petsiuk et al. 2018, RISE, arXiv:1806.07421), on the tokens
     of one image of a pair instead of its pixels; the patches are not there, nothing stands in for them.
@@ -175,7 +175,7 @@ def deletion(
     Args:
         query: of one image.
         candidate: of one image.
-        worth: of each of the query's n tokens to e explanations, the largest goes first; ties at random.
+        importance: of each of the query's n tokens in e explanations, the largest goes first; ties at random.
         config: how pairs are matched, with its price if it needs one; None: the defaults.
         shares: of the valid tokens that are taken away, each in (0, 1); at least one goes, one stays.
         draws: of random tokens, for each share.
@@ -184,12 +184,17 @@ def deletion(
     Raises:
         ValueError: sizes that do not fit, or fewer than two valid tokens.
     """
-    worth = np.asarray(worth, np.float64)
+    importance = np.asarray(importance, np.float64)
     valid = np.asarray(query.valid, bool)
-    if len(query) != 1 or len(candidate) != 1 or worth.ndim != 2 or worth.shape[1] != valid.shape[1]:
+    if (
+        len(query) != 1
+        or len(candidate) != 1
+        or importance.ndim != 2
+        or importance.shape[1] != valid.shape[1]
+    ):
         raise UserError(
-            f"deletion: {len(query)} queries, {len(candidate)} candidates and worth {worth.shape}; give one "
-            f"of each and (e, {valid.shape[1]})"
+            f"deletion: {len(query)} queries, {len(candidate)} candidates and importance "
+            f"{importance.shape}; give one of each and (e, {valid.shape[1]})"
         )
     count = int(valid.sum())
     if count < 2 or not all(0 < share < 1 for share in shares) or draws < 1:
@@ -198,9 +203,9 @@ def deletion(
             "more, shares in (0, 1) and a draw"
         )
     rng = np.random.default_rng(seed)
-    chance = rng.random((len(worth) + draws, valid.shape[1]))
-    key = np.concatenate([worth, np.zeros((draws, valid.shape[1]))])
-    # By worth, equal worth by chance; tokens that only pad come last.
+    chance = rng.random((len(importance) + draws, valid.shape[1]))
+    key = np.concatenate([importance, np.zeros((draws, valid.shape[1]))])
+    # By importance, ties at random; tokens that only pad come last.
     order = np.lexsort((chance, -key, ~np.broadcast_to(valid, key.shape)), axis=1)
     rank = np.argsort(order, axis=1)
     gone = np.clip(np.rint(count * np.asarray(shares)).astype(int), 1, count - 1)
@@ -211,7 +216,7 @@ def deletion(
     index = np.zeros((len(masks), 1), np.int32)
     scores = np.asarray(rerank(copies, candidate, index, config=config).structural[:, 0], np.float64)
     each = scores[1:].reshape(-1, len(gone))
-    return Deletion(float(scores[0]), each[: len(worth)], each[len(worth) :].mean(axis=0))
+    return Deletion(float(scores[0]), each[: len(importance)], each[len(importance) :].mean(axis=0))
 
 
 def _centres(grid: Grid) -> Float[np.ndarray, "m 2"]:

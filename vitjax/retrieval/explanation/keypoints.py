@@ -1,4 +1,4 @@
-"""Do the parts of one thing go to the same parts of another? Plans held against marked keypoints."""
+"""Keypoint transfer: transport plans against annotated keypoints (PCK)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class PartTransfer(NamedTuple):
 
     Attributes:
         hits: (a,), parts that land within each tolerance. Where a patch has several largest masses, the share
-            of these that is right.
+            of these that is correct.
         ceiling: (a,), parts that would if each went to the cell that it truly lies in: what the size of the
             cells alone costs.
         parts: how many were asked for: those marked in both images that the model sees in both.

@@ -1,7 +1,7 @@
 """Which patch matched which, and what each match adds to the structural score.
 
 The structural score is a sum over patch pairs, plan times similarity (method "mutual": the plan alone), so it
-takes itself apart exactly: the strongest matches, plus one remainder for all others.
+decomposes exactly: the strongest matches, plus one remainder for all others.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Match:
     """One patch of the query matched with one of the candidate.
 
     Attributes:
-        query_patch: number of the patch, in raster order; -1 for a token that stands for no place.
+        query_patch: number of the patch, in raster order; -1 for a token without a position.
         candidate_patch: likewise.
         query_box: (left, top, right, bottom) as shares of the image the model saw, 0 to 1.
         candidate_box: likewise.
@@ -54,7 +54,7 @@ class Match:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """A structural score taken apart: it equals the contributions of `matches` plus `remainder`.
+    """The decomposition of a structural score: it equals the contributions of `matches` plus `remainder`.
 
     Attributes:
         structural: the score.
@@ -162,7 +162,7 @@ def explain_pair(
     top: int = 12,
     marginal_error: float = 0.0,
 ) -> Explanation:
-    """Takes one pair's structural score apart, from a plan and similarities at hand.
+    """Decomposes one pair's structural score, from a plan and similarities at hand.
 
     Args:
         plan: transported mass, of `vitjax.ot.structural_match`.

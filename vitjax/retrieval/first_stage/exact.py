@@ -81,7 +81,7 @@ def search(
     """The k gallery rows with the largest inner product with each query, best first.
 
     Exact: float32 at the highest matrix precision, ordered by (-score, row), so equal scores come in row
-    order as NumPy's stable argsort of the negated scores has them. A score that is not a number never wins.
+    order as NumPy's stable argsort of the negated scores has them. A NaN score is never returned.
     On a device this takes the gallery itself plus about `256 * (block + k)` scores, whatever the number of
     queries; queries go through in blocks of 256 (fewer queries: the next power of four), each compiled once.
 

@@ -1,4 +1,4 @@
-"""What reranking needs of a first stage, so that any engine can be one."""
+"""The Searcher protocol: what reranking needs of a first stage."""
 
 from typing import Any, Protocol, runtime_checkable
 

@@ -1,6 +1,6 @@
-"""Exact nearest neighbours in more rows than fit into memory: read piece by piece while the device computes.
+"""Exact nearest neighbours in more rows than fit into memory, read in chunks while the device computes.
 
-The kernels are those of `topk`; here is only how rows come to the devices. Each device goes through its own,
+The kernels are those of `exact`; here is only how rows come to the devices. Each device goes through its own,
 contiguous share of the rows, so each process reads its share of the disk and no more, and the devices'
 lists meet once, at the end.
 """

@@ -1,4 +1,4 @@
-"""The arrays of a gallery: Zarr v3, every piece with a checksum, and a missing piece is an error.
+"""The arrays of a gallery: Zarr v3 with a checksum for each chunk; a missing chunk is an error.
 
 Plain Zarr reads a flipped bit as data and a missing chunk as zeros. Here every chunk carries a CRC-32C, and
 what is not there is not read: TensorStore is told so, and to store chunks of zeros like any other. That a

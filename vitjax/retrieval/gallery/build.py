@@ -1,4 +1,4 @@
-"""A gallery that grows while images are described: a kill loses little, and commits cost little."""
+"""Adds images to a gallery while they are described, with commits at intervals; a build can resume."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ class Described(NamedTuple):
 
 
 def fill(gallery: Gallery, described: Iterable[Described]) -> None:
-    """Adds images as they come, and commits when a file's worth is there or enough time has passed.
+    """Adds images as they come, and commits when a file is full or enough time has passed.
 
     Memory: about 64 MiB of descriptors, and a commit joins them in a copy; whatever their number.
 

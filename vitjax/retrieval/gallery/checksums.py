@@ -1,4 +1,4 @@
-"""What binds the files of a gallery to their place and their commit: a checksum of the rows of each chunk.
+"""Checksums that bind a gallery's files to their path and commit: one of the rows of each chunk.
 
 The CRC-32C inside of a chunk tells that it is whole, not that it belongs there: a file exchanged with
 another, one of another gallery, or one of an earlier commit passes. So the CRC-32 of each chunk's committed
@@ -73,7 +73,7 @@ class Writer:
 
 
 def _extend(sums: list[int], count: int, rows: np.ndarray, chunk: int) -> None:
-    """Goes on with the checksums of `count` rows over those that follow."""
+    """Continues the checksums of `count` rows over those that follow."""
     rows, start = np.ascontiguousarray(rows), 0
     while start < len(rows):
         stop = min(start + chunk - (count + start) % chunk, len(rows))
@@ -167,7 +167,7 @@ class Reader:
         file = "/".join([name, "c", str(start // array.shard), *["0"] * len(array.row)])
         raise GalleryError(
             f"gallery {self._place.name}: {file} is not the file that manifest.json was written with "
-            f"(rows {start} to {stop - 1} differ): one of them belongs to another place, gallery or commit; "
+            f"(rows {start} to {stop - 1} differ): one of them belongs to another path, gallery or commit; "
             f"{REMEDY}"
         )
 

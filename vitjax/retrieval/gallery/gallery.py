@@ -193,7 +193,7 @@ class Gallery:
             ids: a text or a whole number for each, which no other image of the gallery has; None: their
                 row numbers. One kind for the whole gallery.
             reached: how many images of its source a build has gone through after this, those that could not
-                be read included; kept for the same build to go on from. None: the number of rows.
+                be read included; kept for the same build to resume from. None: the number of rows.
 
         Raises:
             ValueError: values that are not finite, vectors that are not normalised, lengths or kind of ids
@@ -279,7 +279,7 @@ class Gallery:
         self._hold(release)
 
     def close(self) -> None:
-        """Lets others write; reading goes on to work."""
+        """Lets others write; reading still works."""
         if self._release is not None:
             self._release()
             self._release = None
@@ -442,7 +442,7 @@ class Gallery:
 
 
 def _check_free(place: Location) -> None:
-    """Refuses a place where something lies: it could be anything, and arrays would be put among it."""
+    """Refuses a location that is not empty: arrays would be put among other files."""
     there = set(place.listing())
     if manifest.FILE in there:
         raise GalleryError(f"gallery {place.name}: there is one already; open it, or choose another path")

@@ -1,4 +1,4 @@
-"""What a gallery says of itself: how many rows count, how they are laid out, and what made them.
+"""The manifest of a gallery: its committed rows, the layout of its arrays, and its recipe.
 
 The manifest is written after the rows and replaced whole: rows that it does not count were never added.
 After it comes `committed.json`, which says which manifest is the last one, so that an earlier one put back
@@ -213,7 +213,7 @@ def _body(place: Location, file: str, data: bytes) -> dict[str, Any]:
         raise GalleryError(f"gallery {place.name}: {file} is damaged; {REMEDY}") from None
     if version == 1:
         raise GalleryError(
-            f"gallery {place.name}: it is of format 1, whose files are not bound to their place and commit; "
+            f"gallery {place.name}: it is of format 1, whose files are not bound to their path and commit; "
             f"delete it and build it again ({_FORMAT} is the format here)"
         )
     if version != _FORMAT:

@@ -1,4 +1,4 @@
-"""A folder on a disk or in an object store, as keys and values, and its failures in plain words."""
+"""A folder on a disk or in an object store as a key-value store, with errors as one line each."""
 
 import contextlib
 import functools
@@ -40,7 +40,7 @@ class Location:
     folder: pathlib.Path | None
 
     def keys(self) -> ts.KvStore:
-        """The files of the place by name."""
+        """The files of the location by name."""
         return ts.KvStore.open(self.kvstore, context=context()).result()
 
     def listing(self) -> list[str]:
@@ -221,6 +221,6 @@ class Pending:
         return found
 
     def wait(self) -> None:
-        """Waits until none goes on, whatever came of it."""
+        """Waits until all have ended, whether or not they failed."""
         for future in self._futures.values():
             future.exception()

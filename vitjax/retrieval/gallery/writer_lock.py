@@ -1,8 +1,8 @@
 """One writer at a time: a file lock that ends with its process, or in an object store a file that is there.
 
 A lock of the operating system cannot outlive the process that holds it, so after a kill the next writer
-goes on by itself. Object stores have none: there the file is made only where it is not yet, and after a
-kill a person has to delete it; the error says which.
+needs nothing. Object stores have none: there the file is created only if it does not exist, and after a
+kill it has to be deleted by hand; the error says which.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""How sure a mean over queries is: intervals from resampling the queries."""
+"""Bootstrap confidence intervals of means over queries."""
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,7 @@ def bootstrap_intervals(
     Source: Efron 1979, the percentile bootstrap. Every resample draws as many queries as there are, with
     replacement, and takes all columns of a query together: so the interval of a column of differences is that
     of paired samples, far narrower than the two intervals it is the difference of. Queries are taken to be
-    independent of each other; where they share images or places, the truth is somewhat less sure.
+    independent of each other; where they share images or places, the intervals are too narrow.
 
     Args:
         values: of each query; NaN = not counted.

@@ -186,16 +186,16 @@ def relevance_metrics(
     ks: Sequence[int] = (1, 5, 10),
     per_query: bool = False,
 ) -> dict[str, Any]:
-    """How well rankings find the gallery images listed as right for each query.
+    """How well rankings find the gallery images listed as relevant to each query.
 
     Source: the protocol of Mapillary Street-Level Sequences (Warburg et al., CVPR 2020), as its released
-    evaluation computes it: recall_at_k = 1 where any of the first k is right; map_at_k = sum of rel_i P_i
-    over i <= k, divided by min(number of right images, k). Queries without a right image are not counted;
+    evaluation computes it: recall_at_k = 1 where any of the first k is relevant; map_at_k = sum of rel_i P_i
+    over i <= k, divided by min(number of relevant images, k). Queries without one are not counted;
     `*_over_all_queries` divides by all of them, which is how some published figures were made.
 
     Args:
         index: rows of the gallery per query, best first, -1 = padding (a miss).
-        positives: per query, the gallery rows that are right (see `positives_within`, `same_label`).
+        positives: per query, the relevant gallery rows (see `positives_within`, `same_label`).
         ks: of recall and map; each at most the number of columns (pad with -1 where the gallery is smaller).
         per_query: (q,) values instead of means; NaN for queries that are not counted.
 
@@ -226,7 +226,7 @@ def relevance_metrics(
 
 
 def first_hit(index: Int[np.ndarray, "q k"], positives: Sequence[Any]) -> Int[np.ndarray, " q"]:
-    """Position, from 0, of the first right image in each ranking; -1 where it holds none."""
+    """Position, from 0, of the first relevant image in each ranking; -1 where it holds none."""
     hits = _hits(np.asarray(index), positives)
     return np.where(hits.any(axis=1), hits.argmax(axis=1), -1)
 
@@ -242,7 +242,7 @@ def positives_within(
     """Gallery rows within a distance of each query, the distance itself included.
 
     Args:
-        query_utm: easting and northing in metres; a place that is not a number is near nothing.
+        query_utm: easting and northing in metres; a position that is NaN is near nothing.
         gallery_utm: the same, in the same UTM zone.
         radius_m: metres.
     """

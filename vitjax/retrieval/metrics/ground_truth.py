@@ -13,7 +13,7 @@ from vitjax.system.files import RepeatedName, canonical, parse_json, read_text
 def read_ground_truth(
     path: str | os.PathLike[str], queries: int | Sequence[str], gallery: int | Sequence[str]
 ) -> dict[int, list[int]]:
-    """Reads which gallery images are right for each query.
+    """Reads which gallery images are relevant to each query.
 
     Args:
         path: JSON, `{"0": [3, 4], "1": [5]}` or `[[3, 4], [5]]`, numbers being positions in file-name order;
@@ -33,17 +33,17 @@ def read_ground_truth(
     truth: dict[int, list[int]] = {}
     try:
         by_name = bool(asked.names and held.names) and _check_kinds(entries)
-        for query, right in entries:
+        for query, relevant in entries:
             where = f"query {query!r}" if isinstance(query, str) else f"query {query}"
             row = asked.named(str(query), where) if by_name else asked.position(query, where)
             if row in truth:
                 raise UserError(f"{where} is the same as query {given[row]!r}; give each query once")
-            if not isinstance(right, list):
+            if not isinstance(relevant, list):
                 raise UserError(
-                    f"query {query}: {right!r} is no list; give a list of gallery images: {held.order}"
+                    f"query {query}: {relevant!r} is no list; give a list of gallery images: {held.order}"
                 )
             find = held.named if by_name else held.position
-            truth[row] = [find(image, f"query {query}: {image!r}") for image in right]
+            truth[row] = [find(image, f"query {query}: {image!r}") for image in relevant]
             given[row] = query
     except ValueError as error:
         raise UserError(f"ground truth {path}: {error}") from None
@@ -80,7 +80,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any] | list[Any]:
     if not isinstance(data, dict | list):
         raise UserError(
             f'ground truth {path}: expected JSON like {{"0": [3, 4], "1": [5]}}, or like '
-            '{"query.jpg": ["a.jpg", "b.jpg"]}: query -> right images'
+            '{"query.jpg": ["a.jpg", "b.jpg"]}: query -> relevant images'
         )
     return data
 
@@ -88,10 +88,10 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any] | list[Any]:
 def _check_kinds(entries: Sequence[tuple[int | str, Any]]) -> bool:
     """Whether a file speaks of images by name; one that does so here and there is refused."""
     names, positions = [], []
-    for query, right in entries:
+    for query, relevant in entries:
         is_position = isinstance(query, int) or (query.isascii() and query.isdecimal())
         (positions if is_position else names).append(f"query {query!r}")
-        for image in right if isinstance(right, list) else ():
+        for image in relevant if isinstance(relevant, list) else ():
             (names if isinstance(image, str) else positions).append(f"query {query!r}: {image!r}")
     if names and positions:
         raise UserError(f"{names[0]} is a name, {positions[0]} is a position; give names alone or positions")

@@ -14,7 +14,7 @@ from vitjax.retrieval.metrics.ground_truth import read_ground_truth
 
 KS = (1, 5, 10)
 
-__all__ = ["KS", "Truth", "judge", "not_counted", "nothing_right", "read_ground_truth", "shares"]
+__all__ = ["KS", "Truth", "judge", "not_counted", "nothing_relevant", "read_ground_truth", "shares"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Truth:
     """Relevant images of a search; rows are those of the descriptors.
 
     Attributes:
-        positives: per query, the gallery rows that are right; None = nothing is known.
+        positives: per query, the relevant gallery rows; None = nothing is known.
         labels: classes of queries and gallery, where the truth comes from classes.
         own: per query, the gallery row that is the query itself and must not be found; -1 = none.
         ks: of recall.
@@ -42,12 +42,12 @@ class Truth:
 
     @classmethod
     def from_labels(cls, queries: np.ndarray, gallery: np.ndarray, own: Int[np.ndarray, " q"]) -> "Truth":
-        """Images of the query's class are right, the query itself left out."""
+        """Images of the query's class are relevant, the query itself left out."""
         return cls(same_label(queries, gallery, own), (queries, gallery), own)
 
     @classmethod
     def from_rows(cls, positives: Sequence[Any], own: Int[np.ndarray, " q"]) -> "Truth":
-        """Listed gallery rows are right, the query itself left out."""
+        """Listed gallery rows are relevant, the query itself left out."""
         rows = (np.unique(np.asarray(each, np.int64)) for each in positives)
         return cls([row[row != out] for row, out in zip(rows, own, strict=True)], None, own)
 
@@ -56,11 +56,11 @@ class Truth:
         return None if self.positives is None else bool(np.isin(row, self.positives[query]))
 
     def hits(self, index: Int[np.ndarray, "q k"]) -> Bool[np.ndarray, "q k"]:
-        """Which places of a ranking hold a right image; nowhere, where nothing is known."""
+        """Which ranks hold a relevant image; none where nothing is known."""
         if self.positives is None:
             return np.zeros(index.shape, bool)
         pairs = zip(index, self.positives, strict=True)
-        return np.array([np.isin(row, right) for row, right in pairs], bool).reshape(index.shape) & (
+        return np.array([np.isin(row, relevant) for row, relevant in pairs], bool).reshape(index.shape) & (
             index >= 0
         )
 
@@ -113,7 +113,7 @@ def judge(
     """Metrics of two orders of the same queries, and how sure they and their differences are.
 
     Args:
-        truth: what is right.
+        truth: what is relevant.
         before: gallery rows of each query, best first.
         after: the same in a new order.
         seed: of the resampling.
@@ -138,11 +138,11 @@ def judge(
     }
 
 
-def nothing_right(truth: Truth, query_classes: Sequence[str], gallery_classes: Sequence[str]) -> list[str]:
+def nothing_relevant(truth: Truth, query_classes: Sequence[str], gallery_classes: Sequence[str]) -> list[str]:
     """One line on why there is nothing to measure, where no query has a relevant image; else none.
 
     Args:
-        truth: what is right.
+        truth: what is relevant.
         query_classes: names of the queries' classes, where the truth is from classes.
         gallery_classes: of the gallery's.
     """
@@ -151,7 +151,7 @@ def nothing_right(truth: Truth, query_classes: Sequence[str], gallery_classes: S
     text = f"none of the {len(truth.own)} queries has a relevant image in the gallery"
     if truth.labels is None:
         return [text]
-    alone = ", where no image answers itself" if (truth.own >= 0).any() else ""
+    alone = ", where no image is relevant to itself" if (truth.own >= 0).any() else ""
     return [f"{text}: classes {_few(query_classes)} against {_few(gallery_classes)}{alone}"]
 
 
@@ -166,7 +166,7 @@ def not_counted(truth: Truth, query_classes: Sequence[str], gallery_classes: Seq
     if truth.positives is None or all(map(len, truth.positives)):
         return []
     if not any(map(len, truth.positives)):
-        return nothing_right(truth, query_classes, gallery_classes)
+        return nothing_relevant(truth, query_classes, gallery_classes)
     left = [i for i, rows in enumerate(truth.positives) if not len(rows)]
     count, have = len(truth.own), "has" if len(left) == 1 else "have"
     text = f"{len(left)} of {count} queries {have} no relevant item in the gallery"

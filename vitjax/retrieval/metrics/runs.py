@@ -37,7 +37,7 @@ def write_run(
         query_names: unique; white space, % and control characters are written as in a URL (%20).
         gallery_names: likewise.
         index: rows of the gallery per query, best first, -1 = padding.
-        score: of the same places, as `search` and `rerank` give them.
+        score: of the same shape, as `search` and `rerank` give them.
         tag: name of the system; no white space.
 
     Raises:
@@ -71,13 +71,13 @@ def write_qrels(
         path: the file, written under a temporary name and renamed.
         query_names: as in `write_run`.
         gallery_names: likewise.
-        positives: per query, the gallery rows that are right (see `metrics.same_label`), the query itself
+        positives: per query, the relevant gallery rows (see `metrics.same_label`), the query itself
             left out.
     """
     queries, images = _escaped(query_names, "query"), _escaped(gallery_names, "gallery")
     with replacing(path) as file:
-        for query, right in zip(queries, positives, strict=True):
-            for image in np.unique(np.asarray(right, np.int64)):
+        for query, relevant in zip(queries, positives, strict=True):
+            for image in np.unique(np.asarray(relevant, np.int64)):
                 file.write(f"{query} 0 {images[image]} 1\n")
 
 
@@ -102,7 +102,7 @@ def _strictly_falling(scores: np.ndarray) -> list[np.float32]:
     falling: list[np.float32] = []
     for score in scores.astype(np.float32):
         ceiling = np.nextafter(falling[-1], np.float32(-np.inf)) if falling else _LARGEST
-        # nan (no score) compares false and so takes the ceiling; -inf has no place in a text file.
+        # nan (no score) compares false and so takes the ceiling; -inf cannot be written to such a file.
         value = max(score, -_LARGEST) if score < ceiling else ceiling
         falling.append(np.float32(min(value, ceiling)))
     return falling

@@ -1,9 +1,9 @@
 """When to rerank: learned on queries whose relevant images are known, used on others.
 
-Reranking puts some queries right and others wrong. What can be seen without an answer tells some of them
-apart: how close a call the pooled search was, how much better the new first candidate matches than the old
-one, how sharp its plan is. A gate keeps the order of pooled search where that signal is low. It is learned on
-queries of their own, together with the weight of the pooled cosine, which needs no matching anew.
+Reranking improves some queries and worsens others. Signals that need no ground truth tell some of them apart:
+the margin of the pooled search, how much better the new first candidate matches than the old one, how sharp
+its plan is. A gate keeps the order of the pooled search where the signal is below a threshold. It is learned
+on a hold-out of the queries, together with the weight of the pooled cosine; nothing is matched again.
 
 Source: no paper; "never worse than the search on the queries it was learned on" holds because never to rerank
 is among the choices.
@@ -38,7 +38,7 @@ class Gate:
     """Which queries are reranked, and with which weight of the pooled cosine.
 
     Attributes:
-        signal: "always", "never", or what a query is judged by, one of `SIGNALS`: "margin", pooled cosine of
+        signal: "always", "never", or what a query is gated by, one of `SIGNALS`: "margin", pooled cosine of
             the second candidate minus that of the first, at most 0 and near it for a close call; "gain",
             structural score of the new first minus that of the old first; "accuracy", minus the marginal
             error of the new first; "sharpness" of its plan, see `plan_sharpness`.
@@ -126,7 +126,7 @@ class Gate:
 
 
 class Calibration(NamedTuple):
-    """What a gate does on some queries; shares of them with a right image at first place.
+    """What a gate does on some queries; shares of them with a relevant image at rank 1.
 
     Attributes:
         queries: how many.
@@ -151,23 +151,23 @@ class _Choice(NamedTuple):
 def calibrate_gate(
     before: Int[np.ndarray, "q k"],
     after: Reranked,
-    right: Bool[np.ndarray, "q k"],
+    relevant: Bool[np.ndarray, "q k"],
     config: RerankConfig,
     *,
     weights: Sequence[float] = WEIGHTS,
     sharpness: Sharpness | None = None,
 ) -> Gate:
-    """Finds when to rerank and how much the pooled cosine counts, on queries whose answers are known.
+    """Finds when to rerank and how much the pooled cosine counts, on queries whose relevant images are known.
 
     Every weight and every threshold of every signal is tried, beside always and never. Choices worse than
-    never are out, so on these queries the result is never worse than the base order. Of those within one
-    standard error of the best (of the paired difference, over queries) the plainest is taken: always with the
+    never are dropped, so on these queries the result is never worse than the base order. Of those within one
+    standard error of the best (of the paired difference, over queries) the simplest is taken: always with the
     config's weight, never, always with another, a threshold; so that little data moves little.
 
     Args:
         before: the ranking that was reranked.
         after: what `rerank` made of it.
-        right: which candidates of `before` are right.
+        relevant: which candidates of `before` are relevant.
         config: the one given to `rerank`.
         weights: of the pooled cosine, tried beside the config's.
         sharpness: of the plans of the first candidates of an order, see `plan_sharpness`; None: not tried.
@@ -178,15 +178,15 @@ def calibrate_gate(
     if (
         before.ndim != 2
         or not before.size
-        or right.shape != before.shape
+        or relevant.shape != before.shape
         or after.index.shape != before.shape
     ):
         raise UserError(
-            f"calibrate_gate: ranking {before.shape}, reranked {after.index.shape}, right {right.shape}; "
-            "expected one shape (queries, candidates) with at least one of each"
+            f"calibrate_gate: ranking {before.shape}, reranked {after.index.shape}, relevant "
+            f"{relevant.shape}; expected one shape (queries, candidates) with at least one of each"
         )
-    choices = list(_choices(before, after, right, config, weights, sharpness))
-    base = right[:, 0].mean()
+    choices = list(_choices(before, after, relevant, config, weights, sharpness))
+    base = relevant[:, 0].mean()
     fair = [choice for choice in choices if choice.hits.mean() >= base]
     best = max(fair, key=lambda choice: choice.hits.mean()).hits
     for gate, hits in fair:
@@ -200,19 +200,19 @@ def judge_gate(
     gate: Gate,
     before: Int[np.ndarray, "q k"],
     after: Reranked,
-    right: Bool[np.ndarray, "q k"],
+    relevant: Bool[np.ndarray, "q k"],
     config: RerankConfig,
     *,
     sharpness: Sharpness | None = None,
 ) -> Calibration:
-    """What a gate does on queries whose answers are known; arguments as of `calibrate_gate`."""
+    """What a gate does on queries whose relevant images are known; arguments as of `calibrate_gate`."""
     result, opened = gate.open(before, after, config, sharpness=sharpness)
     always = reweighed(after, before, config)
     return Calibration(
         queries=len(before),
-        base=float(right[:, 0].mean()),
-        always=float(_hits(before, always, right).mean()),
-        gated=float(_hits(before, result, right).mean()),
+        base=float(relevant[:, 0].mean()),
+        always=float(_hits(before, always, relevant).mean()),
+        gated=float(_hits(before, result, relevant).mean()),
         reranked=float(opened.mean()),
     )
 
@@ -245,19 +245,19 @@ def plan_sharpness(
 def _choices(
     before: np.ndarray,
     after: Reranked,
-    right: np.ndarray,
+    relevant: np.ndarray,
     config: RerankConfig,
     weights: Sequence[float],
     sharpness: Sharpness | None,
 ) -> Iterator[_Choice]:
-    """All there are, the plainest first; those of one kind by how little their weight differs."""
+    """All choices, the simplest first; those of one kind by how little their weight differs."""
     own = float(config.weight)
     tried = sorted(
         {own, *map(float, weights)}, key=lambda weight: abs(np.log((weight + 0.05) / (own + 0.05)))
     )
     orders = {w: reweighed(after, before, dataclasses.replace(config, weight=w)) for w in tried}
-    hits = {weight: _hits(before, order, right) for weight, order in orders.items()}
-    base = right[:, 0]
+    hits = {weight: _hits(before, order, relevant) for weight, order in orders.items()}
+    base = relevant[:, 0]
     yield _Choice(Gate(ALWAYS, 0.0, own), hits[own])
     yield _Choice(Gate(NEVER, 0.0, own), base)
     yield from (_Choice(Gate(ALWAYS, 0.0, weight), hits[weight]) for weight in tried[1:])
@@ -272,7 +272,7 @@ def _choices(
 def _best_threshold(signal: np.ndarray, gain: np.ndarray) -> float | None:
     """Between two values of the signal, such that the queries above it gain most; None without two values.
 
-    Of several such places the middle one.
+    Of several such thresholds the middle one.
     """
     order = np.argsort(-signal, kind="stable")
     ranked = signal[order]
@@ -290,7 +290,7 @@ def _best_threshold(signal: np.ndarray, gain: np.ndarray) -> float | None:
 def _signals(
     before: np.ndarray, new: Reranked, sharpness: Sharpness | None
 ) -> dict[str, Float[np.ndarray, " q"]]:
-    """What can be seen of each query without an answer, -inf where it cannot; float64."""
+    """A gate's signal of each query, which needs no ground truth; -inf where it is not finite; float64."""
     old = new.in_order_of(before)
     second = old.pooled[:, 1] if before.shape[1] > 1 else np.full(len(before), np.nan)
     found = {
@@ -303,7 +303,7 @@ def _signals(
     return {name: np.where(np.isfinite(value), value, -np.inf) for name, value in found.items()}
 
 
-def _hits(before: np.ndarray, found: Reranked, right: np.ndarray) -> Bool[np.ndarray, " q"]:
-    """Whether the first candidate of an order is right."""
+def _hits(before: np.ndarray, found: Reranked, relevant: np.ndarray) -> Bool[np.ndarray, " q"]:
+    """Whether the first candidate of an order is relevant."""
     first = before == found.index[:, :1]
-    return (first & right & (before >= 0)).any(axis=1)
+    return (first & relevant & (before >= 0)).any(axis=1)

@@ -33,7 +33,7 @@ _BLOCK_BYTES = 2**30  # of an accelerator's memory, for one block of pairs
 
 
 class MatchSpec(NamedTuple):
-    """The part of a rerank config that a compiled program is made for."""
+    """The static part of a rerank config: a change of it compiles anew."""
 
     method: str  # of _METHODS
     marginals: str
@@ -45,7 +45,7 @@ class MatchSpec(NamedTuple):
 
 @struct.dataclass
 class MatchParams:
-    """The part of a rerank config that may change without compiling again."""
+    """The dynamic part of a rerank config: a change of it compiles nothing."""
 
     epsilon: Any
     mass: Any
@@ -67,7 +67,7 @@ class PairMatch:
         structural: (b, k).
         pooled: (b, k), cosine of the pooled vectors.
         error: (b, k), L1 distance of the plan's marginals from the wanted ones, rows and columns added.
-        fallback: (b, k), True where a marginal was unusable and uniform took its place.
+        fallback: (b, k), True where a marginal was unusable and was replaced by uniform.
         mass: (b, k), share of the images that was matched.
         plan: (b, k, n, m).
         similarity: (b, k, n, m).
@@ -93,7 +93,7 @@ class PairMatch:
 
 
 def settings(config: RerankConfig) -> tuple[MatchSpec, MatchParams]:
-    """Parts a config by what needs a compilation; raises ValueError where it is out of range."""
+    """Splits a config into its static and dynamic parts; raises ValueError where it is out of range."""
     validate_rerank(config)
     method, mass = config.method, config.mass
     if method == "transport" and isinstance(mass, str):

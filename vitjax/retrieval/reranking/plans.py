@@ -1,4 +1,4 @@
-"""Whole transport plans of given pairs, block by block: what pages that show every patch are made of."""
+"""Whole transport plans of given pairs, block by block; the report page draws every patch from them."""
 
 import functools
 import warnings

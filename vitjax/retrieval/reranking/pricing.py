@@ -1,4 +1,4 @@
-"""The price of leaving a patch unmatched, found without labels: how well unrelated patches match."""
+"""The price of an unmatched patch, estimated without labels from how well unrelated patches match."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def match_price(
 ) -> float:
     """Price for `vitjax.ot.priced_match`: dearer matches are those that unrelated images have as well.
 
-    The best match of each token of one image in an unrelated one has some similarity; a match is worth making
+    The best match of each token of one image in an unrelated one has some similarity; a match is made
     if it beats this share, `quantile`, of them. Nothing but unrelated images is needed, so that they are
     unrelated matters. Tokens of the demo's model: photos of one set against another's give a price of .32 to
     .39, the images of `vitjax.data.sources.synthetic` .35 (leaves against clouds), but random pairs of a set
