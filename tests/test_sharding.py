@@ -28,7 +28,7 @@ everywhere = sharding.replicate(want, mesh)
 np.testing.assert_array_equal(sharding.fetch(everywhere), want)
 np.testing.assert_array_equal(sharding.fetch(sharding.spread_rows(want, mesh)), want)
 assert sharding.is_main_process() == (rank == 0)
-places = sharding.own_places(mesh)
+places = sharding.own_devices(mesh)
 assert places == [2 * rank, 2 * rank + 1]
 joined = sharding.join_shares({place: {"x": np.full(2, place)} for place in places}, mesh)["x"]
 np.testing.assert_array_equal(sharding.fetch(joined), [0, 0, 1, 1, 2, 2, 3, 3])
@@ -102,7 +102,7 @@ def test_rows_that_do_not_divide_are_refused_with_advice():
 
 def test_shares_are_joined_in_the_order_of_the_devices():
     mesh = sharding.make_mesh()
-    assert sharding.own_places(mesh) == [0, 1]
+    assert sharding.own_devices(mesh) == [0, 1]
     joined = sharding.join_shares({1: np.full((2, 3), 1.0), 0: np.full((2, 3), 0.0)}, mesh)
     np.testing.assert_array_equal(joined[:, 0], [0, 0, 1, 1])
     assert [shard.data.shape for shard in joined.addressable_shards] == [(2, 3), (2, 3)]

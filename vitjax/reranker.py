@@ -216,7 +216,7 @@ class Reranker:
         return self._raw(SyntheticSource("leaves", SYNTHETIC_IMAGES))
 
     def _raw(self, source: ImageSource) -> Descriptors:
-        """Tokens at their length, every token on its place."""
+        """Tokens at their length, every token on its order."""
         plain = make_describe(self._forward, **self._layout, normalise=False, mesh=self.mesh)
         loader = self._batches(source, min(32, len(source)), self.config.data.on_bad_image)
         try:

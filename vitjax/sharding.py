@@ -160,18 +160,18 @@ def shard_batch(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(place, tree)
 
 
-def own_places(mesh: Mesh) -> list[int]:
+def own_devices(mesh: Mesh) -> list[int]:
     """Which of the mesh's devices, counted along "data", belong to this process; rising."""
-    places = NamedSharding(mesh, ROWS).addressable_devices_indices_map((mesh.size,)).values()
-    return sorted(_start(place) for place in places)
+    indices = NamedSharding(mesh, ROWS).addressable_devices_indices_map((mesh.size,)).values()
+    return sorted(_start(index) for index in indices)
 
 
 def join_shares(shares: dict[int, Any], mesh: Mesh) -> Any:
     """Makes global arrays of one share for each device, in the devices' order.
 
     Args:
-        shares: place of a device on the mesh -> pytree of host arrays, for this process's devices only (see
-            `own_places`); all of equal shapes.
+        shares: number of a device on the mesh -> pytree of host arrays, for this process's devices only (see
+            `own_devices`); all of equal shapes.
         mesh: from `make_mesh`.
     """
     sharding = NamedSharding(mesh, ROWS)

@@ -102,8 +102,8 @@ class Batches:
 
     def _read(self, row: int) -> tuple[int, np.ndarray | None, ImageError | None]:
         """Runs in a thread: index (-1 = padding), pixels, error."""
-        batch, place = divmod(int(row), self._rows)
-        index = batch * self._batch_size + self._first + place
+        batch, offset = divmod(int(row), self._rows)
+        index = batch * self._batch_size + self._first + offset
         if index >= len(self._source):
             return -1, None, None
         try:
@@ -118,9 +118,9 @@ class Batches:
                     raise error
                 self.skipped.append(Skipped(index, self._source.names[index], str(error)))
         images = np.zeros((self._rows, *self._shape(items)), np.float32)
-        for place, (_, pixels, _) in enumerate(items):
+        for offset, (_, pixels, _) in enumerate(items):
             if pixels is not None:
-                images[place] = pixels
+                images[offset] = pixels
         index = np.array([i for i, _, _ in items], np.int32)
         return Batch(images, index, np.array([pixels is not None for _, pixels, _ in items]))
 

@@ -205,12 +205,12 @@ def _unloaded(image: Image.Image) -> bytes | None:
     if not image.tile and getattr(image, "_im", None) is not None:
         return None
     with _CALLERS_FILES:
-        place = image.fp.tell()
+        offset = image.fp.tell()
         try:
             image.fp.seek(0)
             return image.fp.read()
         finally:
-            image.fp.seek(place)
+            image.fp.seek(offset)
 
 
 def _turned(image: Image.Image, exif: object) -> Image.Image:

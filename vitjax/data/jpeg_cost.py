@@ -52,9 +52,9 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
             raise damaged("cut inside a segment")
         if 0 <= fill < end:
             fill = data.find(_FILL, end)
-        following, follows, place = _next_marker(data, end, fill) if marker != _END else (0, end, end)
+        following, follows, after = _next_marker(data, end, fill) if marker != _END else (0, end, end)
         yield marker, at - 2, end, follows
-        marker, at = following, place
+        marker, at = following, after
 
 
 def _next_marker(data: bytes, at: int, fill: int) -> tuple[int, int, int]:

@@ -183,9 +183,9 @@ def _folders(raw: Path, say: Callable[[str], None]) -> tuple[list[str], dict[str
     for split, source in sources.items():
         if source.labels is None:
             raise UserError(f"{str(source.root)!r} has no sub-folders, which would be classes; make some")
-        place = np.array([classes.index(name) for name in source.class_names], np.int32)
+        number = np.array([classes.index(name) for name in source.class_names], np.int32)
         files = [source.path(i) for i in range(len(source))]
-        found[split] = Columns(files, source.names, place[source.labels], {})
+        found[split] = Columns(files, source.names, number[source.labels], {})
     return classes, found
 
 

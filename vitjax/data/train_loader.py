@@ -53,7 +53,7 @@ class Origin(NamedTuple):
     epoch: int = 0
     images: int = 0
 
-    def place(self, step: int, batch_size: int, total: int) -> tuple[int, int]:
+    def position(self, step: int, batch_size: int, total: int) -> tuple[int, int]:
         """Epoch of a step, and how many of its `total` images the steps before it have seen."""
         behind, rest = step - self.step, max(total - self.images, 0) // batch_size
         if behind < rest:
@@ -169,7 +169,7 @@ class Feed:
 
     def epochs(self, step: int) -> float:
         """Epochs that the steps before this one have seen."""
-        epoch, images = self.origin.place(step, self.batch_size, self.rows_per_epoch)
+        epoch, images = self.origin.position(step, self.batch_size, self.rows_per_epoch)
         return epoch + images / (self.steps_per_epoch * self.batch_size)
 
     def index(self, step: int) -> Int32[np.ndarray, " b"]:
@@ -178,7 +178,7 @@ class Feed:
             return self.chosen.index(step)
         if self.per_class:
             return self._balanced(np.random.default_rng([self.seed, step, self.per_class]))
-        epoch, first = self.origin.place(step, self.batch_size, len(self.source))
+        epoch, first = self.origin.position(step, self.batch_size, len(self.source))
         return self._order(epoch)[first : first + self.batch_size]
 
     def batch(self, step: int) -> tuple[RawBatch, list[tuple[int, str]]]:
@@ -187,8 +187,8 @@ class Feed:
         first = self.shard[0] * rows
         wanted = self.index(step)[first : first + rows]
         images, index, labels, bad = [], [], [], []
-        for place, asked in enumerate(wanted):
-            rng = np.random.default_rng([self.seed, step, first + place])
+        for row, asked in enumerate(wanted):
+            rng = np.random.default_rng([self.seed, step, first + row])
             image, found = self._read(int(asked), bad)
             images.append(self.augment(image, rng))
             index.append(found)

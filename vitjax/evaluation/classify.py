@@ -22,7 +22,7 @@ from vitjax.cli.console import bar, say, warn
 from vitjax.config import EvalConfig, to_dict
 from vitjax.data.eval_loader import batches
 from vitjax.data.sources import open as sources
-from vitjax.data.sources.base import ImageSource, class_places, notes_of, read_classes
+from vitjax.data.sources.base import ImageSource, class_numbers, notes_of, read_classes
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.evaluation.protocols import data_spec
@@ -254,7 +254,7 @@ def true_classes(config: EvalConfig, source: ImageSource, classes: int) -> np.nd
                 "model's own list, whose line i names class i."
             )
         number = {name: i for i, name in enumerate(lines)}
-        known = list(class_places(names, "classes of the images"))
+        known = list(class_numbers(names, "classes of the images"))
         unknown = [name for name in known if name not in number]
         if unknown:
             raise UserError(
@@ -438,8 +438,8 @@ def owners_of(model: Any, *, block: int | None = None) -> Callable[[Any, Any], t
         if output.owner:
             return output.owner, jnp.zeros(output.grid)
         kept = output.decisions > 0  # Swin: positions on the grid of its third stage
-        places = jnp.where(kept, jnp.arange(kept.shape[2])[None, None], -1)
-        return tuple(places[:, i] for i in range(kept.shape[1])), None
+        positions = jnp.where(kept, jnp.arange(kept.shape[2])[None, None], -1)
+        return tuple(positions[:, i] for i in range(kept.shape[1])), None
 
     def see(variables: Any, images: Any) -> tuple[list, list[str]]:
         found, grid = jax.device_get(look(variables, images))

@@ -88,7 +88,7 @@ def index_images(
             pass
     sharding.wait_for_all("gallery built")
     gallery = Gallery.open(path)
-    rows, skipped = _places(gallery, source, reranker)
+    rows, skipped = _image_rows(gallery, source, reranker)
     if skipped and on_bad_image == "error":
         raise ImageError(skipped[0].reason)
     if not len(gallery):
@@ -125,7 +125,9 @@ def _named(
         yield Described(found, [source.names[i] for i in index], start + gone)
 
 
-def _places(gallery: Gallery, source: ImageSource, reranker: Reranker) -> tuple[np.ndarray, list[Skipped]]:
+def _image_rows(
+    gallery: Gallery, source: ImageSource, reranker: Reranker
+) -> tuple[np.ndarray, list[Skipped]]:
     """Which image each row is, and the images that have none, looked at again for the reason."""
     position = {name: i for i, name in enumerate(source.names)}
     rows = np.array([position[name] for name in gallery.ids()], np.int64)

@@ -42,7 +42,7 @@ def show_table(results: dict[str, Any]) -> None:
     cost = results["milliseconds_per_query"]
     say("milliseconds per query: " + ", ".join(f"{stage} {value:.1f}" for stage, value in cost.items()))
     if count := results["transport"]["uniform_fallback_pairs"]:
-        warn(f"{count} pairs had a marginal of zeros; uniform weights took its place")
+        warn(f"{count} pairs had a marginal of zeros; uniform weights replaced it")
 
 
 def show_answers(ranking: NamedRanking, *, queries: int = 3, first: int = 5) -> None:

@@ -69,16 +69,16 @@ def _axis_matrix(size: int, wanted: int, *, antialias: bool, offset: float | int
         weights = np.zeros((wanted, size))
         first = np.floor(centre).astype(int)
         for tap in range(-1, 3):
-            place, distance = np.clip(first + tap, 0, size - 1), first + tap - centre
+            coordinate, distance = np.clip(first + tap, 0, size - 1), first + tap - centre
             share = _hat(distance) if linear else _cubic(distance, -0.75)
-            np.add.at(weights, (np.arange(wanted), place), share)
+            np.add.at(weights, (np.arange(wanted), coordinate), share)
     return weights.astype(np.float32)
 
 
 def _corner_matrix(size: int, wanted: int) -> np.ndarray:
     """Linear interpolation weights (wanted, size) along one axis; the first and the last row stay."""
-    place = np.linspace(0, size - 1, wanted) if wanted > 1 else np.zeros(1)
-    return _hat(place[:, None] - np.arange(size)[None, :]).astype(np.float32)
+    coordinate = np.linspace(0, size - 1, wanted) if wanted > 1 else np.zeros(1)
+    return _hat(coordinate[:, None] - np.arange(size)[None, :]).astype(np.float32)
 
 
 def _hat(distance: np.ndarray) -> np.ndarray:

@@ -101,10 +101,10 @@ def _origins(real: int, padded: int, shift: int) -> np.ndarray:
 
 def _regions(padded: int, window: int, shift: int) -> np.ndarray:
     """Along one axis: 0 before the last window, 1 in it, 2 where the roll put the other end."""
-    place = np.arange(padded)
+    row = np.arange(padded)
     if not shift:
         return np.zeros(padded, int)
-    return (place >= padded - window).astype(int) + (place >= padded - shift)
+    return (row >= padded - window).astype(int) + (row >= padded - shift)
 
 
 class WindowAttention(flax.struct.PyTreeNode):
@@ -130,16 +130,16 @@ class WindowAttention(flax.struct.PyTreeNode):
         in the image: its rows and columns are left out, and what a token gave to padding is shared out among
         the others in proportion. The result is large: 39 MB per head and image for Swin's 56x56 grid.
         """
-        places = self.windows.positions()
-        count, slots = places.shape
+        positions = self.windows.positions()
+        count, slots = positions.shape
         _, heads, _, _ = self.weights.shape
         cells = self.windows.grid[0] * self.windows.grid[1]
-        real = jnp.asarray(places >= 0)[None, :, None, None, :]
+        real = jnp.asarray(positions >= 0)[None, :, None, None, :]
         weights = jnp.where(real, self.weights.reshape(-1, count, heads, slots, slots), 0.0)
         weights = weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
         # Past the end, where "drop" leaves padding out; -1 would mean the last token.
-        places = np.where(places < 0, cells, places)
-        rows = np.broadcast_to(places[:, :, None], (count, slots, slots))
-        columns = np.broadcast_to(places[:, None, :], (count, slots, slots))
+        positions = np.where(positions < 0, cells, positions)
+        rows = np.broadcast_to(positions[:, :, None], (count, slots, slots))
+        columns = np.broadcast_to(positions[:, None, :], (count, slots, slots))
         grid = jnp.zeros((weights.shape[0], heads, cells, cells), weights.dtype)
         return grid.at[:, :, rows, columns].set(weights.transpose(0, 2, 1, 3, 4), mode="drop")

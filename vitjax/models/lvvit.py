@@ -227,9 +227,9 @@ class LVViT(nn.Module):
         rows = 1 + self.grid[0] * self.grid[1]
         cls_token = self.param("cls_token", linear_init, (1, 1, self.embed_dim), jnp.float32)
         table = self.param("pos_embed", linear_init, (1, rows, self.embed_dim), jnp.float32)
-        places = resize_positions(table[0, 1:], self.grid, grid, antialias=False)
+        positions = resize_positions(table[0, 1:], self.grid, grid, antialias=False)
         front = jnp.broadcast_to(cls_token + table[:, :1], (patches.shape[0], 1, self.embed_dim))
-        tokens = patches + places[None].astype(self.dtype)
+        tokens = patches + positions[None].astype(self.dtype)
         return jnp.concatenate([front.astype(self.dtype), tokens], axis=1)
 
 

@@ -211,8 +211,8 @@ def _gathered(model: nn.Module, tokens: Float[Array, "b n d"], blocks: Pass) -> 
             weights = ReducedAttention(weights, before.owner, prefix)
         maps.append(weights)
         if stage is not None:
-            places = token_map.index
-            index.append(places if valid is None else jnp.where(valid > 0, places, cells))
+            positions = token_map.index
+            index.append(positions if valid is None else jnp.where(valid > 0, positions, cells))
             owner.append(token_map.owner)
     parts = {
         "scores": tuple(scores), "keep_index": tuple(index), "owner": tuple(owner), "sizes": token_map.size,

@@ -98,10 +98,10 @@ def _through_windows(
     row: Float[Array, "b n"], block: Any, heads: str, discard: float | int
 ) -> Float[Array, "b n"]:
     """As `_through`, inside each window; padding is no token, what it got is shared out in proportion."""
-    places = np.asarray(block.windows.positions())
-    count, slots = places.shape
+    positions = np.asarray(block.windows.positions())
+    count, slots = positions.shape
     batch, tokens = row.shape
-    real = places >= 0
+    real = positions >= 0
     maps = block.weights.reshape(batch * count, -1, slots, slots)
     maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
     keys = jnp.asarray(np.tile(real, (batch, 1)))[:, None, None, :]
@@ -113,9 +113,9 @@ def _through_windows(
     drop = count_of(discard, int(pairs.sum()))
     fused = discard_smallest(jnp.where(pairs, fused, jnp.inf), drop)
     fused = jnp.where(pairs, fused, 0.0).reshape(batch, count, slots, slots)
-    inside = jnp.pad(row, ((0, 0), (0, 1)))[:, np.where(real, places, tokens)]
+    inside = jnp.pad(row, ((0, 0), (0, 1)))[:, np.where(real, positions, tokens)]
     inside = inside / (fused.sum(-1) + 1.0)
     sent = jnp.einsum("bwq,bwqk->bwk", inside, fused, precision=jax.lax.Precision.HIGHEST)
     slot = np.zeros(tokens, int)
-    slot[places[real]] = np.flatnonzero(real)
+    slot[positions[real]] = np.flatnonzero(real)
     return (inside + sent).reshape(batch, -1)[:, slot]

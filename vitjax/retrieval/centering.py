@@ -21,17 +21,17 @@ def token_center(
     photos: bool = True,
     valid: Bool[Array | np.ndarray, "n t"] | None = None,
 ) -> Float[np.ndarray, "t d"]:
-    """What tokens of unrelated images have in common: to be subtracted before they are normalised.
+    """Mean token of unrelated images, to be subtracted from tokens before they are normalised.
 
-    A plain transformer's patch tokens carry their position, so two tokens match because they sit at the same
-    place. The average over images that share nothing else is that position, plus what all of them show.
+    A plain transformer's patch tokens carry their position, so two tokens match because they have the same
+    position. The average over images that share nothing else is that position, plus what all of them show.
 
     Args:
         tokens: of n images, not normalised.
-        kind: "position": the average at each place; "mean": one average for all places.
+        kind: "position": the mean at each position (positional bias); "mean": one mean for all positions.
         photos: whether the images look like those that will be compared. If not
             (`vitjax.data.sources.synthetic`), what all of them show is not what photos show, and only the
-            differences between places are kept.
+            differences between positions are kept.
         valid: False for tokens that are not there; None: all are.
 
     Returns:

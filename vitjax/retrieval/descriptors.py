@@ -250,8 +250,8 @@ def smooth_grid(
 
 def _near(length: int, size: int) -> np.ndarray:
     """Weights of the positions around each one; rows sum to 1."""
-    place = np.arange(length)
-    near = np.abs(place[:, None] - place[None, :]) <= size // 2
+    position = np.arange(length)
+    near = np.abs(position[:, None] - position[None, :]) <= size // 2
     return (near / near.sum(axis=1, keepdims=True)).astype(np.float32)
 
 

@@ -48,10 +48,10 @@ def bucketed(
     ratios = [float(ratio) for ratio in ratios]
     if not ratios or ratios[-1] != 1 or sorted(set(ratios)) != ratios or ratios[0] <= 0:
         raise UserError(f"bucketed: ratios are {ratios}; expected ascending numbers above 0, the last 1.")
-    place = np.zeros(len(images), int)  # of its ratio, for every image
+    bucket = np.zeros(len(images), int)  # of its ratio, for every image
     found = []
     for at, ratio in enumerate(ratios):
-        rows = np.flatnonzero(place == at)
+        rows = np.flatnonzero(bucket == at)
         parts = [
             _run(run, images, rows[i : i + batch_size], ratio, batch_size)
             for i in range(0, len(rows), batch_size)
@@ -63,7 +63,7 @@ def bucketed(
         if fits.any():
             found.append(Bucket(ratio, rows[fits], {name: x[fits] for name, x in output.items()}))
         share = (output["scores"][..., 0] >= output["scores"][..., 1]).mean(axis=1)
-        place[rows[~fits]] = np.maximum(np.searchsorted(ratios, share[~fits]), at + 1)
+        bucket[rows[~fits]] = np.maximum(np.searchsorted(ratios, share[~fits]), at + 1)
     return found
 
 

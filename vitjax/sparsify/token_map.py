@@ -28,9 +28,9 @@ class TokenMap(flax.struct.PyTreeNode):
     @classmethod
     def all(cls, batch: int, cells: int) -> "TokenMap":
         """Every token stands for its own cell."""
-        places = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32)[None], (batch, cells))
+        positions = jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32)[None], (batch, cells))
         ones = jnp.ones((batch, cells), jnp.float32)
-        return cls(places, places, ones, ones)
+        return cls(positions, positions, ones, ones)
 
     def moved(
         self, row: Int[Array, "b n"], index: Int[Array, "b m"], score: Float[Array, "b m"]

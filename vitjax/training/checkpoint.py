@@ -285,8 +285,8 @@ def _bit_sums(leaves: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
             if x.dtype == bool
             else jax.lax.bitcast_convert_type(x, kinds[x.dtype.itemsize])
         )
-        place = jnp.arange(x.size, dtype=jnp.uint32).reshape(x.shape)
-        return jnp.sum(bits.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
+        number = jnp.arange(x.size, dtype=jnp.uint32).reshape(x.shape)
+        return jnp.sum(bits.astype(jnp.uint32) * (2 * number + 1), dtype=jnp.uint32)
 
     return {name: total(leaf) for name, leaf in leaves.items()}
 

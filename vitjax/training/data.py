@@ -7,7 +7,7 @@ import numpy as np
 from vitjax import sharding
 from vitjax.config.train_config import TrainConfig
 from vitjax.data import transforms
-from vitjax.data.sources.base import ClassesSource, FolderSource, ImageSource, class_places, notes_of
+from vitjax.data.sources.base import ClassesSource, FolderSource, ImageSource, class_numbers, notes_of
 from vitjax.data.sources.geo import Places
 from vitjax.data.sources.open import open_source
 from vitjax.data.sources.spec import DataSpec
@@ -93,8 +93,8 @@ def labels_like(held_out: ImageSource, learn: ImageSource) -> np.ndarray:
     """Class of each held-out image, in the numbering of those that are learned from."""
     if not held_out.class_names:
         raise UserError("held-out images need classes: put them into one sub-folder for each")
-    number = class_places(learn.class_names, "classes that are learned")
-    names = list(class_places(held_out.class_names, "held-out classes"))
+    number = class_numbers(learn.class_names, "classes that are learned")
+    names = list(class_numbers(held_out.class_names, "held-out classes"))
     unknown = [name for name in names if name not in number]
     if unknown:
         raise UserError(

@@ -159,16 +159,16 @@ class Mining:
         if embedded is None:
             return None
         vectors, rows = embedded
-        place = {int(row): k for k, row in enumerate(rows)}
-        pool = np.array([i for i in pool if int(i) in place])
-        pairs = pairs[[int(query) in place for query in pairs[:, 0]]]
+        row_of = {int(row): k for k, row in enumerate(rows)}
+        pool = np.array([i for i in pool if int(i) in row_of])
+        pairs = pairs[[int(query) in row_of for query in pairs[:, 0]]]
         if not len(pairs) or len(pool) < self.negatives:
             raise UserError("mining: too few photos can be read; see the names of bad ones above.")
-        candidates = vectors[[place[int(i)] for i in pool]]
+        candidates = vectors[[row_of[int(i)] for i in pool]]
         found = []
         for start in range(0, len(pairs), BLOCK):
             block = pairs[start : start + BLOCK].tolist()
-            likes = vectors[[place[query] for query, _ in block]] @ candidates.T
+            likes = vectors[[row_of[query] for query, _ in block]] @ candidates.T
             for (query, positive), like in zip(block, likes, strict=True):
                 found.append([query, positive, *pool[self._hardest(query, pool, like)]])
         return np.resize(np.array(found, np.int32), (self.every, self.batch_size))

@@ -52,13 +52,13 @@ def draw(
 
     One of the two changes nothing: the share is 1 where a box is cut, and the box is empty where none is.
     """
-    coin, by_mixup, by_cutmix, place = jax.random.split(rng, 4)
+    coin, by_mixup, by_cutmix, centre = jax.random.split(rng, 4)
     cut = jax.random.bernoulli(coin) if mixup and cutmix else jnp.bool_(bool(cutmix))
     share = jax.random.beta(by_mixup, mixup, mixup) if mixup else jnp.float32(1)
     inside = jnp.zeros(size)
     if cutmix:
         centre = [
-            jax.random.randint(key, (), 0, n) for key, n in zip(jax.random.split(place), size, strict=True)
+            jax.random.randint(key, (), 0, n) for key, n in zip(jax.random.split(centre), size, strict=True)
         ]
         inside = jnp.where(cut, box(jax.random.beta(by_cutmix, cutmix, cutmix), centre, size), 0.0)
     return jnp.where(cut, 1.0, share), inside
@@ -82,6 +82,6 @@ def box(share: Array, centre: list[Array], size: tuple[int, int]) -> Float[Array
     axes = []
     for middle, length in zip(centre, size, strict=True):
         half = jnp.floor(length * jnp.sqrt(1 - share)) // 2
-        place = jnp.arange(length)
-        axes.append(((place >= middle - half) & (place < middle + half)).astype(jnp.float32))
+        coordinate = jnp.arange(length)
+        axes.append(((coordinate >= middle - half) & (coordinate < middle + half)).astype(jnp.float32))
     return axes[0][:, None] * axes[1][None, :]

@@ -75,11 +75,11 @@ def make_rates(
     grown = "new" in jax.tree.leaves(parts)
 
     def schedule(step: Any) -> Any:
-        place = step + offset
-        rising = config.lr * place / max(warmup - 1, 1)
-        share = jnp.clip((place - warmup) / max(steps - warmup, 1), 0, 1)
+        at = step + offset
+        rising = config.lr * at / max(warmup - 1, 1)
+        share = jnp.clip((at - warmup) / max(steps - warmup, 1), 0, 1)
         falling = config.min_lr + (config.lr - config.min_lr) * (1 + jnp.cos(jnp.pi * share)) / 2
-        return jnp.where(place < warmup, rising, falling)
+        return jnp.where(at < warmup, rising, falling)
 
     def rates(step: Int32[Array, ""]) -> Any:
         full = schedule(step)

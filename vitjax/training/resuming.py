@@ -93,7 +93,7 @@ def origin_of(progress: Progress, step: int, *, batch_size: int, per_epoch: int)
     origin = Origin(then["step"], then["epoch"], then["images"])
     if then["batch_size"] == batch_size:
         return origin
-    return Origin(step, *origin.place(step, then["batch_size"], per_epoch))
+    return Origin(step, *origin.position(step, then["batch_size"], per_epoch))
 
 
 def feed_notes(feed: Feed) -> dict[str, int]:

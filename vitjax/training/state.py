@@ -58,11 +58,11 @@ def shardings(state: Any, mesh: Mesh, kind: str) -> Any:
             devices, each device holds a part of the longest such axis.
     """
 
-    def place(leaf: Any) -> NamedSharding:
+    def sharding_of(leaf: Any) -> NamedSharding:
         fitting = [i for i, n in enumerate(leaf.shape) if n % mesh.size == 0 and n > 1]
         if kind != "fsdp" or not fitting:
             return NamedSharding(mesh, PartitionSpec())
         longest = max(fitting, key=lambda i: leaf.shape[i])
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
 
-    return jax.tree.map(place, state)
+    return jax.tree.map(sharding_of, state)

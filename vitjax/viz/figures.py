@@ -46,12 +46,12 @@ def ranking_figure(
     draw = ImageDraw.Draw(image)
 
     rows = {"before": _row(query, "rank_before", ranks), "after": _row(query, "rank_after", ranks)}
-    centres = [start + place * cell + side / 2 for place in range(ranks)]
+    centres = [start + column * cell + side / 2 for column in range(ranks)]
     _slopes(image, rows["before"], rows["after"], centres, top + side + 2, bottom - 2)
 
     for name, y in (("before", top), ("after", bottom)):
-        for place, candidate in enumerate(rows[name]):
-            x = round(start + place * cell)
+        for column, candidate in enumerate(rows[name]):
+            x = round(start + column * cell)
             image.paste(_framed(images[candidate.image], side, candidate.relevant), (x, y))
             line = y - text if name == "before" else y + side + 2
             _caption(draw, candidate, name, (x, line, side))
@@ -91,8 +91,8 @@ def matches_figure(
     canvas = panel.resize((panel.width * _FINE, panel.height * _FINE), Image.Resampling.BILINEAR)
     draw = ImageDraw.Draw(canvas)
     sides = (
-        [_place(match.query_box, corners[0], wide[0], high, margin) for match in matches],
-        [_place(match.candidate_box, corners[1], wide[1], high, margin) for match in matches],
+        [_pixels(match.query_box, corners[0], wide[0], high, margin) for match in matches],
+        [_pixels(match.candidate_box, corners[1], wide[1], high, margin) for match in matches],
     )
     last = range(len(matches) - 1, -1, -1)
     for i in last:
@@ -145,7 +145,7 @@ def _row(query: QueryView, key: str, ranks: int) -> list[CandidateView]:
     return sorted(shown, key=lambda c: getattr(c, key))
 
 
-def _place(box: Box, x: int, width: int, height: int, margin: int) -> Box:
+def _pixels(box: Box, x: int, width: int, height: int, margin: int) -> Box:
     """Shares of a photo at (x, margin) as pixels of the enlarged drawing."""
     x0, x1 = (_FINE * (x + share * width) for share in (box[0], box[2]))
     y0, y1 = (_FINE * (margin + share * height) for share in (box[1], box[3]))

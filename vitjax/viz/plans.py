@@ -119,14 +119,14 @@ class PlanView:
         largest = np.zeros(len(self.mass[0]))
         np.maximum.at(largest, self.rows, self.entry_mass)
         largest = np.ceil(largest / unit)
-        gaps, place = _gaps(self.rows, self.columns)
-        counts = np.bincount(self.rows[place], minlength=len(largest))
+        gaps, entry = _gaps(self.rows, self.columns)
+        counts = np.bincount(self.rows[entry], minlength=len(largest))
         roots = np.rint(255 * np.sqrt(self.entry_mass / np.maximum(largest[self.rows] * unit, 1e-30)))
         gains = self.entry_adds / np.maximum(self.entry_mass, 1e-30)
         step = float(np.abs(gains).max(initial=0.0)) / 127 or 1.0
         real = gaps < _FAR
         entries = np.stack(
-            [gaps, np.where(real, roots[place], 0), np.where(real, np.rint(gains / step)[place], 0)]
+            [gaps, np.where(real, roots[entry], 0), np.where(real, np.rint(gains / step)[entry], 0)]
         )
         return {
             "size": [len(x) for x in self.mass],

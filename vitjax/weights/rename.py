@@ -58,7 +58,7 @@ def rename(state: Mapping[str, np.ndarray], choice: Choice | None = None) -> Ren
     choice = choice or choose(state)
     layout, prefix = choice.layout, choice.prefix
     renamed = Renamed(layout.name, layout.positions, prefix.removesuffix("."), computes=layout.computes)
-    places: dict[str, list[tuple[str, np.ndarray]]] = {}  # by timm's name: names in the file and arrays
+    targets: dict[str, list[tuple[str, np.ndarray]]] = {}  # by timm's name: names in the file and arrays
     inside = {name.removeprefix(prefix): raw for name, raw in choice.names.items() if name.startswith(prefix)}
     unchunked = _without_chunks(inside)
     for name, raw in inside.items():
@@ -66,20 +66,20 @@ def rename(state: Mapping[str, np.ndarray], choice: Choice | None = None) -> Ren
             renamed.ignored[raw] = reason
             continue
         for inner, array in layout.to_torch(unchunked[name], state[raw]):
-            places.setdefault(_target(layout, inner), []).append((raw, array))
+            targets.setdefault(_target(layout, inner), []).append((raw, array))
     heads: dict[str, list[tuple[str, np.ndarray]]] = {}
     for name, raw in choice.names.items():
         if name.startswith(prefix):
             continue
         head = _HEADS.search(name)
         target = _target(layout, head.group()) if head and head.end() == len(name) else ""
-        if target and target not in places:
+        if target and target not in targets:
             heads.setdefault(target, []).append((raw, state[raw]))
         else:
             renamed.ignored[raw] = f"outside {prefix!r}, where the backbone is"
-    for target, found in (places | heads).items():
+    for target, found in (targets | heads).items():
         for raw, array in found:
-            # Of two weights for one place neither is taken: both are unexpected, whatever their order.
+            # Of two weights for one name neither is taken: both are unexpected, whatever their order.
             name = target if len(found) == 1 else f"{raw} (one of {len(found)} for {target})"
             renamed.state[name], renamed.origin[name] = array, raw
     renamed.ignored |= choice.left_out
@@ -102,9 +102,9 @@ def _without_chunks(names: Collection[str]) -> dict[str, str]:
     chunked = {name: match for name in names if (match := _CHUNKED.fullmatch(name))}
     blocks = sorted({(int(match[1]), int(match[2])) for match in chunked.values()})
     anew = len({number for _, number in blocks}) < len(blocks)
-    place = {block: i if anew else block[1] for i, block in enumerate(blocks)}
+    number = {block: i if anew else block[1] for i, block in enumerate(blocks)}
     return {
-        name: f"blocks.{place[int(chunked[name][1]), int(chunked[name][2])]}.{chunked[name][3]}"
+        name: f"blocks.{number[int(chunked[name][1]), int(chunked[name][2])]}.{chunked[name][3]}"
         if name in chunked
         else name
         for name in names

@@ -52,7 +52,7 @@ def read_safetensors(
         raise WeightsError("its header is no list of tensors; fetch it again.")
     header.pop("__metadata__", None)
     room = size - 8 - length
-    _check_places(header, room)
+    _check_offsets(header, room)
     # One byte more than nothing can be mapped.
     data = np.memmap(path, np.uint8, "r", offset=8 + length, shape=(room,)) if room else np.zeros(0, np.uint8)
     state = {}
@@ -67,22 +67,22 @@ def read_safetensors(
     return state
 
 
-def _check_places(header: dict[str, Any], room: int) -> None:
-    """Refuses shapes that cannot be, and places that overlap, leave gaps or do not end with the file."""
-    places = []
+def _check_offsets(header: dict[str, Any], room: int) -> None:
+    """Refuses shapes that cannot be, and offsets that overlap, leave gaps or do not end with the file."""
+    offsets = []
     for name, tensor in header.items():
         if not isinstance(tensor, dict) or not {"dtype", "shape", "data_offsets"} <= set(tensor):
-            raise WeightsError(f"{name[:80]!r} has no type, shape or place; fetch it again.")
-        shape, place = tensor["shape"], tensor["data_offsets"]
+            raise WeightsError(f"{name[:80]!r} has no type, shape or offsets; fetch it again.")
+        shape, span = tensor["shape"], tensor["data_offsets"]
         if not isinstance(shape, list) or len(shape) > _MAX_DIMS or not all(map(_is_count, shape)):
             raise WeightsError(f"{name[:80]!r} has shape {str(shape)[:80]}; refused.")
         if math.prod(max(side, 1) for side in shape) >= 2**56:
             raise WeightsError(f"{name[:80]!r} has shape {str(shape)[:80]}; refused.")
-        if not isinstance(place, list) or len(place) != 2 or not all(map(_is_count, place)):
-            raise WeightsError(f"{name[:80]!r} lies at {str(place)[:80]}; fetch it again.")
-        places.append((*place, name))
+        if not isinstance(span, list) or len(span) != 2 or not all(map(_is_count, span)):
+            raise WeightsError(f"{name[:80]!r} lies at {str(span)[:80]}; fetch it again.")
+        offsets.append((*span, name))
     at = 0
-    for start, end, name in sorted(places):
+    for start, end, name in sorted(offsets):
         if start != at or end < start:
             raise WeightsError(
                 f"{name[:80]!r} lies at bytes {start} to {end}, expected {at}; fetch it again."

@@ -104,7 +104,7 @@ def _read_stream(file: Any, size: int) -> tuple[Any, Callable[[Storage], np.ndar
     keys = interpret(pickles)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise WeightsError("it does not list its storages; fetch it again.")
-    places: dict[str, tuple[int, int]] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for key in keys:
         if key not in storages:
             raise WeightsError(f"it holds a storage {key!r} that no tensor uses; fetch it again.")
@@ -112,14 +112,14 @@ def _read_stream(file: Any, size: int) -> tuple[Any, Callable[[Storage], np.ndar
         length = whole(count, "a storage's size") * np.dtype(storages[key].dtype).itemsize
         if file.tell() + length > size:
             raise WeightsError("it ends before its last tensor; fetch it again.")
-        places[key] = (file.tell(), length)
+        spans[key] = (file.tell(), length)
         file.seek(length, os.SEEK_CUR)
 
     def raw(storage: Storage) -> np.ndarray:
-        if storage.key not in places:
+        if storage.key not in spans:
             raise WeightsError(f"storage {storage.key!r} is missing; fetch it again.")
-        file.seek(places[storage.key][0])
-        return np.frombuffer(file.read(places[storage.key][1]), np.uint8)
+        file.seek(spans[storage.key][0])
+        return np.frombuffer(file.read(spans[storage.key][1]), np.uint8)
 
     return built, raw
 

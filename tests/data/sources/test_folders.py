@@ -8,7 +8,7 @@ from vitjax.data.sources.base import (
     FolderSource,
     ListedSource,
     align_labels,
-    class_places,
+    class_numbers,
     notes_of,
     read_classes,
 )
@@ -121,13 +121,13 @@ def test_images_without_a_class_are_relevant_to_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("twice", [["hen", "crane", "owl", "crane"], ["a", NFC, "b", NFD]])
-def test_a_class_name_twice_is_refused_with_both_places(tmp_path, twice):
+def test_a_class_name_twice_is_refused_with_both_numbers(tmp_path, twice):
     path = tmp_path / "classes.txt"
     path.write_text("\n".join(twice))
     with pytest.raises(ValueError, match=rf"{twice[1]}' comes twice, in lines 2 and 4"):
         read_classes(path)
     with pytest.raises(ValueError, match=rf"learned: '{twice[1]}' comes twice, as numbers 1 and 3"):
-        class_places(twice, "learned")
+        class_numbers(twice, "learned")
 
 
 def test_a_list_of_classes_may_have_a_mark_and_gaps(tmp_path):

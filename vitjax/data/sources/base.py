@@ -292,7 +292,7 @@ def align_labels(query: ImageSource, gallery: ImageSource) -> tuple[np.ndarray, 
         return None
     number: dict[str, int] = {}
     for source in (gallery, query):
-        for name in class_places(source.class_names, "class names"):
+        for name in class_numbers(source.class_names, "class names"):
             number.setdefault(name, len(number))
     of_gallery = _numbered(gallery, number, len(number))
     if query is gallery:
@@ -309,7 +309,7 @@ def _numbered(source: ImageSource, number: Mapping[str, int], first: int) -> np.
     return labels
 
 
-def class_places(names: Sequence[str], where: str) -> dict[str, int]:
+def class_numbers(names: Sequence[str], where: str) -> dict[str, int]:
     """Position of each class name, by its Unicode form NFC.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitjax.data.sources.base import class_places
+from vitjax.data.sources.base import class_numbers
 from vitjax.errors import UserError
 from vitjax.system.files import expanded, read_text
 
@@ -68,5 +68,5 @@ def _read(path: Path, length: int) -> np.ndarray:
 def _names(path: Path, classes: int) -> list[str]:
     """Class names of the file beside the images; numbers where it is not there, or has not one for each."""
     lines = [x.strip() for x in read_text(path).splitlines() if x.strip()] if path.is_file() else []
-    class_places(lines, str(path))
+    class_numbers(lines, str(path))
     return lines if len(lines) == classes else [f"{i:03d}" for i in range(classes)]

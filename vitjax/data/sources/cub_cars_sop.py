@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from vitjax.data.sources.base import ListedSource, class_places
+from vitjax.data.sources.base import ListedSource, class_numbers
 from vitjax.data.sources.folders import SUFFIXES
 from vitjax.errors import UserError
 from vitjax.system.files import expanded
@@ -101,9 +101,9 @@ def read_cub_parts(root: str | os.PathLike[str]) -> tuple[list[str], Float32[np.
     seen = np.zeros(found.shape[:2], bool)
     for number, line in _lines(path):
         with _line_of(path, number, line):
-            image, part, *place = line.split()
+            image, part, *point = line.split()
             row, where = ids[int(image)], column[int(part)]
-            found[row, where] = _floats(3)(" ".join(place))
+            found[row, where] = _floats(3)(" ".join(point))
             seen[row, where] = True
     if not seen.all():
         row, where = np.argwhere(~seen)[0]
@@ -128,9 +128,9 @@ def read_cars(root: str | os.PathLike[str]) -> Listing:
         sheets = [(folder / "cars_annos.mat", "relative_im_path", "")]
         titles = _cells(folder / "cars_annos.mat", "class_names")
     else:
-        places = [folder, folder / "devkit"]
+        folders = [folder, folder / "devkit"]
         train, test, meta = (
-            _first(places, f"cars_{name}.mat") for name in ("train_annos", "test_annos_withlabels", "meta")
+            _first(folders, f"cars_{name}.mat") for name in ("train_annos", "test_annos_withlabels", "meta")
         )
         sheets = [(train, "fname", "cars_train/"), (test, "fname", "cars_test/")]
         titles = _cells(meta, "class_names")
@@ -251,12 +251,12 @@ def _of_each(names: Mapping[int, str], path: Path, convert: Callable[[str], T]) 
 
 def _labels(classes: list[int], titles: Mapping[int, str], path: Path) -> np.ndarray:
     """Class ids as positions among the sorted ids."""
-    place = {key: i for i, key in enumerate(sorted(titles))}
-    class_places([titles[key] for key in sorted(titles)], f"{path}: class names")
-    unknown = next((key for key in classes if key not in place), None)
+    number = {key: i for i, key in enumerate(sorted(titles))}
+    class_numbers([titles[key] for key in sorted(titles)], f"{path}: class names")
+    unknown = next((key for key in classes if key not in number), None)
     if unknown is not None:
         raise UserError(f"{path}: there is no class {unknown}, which an image is of; is the download whole?")
-    return np.array([place[key] for key in classes], np.int32)
+    return np.array([number[key] for key in classes], np.int32)
 
 
 def _image(file: str) -> str:

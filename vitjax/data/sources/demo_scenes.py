@@ -46,7 +46,7 @@ PHOTOS: dict[str, tuple[str, str, tuple[int, int, int, int], tuple[int, int], tu
     "retina": ("skimage", "data/retina.jpg", (205, 205, 1205, 1205), (3, 3), (1, 2, 3, 4, 5, 6, 7)),
     "rocket": ("skimage", "data/rocket.jpg", (0, 0, 640, 427), (3, 2), (1, 2, 3, 4, 5, 6)),
 }
-# A real change of place, not a made one: the two photos of a stereo pair, one per split.
+# A real change of camera pose, not a made one: the two photos of a stereo pair, one per split.
 STEREO: dict[str, tuple[str, str]] = {
     "query": ("skimage", "data/motorcycle_left.png"),
     "gallery": ("skimage", "data/motorcycle_right.png"),
@@ -182,8 +182,8 @@ def _pose(view: _View) -> Float64[np.ndarray, "3 3"]:
     scale = share * min((right - left) / (high[0] - low[0]), (bottom - top) / (high[1] - low[1]))
     room = np.array([right - left, bottom - top]) - scale * (high - low)
     move = np.array([left, top]) + room * [draw.random(), draw.random()] - scale * low
-    place = np.array([[scale, 0, move[0]], [0, scale, move[1]], [0, 0, 1]])
-    whole = place @ project @ to_unit
+    placement = np.array([[scale, 0, move[0]], [0, scale, move[1]], [0, 0, 1]])
+    whole = placement @ project @ to_unit
     return whole / whole[2, 2]
 
 

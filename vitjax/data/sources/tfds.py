@@ -82,12 +82,12 @@ class TfdsSource:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Class of every image."""
-        place = hashlib.sha256(f"{self._folder.resolve()}\0{self._split}".encode()).hexdigest()[:32]
+        key = hashlib.sha256(f"{self._folder.resolve()}\0{self._split}".encode()).hexdigest()[:32]
         try:
-            path = disk_cache.cache_dir() / "tfds-labels" / f"{place}.npz"
+            path = disk_cache.cache_dir() / "tfds-labels" / f"{key}.npz"
             made_of = _state(self._folder)
         except ValueError:  # there is no cache
-            path, made_of = place, ""
+            path, made_of = key, ""
         kept = disk_cache.load(path, made_of) if made_of else None
         if kept is not None and kept.shape == (len(self),):
             return kept
@@ -108,8 +108,8 @@ class TfdsSource:
     def _record(self, i: int) -> dict:
         """Record i; the last one of each thread is kept, as its label follows its image."""
         thread = threading.get_ident()
-        place, record = self._last.get(thread, (-1, {}))
-        if place != i:
+        last, record = self._last.get(thread, (-1, {}))
+        if last != i:
             record = self._records[i]
             self._last[thread] = (i, record)
         return record

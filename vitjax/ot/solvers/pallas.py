@@ -78,7 +78,8 @@ def solve(
     if problem.cost.dtype != jnp.float32:
         raise UserError(f"vitjax.ot: solver 'pallas' computes in float32, not {problem.cost.dtype}")
     if platform == "gpu":
-        cols += _TILE[1] * (cols % _TILE[0] == 0)  # tells a vector of columns from one of rows, see `_place`
+        # Tells a vector of columns from one of rows, see `_lay_out`.
+        cols += _TILE[1] * (cols % _TILE[0] == 0)
         found = _by_warpgroups(_pad(problem, rows, cols), tolerance, iterations, interpret)
     else:
         found = _by_blocks(_pad(problem, rows, cols), tolerance, iterations, interpret)
@@ -129,7 +130,7 @@ def _by_warpgroups(padded: Problem, tolerance: Array, iterations: int, interpret
     program, found = jax.make_jaxpr(one, return_shape=True)(*single)
     shapes, out_tree = jax.tree.flatten(found)
     shapes = [jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype) for x in shapes]
-    place = (lambda x: x) if interpret else _place
+    lay_out = (lambda x: x) if interpret else _lay_out
 
     def load(ref, own, like):
         # A problem's slice starts and ends anywhere: not at whole cache lines, as the fast transfers need.
@@ -144,7 +145,7 @@ def _by_warpgroups(padded: Problem, tolerance: Array, iterations: int, interpret
     def body(*refs):
         own = pl.program_id(0) if interpret else jax.lax.axis_index("problem")
         values = [load(ref, own, x) for ref, x in zip(refs, leaves, strict=False)]
-        for ref, value in zip(refs[len(leaves) :], _run(program, values, place), strict=True):
+        for ref, value in zip(refs[len(leaves) :], _run(program, values, lay_out), strict=True):
             if interpret or value.ndim == 0 or not hasattr(plgpu, "store"):
                 ref[own] = value
             else:
@@ -174,14 +175,14 @@ def _layout(shape: tuple[int, ...]) -> Any:
     return matrix.reduce(0 if shape[0] % _TILE[0] else 1)  # columns are never a multiple of 64
 
 
-def _place(x: Any) -> Any:
+def _lay_out(x: Any) -> Any:
     """Says how a value lies in a warpgroup's registers: left to itself Mosaic GPU does not find out."""
     from jax.experimental.pallas import mosaic_gpu as plgpu
 
     return plgpu.layout_cast(x, _layout(x.shape)) if jnp.ndim(x) else x
 
 
-def _run(program: Any, values: Sequence[Any], place: Callable) -> list[Any]:
+def _run(program: Any, values: Sequence[Any], lay_out: Callable) -> list[Any]:
     """Evaluates a jaxpr without its axes of size 1; knows what `loop.solve` is made of, and no more."""
     jaxpr = getattr(program, "jaxpr", program)
     known = dict(zip(jaxpr.constvars, program.consts, strict=True))
@@ -191,15 +192,15 @@ def _run(program: Any, values: Sequence[Any], place: Callable) -> list[Any]:
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
     for equation in jaxpr.eqns:
-        found = _apply(equation, [read(x) for x in equation.invars], place)
-        known.update(zip(equation.outvars, map(place, found), strict=True))
+        found = _apply(equation, [read(x) for x in equation.invars], lay_out)
+        known.update(zip(equation.outvars, map(lay_out, found), strict=True))
     return [read(x) for x in jaxpr.outvars]
 
 
-def _apply(equation: Any, values: list[Any], place: Callable) -> Sequence[Any]:
+def _apply(equation: Any, values: list[Any], lay_out: Callable) -> Sequence[Any]:
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "custom_jvp_call", "cond", "scan", "while"):
-        return _apply_programs(equation, values, lambda program, *values: _run(program, values, place))
+        return _apply_programs(equation, values, lambda program, *values: _run(program, values, lay_out))
     shape, own = equation.outvars[0].aval.shape, equation.invars[0].aval.shape
     if name in ("reshape", "squeeze", "stop_gradient"):  # of axes of size 1
         return values

@@ -93,8 +93,8 @@ class QdrantIndex:
                 models.QueryRequest(query=point.tolist(), limit=k) for point in points[start : start + BATCH]
             ]
             for line, answer in enumerate(self._client.query_batch_points(self._collection, asked), start):
-                for place, hit in enumerate(answer.points):
-                    scores[line, place], index[line, place] = hit.score, hit.id
+                for rank, hit in enumerate(answer.points):
+                    scores[line, rank], index[line, rank] = hit.score, hit.id
         return scores, index
 
 

@@ -111,7 +111,7 @@ def _chunks(gallery: RowReader, mesh: Mesh) -> Iterator[GalleryRows]:
     """
     share = -(-gallery.rows // mesh.size)
     sizes = _sizes(share, gallery)
-    mine = sharding.own_places(mesh)
+    mine = sharding.own_devices(mesh)
 
     def start(offset: int, size: int) -> dict[int, Callable[[], tuple[np.ndarray, np.ndarray]]]:
         end = min(offset + size, share)

@@ -44,12 +44,12 @@ def _power(n: int) -> int:
     return 1 << max(n, 1).bit_length() - 1
 
 
-def create(place: Location, manifest: Manifest) -> dict[str, ts.TensorStore]:
+def create(location: Location, manifest: Manifest) -> dict[str, ts.TensorStore]:
     """Makes empty arrays; anything that lies there under their names was never committed, and goes."""
     stores = {}
     for name, array in manifest.arrays.items():
-        with plain_errors(place, name):
-            spec = _spec(place, name, array, rows=0)
+        with plain_errors(location, name):
+            spec = _spec(location, name, array, rows=0)
             stores[name] = _created(spec)
     return stores
 
@@ -64,42 +64,42 @@ def _created(spec: dict[str, Any]) -> ts.TensorStore:
         return ts.open(spec, open=True, context=context()).result()
 
 
-def open_all(place: Location, manifest: Manifest) -> dict[str, ts.TensorStore]:
+def open_all(location: Location, manifest: Manifest) -> dict[str, ts.TensorStore]:
     """Opens the arrays without reading any; raises GalleryError where one is not as the manifest says."""
     opening = {
-        name: ts.open(_spec(place, name, array), open=True, context=context())
+        name: ts.open(_spec(location, name, array), open=True, context=context())
         for name, array in manifest.arrays.items()
     }
-    stores = Pending(place, opening).result()
+    stores = Pending(location, opening).result()
     for name, array in manifest.arrays.items():
         rows, shape = row_count(manifest, name), tuple(stores[name].shape)
         if shape[0] < rows or shape[1:] != array.row:
             raise GalleryError(
-                f"gallery {place.name}: {name} is damaged; {REMEDY} "
+                f"gallery {location.name}: {name} is damaged; {REMEDY} "
                 f"(its zarr.json says {shape}, the manifest {(rows, *array.row)})"
             )
     return stores
 
 
 def append(
-    place: Location, stores: Mapping[str, ts.TensorStore], first: int, parts: Mapping[str, np.ndarray]
+    location: Location, stores: Mapping[str, ts.TensorStore], first: int, parts: Mapping[str, np.ndarray]
 ) -> Pending:
     """Starts to write rows behind the first `first` ones, which stay as they are."""
     writing = {name: stores[name][first : first + len(x)].write(x) for name, x in parts.items()}
-    return Pending(place, writing)
+    return Pending(location, writing)
 
 
-def resized(place: Location, stores: Mapping[str, ts.TensorStore], manifest: Manifest) -> dict[str, Any]:
+def resized(location: Location, stores: Mapping[str, ts.TensorStore], manifest: Manifest) -> dict[str, Any]:
     """Gives every array the rows of a manifest that is about to be committed."""
     found = {}
     for name, store in stores.items():
-        with plain_errors(place, name):
+        with plain_errors(location, name):
             end = [row_count(manifest, name), *manifest.arrays[name].row]
             found[name] = store.resize(exclusive_max=end).result()
     return found
 
 
-def _spec(place: Location, name: str, array: ArrayLayout, rows: int | None = None) -> dict[str, Any]:
+def _spec(location: Location, name: str, array: ArrayLayout, rows: int | None = None) -> dict[str, Any]:
     number: dict[str, Any] = {"name": "bytes"}
     if np.dtype(array.dtype).itemsize > 1:
         number["configuration"] = {"endian": "little"}
@@ -121,7 +121,7 @@ def _spec(place: Location, name: str, array: ArrayLayout, rows: int | None = Non
         metadata["shape"] = [rows, *array.row]
     return {
         "driver": "zarr3",
-        "kvstore": place.below(name),
+        "kvstore": location.below(name),
         "metadata": metadata,
         "fill_missing_data_reads": False,
         "store_data_equal_to_fill_value": True,

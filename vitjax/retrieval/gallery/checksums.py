@@ -32,12 +32,12 @@ class Writer:
     """Checksums of a gallery that grows.
 
     Args:
-        place: of the gallery.
+        location: of the gallery.
         content: what is committed, with the layouts of the arrays.
     """
 
-    def __init__(self, place: Location, content: Manifest) -> None:
-        self._place, self._arrays = place, content.arrays
+    def __init__(self, location: Location, content: Manifest) -> None:
+        self._location, self._arrays = location, content.arrays
         self._full = {kind: list(digests) for kind, digests in content.full.items()}
         last = {name: content.last.get(name, "") for name in content.arrays}
         self._last = {name: np.frombuffer(bytes.fromhex(x), _NUMBER).tolist() for name, x in last.items()}
@@ -66,8 +66,8 @@ class Writer:
 
     def finish(self, content: Manifest) -> Manifest:
         """Writes what is new, and returns a manifest that binds all rows counted here."""
-        keys = self._place.keys()
-        Pending(self._place, {key: keys.write(key, body) for key, body in self._new.items()}).result()
+        keys = self._location.keys()
+        Pending(self._location, {key: keys.write(key, body) for key, body in self._new.items()}).result()
         last = {name: np.array(x, _NUMBER).tobytes().hex() for name, x in self._last.items() if x}
         return replace(content, full=self._full, last=last)
 
@@ -88,7 +88,7 @@ class Reader:
     """Reads committed rows, each chunk compared with its checksum when it is first read.
 
     Args:
-        place: of the gallery.
+        location: of the gallery.
         content: what is committed.
         stores: the arrays.
         before: of an earlier commit in this process; what it has compared is not compared again.
@@ -96,12 +96,12 @@ class Reader:
 
     def __init__(
         self,
-        place: Location,
+        location: Location,
         content: Manifest,
         stores: Mapping[str, ts.TensorStore],
         before: "Reader | None" = None,
     ) -> None:
-        self._place, self._content, self._stores = place, content, stores
+        self._location, self._content, self._stores = location, content, stores
         self._seen: dict[str, np.ndarray] = {}
         for name, array in content.arrays.items():
             self._seen[name] = np.zeros(-(-row_count(content, name) // array.chunk), bool)
@@ -116,7 +116,7 @@ class Reader:
         reading = {name: self._stores[name][rows].read() for name in names}
         new = {name: x for name in names if (x := self._unseen(name, rows)).size}
         if not new:
-            return Pending(self._place, reading)
+            return Pending(self._location, reading)
         for name, chunks in new.items():
             for file in np.unique(chunks // self._per_file(name)).tolist():
                 self._start(_kind(name), file)
@@ -127,7 +127,7 @@ class Reader:
                 for start in range(0, len(chunks), _AT_ONCE):
                     self._check(name, chunks[start : start + _AT_ONCE].tolist(), *covered)
 
-        return Pending(self._place, reading, check)
+        return Pending(self._location, reading, check)
 
     def _check(self, name: str, chunks: list[int], rows: slice, found: np.ndarray) -> None:
         """Compares chunks with their checksums, those that lie in `rows` as they were found there.
@@ -142,7 +142,7 @@ class Reader:
         }
         more = {c: self._stores[name][a:b].read() for c, (a, b) in spans.items() if c not in known}
         for chunk in chunks:
-            with plain_errors(self._place, name):
+            with plain_errors(self._location, name):
                 whole = known[chunk] if chunk in known else more[chunk].result()
             self._compare(name, chunk, whole)
 
@@ -166,7 +166,7 @@ class Reader:
         array, (start, stop) = self._content.arrays[name], self._span(name, chunk)
         file = "/".join([name, "c", str(start // array.shard), *["0"] * len(array.row)])
         raise GalleryError(
-            f"gallery {self._place.name}: {file} is not the file that manifest.json was written with "
+            f"gallery {self._location.name}: {file} is not the file that manifest.json was written with "
             f"(rows {start} to {stop - 1} differ): one of them belongs to another path, gallery or commit; "
             f"{REMEDY}"
         )
@@ -183,25 +183,25 @@ class Reader:
         if key not in self._sums:
             while len(self._sums) >= _KEPT:
                 self._sums.pop(next(iter(self._sums)), None)
-            self._sums[key] = self._place.keys().read(key)
+            self._sums[key] = self._location.keys().read(key)
         return self._sums[key]
 
     def _wanted(self, name: str, chunk: int) -> int:
         """The checksum of a chunk's committed rows."""
-        kind, (file, place) = _kind(name), divmod(chunk, self._per_file(name))
+        kind, (file, slot) = _kind(name), divmod(chunk, self._per_file(name))
         reading = self._start(kind, file)
         if reading is None:
-            return int(np.frombuffer(bytes.fromhex(self._content.last[name]), _NUMBER)[place])
+            return int(np.frombuffer(bytes.fromhex(self._content.last[name]), _NUMBER)[slot])
         key = _key(kind, file)
-        with plain_errors(self._place, key):
+        with plain_errors(self._location, key):
             body = reading.result().value
         if hashlib.sha256(body).hexdigest() != self._content.full[kind][file]:
             self._sums.pop(key, None)
             raise GalleryError(
-                f"gallery {self._place.name}: {key} is damaged, missing or of another commit; {REMEDY}"
+                f"gallery {self._location.name}: {key} is damaged, missing or of another commit; {REMEDY}"
             )
         before = [x for x in self._content.arrays if x < name and _kind(x) == kind]
-        return int(np.frombuffer(body, _NUMBER)[place + sum(map(self._per_file, before))])
+        return int(np.frombuffer(body, _NUMBER)[slot + sum(map(self._per_file, before))])
 
 
 def _kind(name: str) -> str:

@@ -54,7 +54,7 @@ class Gallery:
         self._place, self._content, self._version = place, content, version
         self.codec = codec
         self._stores = dict(stores)
-        self._reader = checksums.Reader(place, content, stores)
+        self._reader = checksums.Reader(location, content, stores)
         self._release: weakref.finalize | None = None
         self._seen: image_ids.SeenIds | None = None  # until the first `add`
 
@@ -82,7 +82,7 @@ class Gallery:
         Raises:
             GalleryError: something lies there already, or nothing can be written there.
         """
-        place = locate(path)
+        location = locate(path)
         for name, value, known in (
             ("dtype", dtype, tuple(dict.fromkeys((*INDEX_DTYPES, *CODECS)))),
             ("pooled_dtype", pooled_dtype, POOLED_DTYPES),
@@ -95,8 +95,8 @@ class Gallery:
                 f"({', '.join(CODECS)}, in vitjax.retrieval.gallery.codecs), and only there"
             )
         content = Manifest(dtype, pooled_dtype, manifest.check_recipe(recipe or {}))
-        _check_free(place)
-        release = writer_lock.acquire(place)
+        _check_free(location)
+        release = writer_lock.acquire(location)
         try:
             if codec is not None:
                 content = replace(content, needs=("codec",), codec=codecs.write(place, codec))
@@ -118,8 +118,8 @@ class Gallery:
         Raises:
             GalleryError: nothing there, damage, or another recipe; the text names what differs.
         """
-        place = locate(path)
-        content, version = manifest.read(place)
+        location = locate(path)
+        content, version = manifest.read(location)
         if recipe is not None:
             manifest.check_same(f"gallery {place.name}", content.recipe, manifest.check_recipe(recipe))
         codec = codecs.read(place, content.codec) if content.codec else None
@@ -134,12 +134,12 @@ class Gallery:
         return self._content.rows
 
     def __repr__(self) -> str:
-        return f"Gallery({self._place.name!r}, {self.sizes}, dtype={self.dtype!r})"
+        return f"Gallery({self._location.name!r}, {self.sizes}, dtype={self.dtype!r})"
 
     @property
     def path(self) -> str:
         """Where it lies, as given."""
-        return self._place.name
+        return self._location.name
 
     @property
     def dtype(self) -> str:
@@ -216,12 +216,12 @@ class Gallery:
             new = replace(new, text=old.text + len(packed.text))
         self._check_new(packed.given)
         self.claim()
-        stores = self._stores if old.arrays else arrays.create(self._place, new)
+        stores = self._stores if old.arrays else arrays.create(self._location, new)
         if len(found):
-            stores = arrays.resized(self._place, stores, new)
+            stores = arrays.resized(self._location, stores, new)
             new = self._write(stores, new, found, packed)
-        self._version = manifest.write(self._place, new, replaces=self._version)
-        self._reader = checksums.Reader(self._place, new, stores, before=self._reader)
+        self._version = manifest.write(self._location, new, replaces=self._version)
+        self._reader = checksums.Reader(self._location, new, stores, before=self._reader)
         self._content, self._stores = new, stores
         if self._seen is not None:
             self._seen.extend(packed.given)
@@ -231,9 +231,9 @@ class Gallery:
     ) -> Manifest:
         """Writes file by file; the next one is rounded while the one before is written."""
         first, text, shard = len(self), self._content.text, new.arrays["tokens"].shard
-        counted = checksums.Writer(self._place, new)
+        counted = checksums.Writer(self._location, new)
         if packed.kind == "str":
-            arrays.append(self._place, stores, text, {TEXT: packed.text}).result()
+            arrays.append(self._location, stores, text, {TEXT: packed.text}).result()
             counted.append(text, {TEXT: packed.text})
         before: Pending | None = None
         for start in range(first - first % shard, new.rows, shard):
@@ -244,7 +244,7 @@ class Gallery:
             }
             parts |= {NUMBERS: packed.numbers[piece]} if packed.kind == "int" else {}
             parts |= {ENDS: text + packed.ends[piece]} if packed.kind == "str" else {}
-            now = arrays.append(self._place, stores, first + piece.start, parts)
+            now = arrays.append(self._location, stores, first + piece.start, parts)
             counted.append(first + piece.start, parts)
             if before is not None:
                 try:
@@ -265,9 +265,9 @@ class Gallery:
         """
         if self._release is not None:
             return
-        release = writer_lock.acquire(self._place)
+        release = writer_lock.acquire(self._location)
         try:
-            now, version = manifest.read(self._place)
+            now, version = manifest.read(self._location)
             if version != self._version:
                 raise GalleryError(
                     f"gallery {self.path}: it has {now.rows} rows by now, {len(self)} when it was opened; "
@@ -441,12 +441,12 @@ class Gallery:
         self._release = weakref.finalize(self, release)
 
 
-def _check_free(place: Location) -> None:
+def _check_free(location: Location) -> None:
     """Refuses a location that is not empty: arrays would be put among other files."""
-    there = set(place.listing())
+    there = set(location.listing())
     if manifest.FILE in there:
-        raise GalleryError(f"gallery {place.name}: there is one already; open it, or choose another path")
+        raise GalleryError(f"gallery {location.name}: there is one already; open it, or choose another path")
     if there - _LEFTOVERS:
         raise GalleryError(
-            f"gallery {place.name}: {min(there - _LEFTOVERS)!r} lies there; choose a new or empty folder"
+            f"gallery {location.name}: {min(there - _LEFTOVERS)!r} lies there; choose a new or empty folder"
         )

@@ -120,26 +120,26 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
     return found
 
 
-def is_there(place: Location) -> bool:
+def is_there(location: Location) -> bool:
     """Tells whether there is a manifest, whole or not."""
-    with plain_errors(place, FILE):
-        return place.keys().read(FILE).result().state == "value"
+    with plain_errors(location, FILE):
+        return location.keys().read(FILE).result().state == "value"
 
 
-def read(place: Location) -> tuple[Manifest, bytes]:
+def read(location: Location) -> tuple[Manifest, bytes]:
     """The manifest of a gallery, and which version of the file this is.
 
     Raises:
         GalleryError: no gallery there, a damaged manifest, one of an earlier commit or of another gallery, or
             one of another version of this package.
     """
-    with plain_errors(place, FILE):
-        keys = place.keys()
+    with plain_errors(location, FILE):
+        keys = location.keys()
         committed = keys.read(COMMITTED).result()  # first, so that no commit comes between
         found = keys.read(FILE).result()
     if found.state != "value":
         raise GalleryError(
-            f"gallery {place.name}: there is no {FILE}; check the path, or build the gallery "
+            f"gallery {location.name}: there is no {FILE}; check the path, or build the gallery "
             "(rows without a manifest cannot be trusted)"
         )
     written = _body(place, FILE, found.value)
@@ -157,26 +157,26 @@ def read(place: Location) -> tuple[Manifest, bytes]:
     return manifest, found.stamp.generation
 
 
-def _check_last(place: Location, manifest: Manifest, body: dict[str, Any], committed: Any) -> None:
+def _check_last(location: Location, manifest: Manifest, body: dict[str, Any], committed: Any) -> None:
     """Refuses a manifest that is not the one of the last commit, as far as that can be told."""
     if committed.state != "value":
         if not manifest.rows:  # killed before the first commit was done
             return
-        raise GalleryError(f"gallery {place.name}: {COMMITTED} is missing; {REMEDY}")
-    last = _body(place, COMMITTED, committed.value)
+        raise GalleryError(f"gallery {location.name}: {COMMITTED} is missing; {REMEDY}")
+    last = _body(location, COMMITTED, committed.value)
     same = (last["rows"], last["reached"]) == (manifest.rows, manifest.reached)
     if last["rows"] > manifest.rows or (same and last["manifest"] != _digest(body)):
         raise GalleryError(
-            f"gallery {place.name}: {FILE} is not the one of the last commit ({manifest.rows} rows, "
+            f"gallery {location.name}: {FILE} is not the one of the last commit ({manifest.rows} rows, "
             f"{last['rows']} were committed): it is of an earlier commit or of another gallery; {REMEDY}"
         )
 
 
-def write(place: Location, manifest: Manifest, replaces: bytes | None) -> bytes:
+def write(location: Location, manifest: Manifest, replaces: bytes | None) -> bytes:
     """Commits; returns the version of the file that was written.
 
     Args:
-        place: where.
+        location: where.
         manifest: what counts from now on.
         replaces: version that must still be there; None: there must be no manifest.
 
@@ -185,24 +185,26 @@ def write(place: Location, manifest: Manifest, replaces: bytes | None) -> bytes:
     """
     body = dataclasses.asdict(manifest)
     last = {"rows": manifest.rows, "reached": manifest.reached, "manifest": _digest(body)}
-    with plain_errors(place, FILE):
-        keys = place.keys()
+    with plain_errors(location, FILE):
+        keys = location.keys()
         if replaces is None:
             before = keys.read(FILE).result()
             if before.state == "value":
-                raise GalleryError(f"gallery {place.name}: there is one already; open it, or choose another")
+                raise GalleryError(
+                    f"gallery {location.name}: there is one already; open it, or choose another"
+                )
             replaces = before.stamp.generation
         written = write_if(keys, FILE, _text(body, _FORMAT, _digest(body)), replaces)
         if not written:
             raise GalleryError(
-                f"gallery {place.name}: another program has added to it since it was opened; open it again"
+                f"gallery {location.name}: another program has added to it since it was opened; open it again"
             )
     with contextlib.suppress(ValueError):  # the rows are committed, and this file may lag behind
         keys.write(COMMITTED, _text(last, _FORMAT, _digest(last))).result()
     return written
 
 
-def _body(place: Location, file: str, data: bytes) -> dict[str, Any]:
+def _body(location: Location, file: str, data: bytes) -> dict[str, Any]:
     """What a file of ours says; raises GalleryError unless it is as it was written."""
     try:
         whole = parse_json(data)
@@ -210,15 +212,15 @@ def _body(place: Location, file: str, data: bytes) -> dict[str, Any]:
         if data != _text(body, version, whole["sha256"]) or whole["sha256"] != _digest(body):
             raise UserError("not as it was written")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise GalleryError(f"gallery {place.name}: {file} is damaged; {REMEDY}") from None
+        raise GalleryError(f"gallery {location.name}: {file} is damaged; {REMEDY}") from None
     if version == 1:
         raise GalleryError(
-            f"gallery {place.name}: it is of format 1, whose files are not bound to their path and commit; "
+            f"gallery {location.name}: it is of format 1, whose files are not bound to path and commit; "
             f"delete it and build it again ({_FORMAT} is the format here)"
         )
     if version != _FORMAT:
         raise GalleryError(
-            f"gallery {place.name}: format {version!r} is unknown here ({_FORMAT} is known); update vitjax"
+            f"gallery {location.name}: format {version!r} is unknown here ({_FORMAT} is known); update vitjax"
         )
     return body
 

@@ -123,11 +123,11 @@ def context() -> ts.Context:
 
 
 @contextlib.contextmanager
-def plain_errors(place: Location, what: str) -> Iterator[None]:
+def plain_errors(location: Location, what: str) -> Iterator[None]:
     """Turns TensorStore's errors into a GalleryError.
 
     Args:
-        place: named in the message.
+        location: named in the message.
         what: the part that is being read or written, for instance "tokens".
     """
     try:
@@ -136,14 +136,14 @@ def plain_errors(place: Location, what: str) -> Iterator[None]:
         raise
     except ValueError as error:
         code, text = _taken_apart(str(error))
-        where = f"gallery {place.name}: {what}"
+        where = f"gallery {location.name}: {what}"
         if code in _BROKEN:
             raise GalleryError(f"{where} is damaged; {REMEDY} ({text})") from error
         if "NoSuchBucket" in text or "bucket does not exist" in text:
             raise GalleryError(
-                f"gallery {place.name}: there is no such bucket; make it, or check its name"
+                f"gallery {location.name}: there is no such bucket; make it, or check its name"
             ) from error
-        if place.folder is None and (code == "PERMISSION_DENIED" or "credentials" in text):
+        if location.folder is None and (code == "PERMISSION_DENIED" or "credentials" in text):
             raise GalleryError(f"{where}: no permission; check the store's credentials ({text})") from error
         if code == "ABORTED" and "retry" in text:
             raise GalleryError(
@@ -196,25 +196,25 @@ class Pending:
     """Arrays that are being opened, read or written.
 
     Args:
-        place: for messages.
+        location: for messages.
         futures: of TensorStore, by the name of the array.
         check: raises GalleryError where what was read is not what was committed.
     """
 
     def __init__(
         self,
-        place: Location,
+        location: Location,
         futures: Mapping[str, Any],
         check: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self._place, self._futures, self._check = place, futures, check
+        self._location, self._futures, self._check = location, futures, check
 
     def result(self) -> dict[str, Any]:
         """Waits for all; then raises GalleryError where one is damaged or cannot be written."""
         self.wait()
         found = {}
         for name, future in self._futures.items():
-            with plain_errors(self._place, name):
+            with plain_errors(self._location, name):
                 found[name] = future.result()
         if self._check is not None:
             self._check(found)

@@ -26,7 +26,7 @@ except ImportError:  # not a Unix
 FILE = "writer.lock"
 
 
-def acquire(place: Location) -> Callable[[], None]:
+def acquire(location: Location) -> Callable[[], None]:
     """Makes this process the writer of a place; returns what gives the lock back.
 
     Raises:
@@ -34,21 +34,21 @@ def acquire(place: Location) -> Callable[[], None]:
     """
     since = time.strftime("%Y-%m-%d %H:%M:%S %z")
     me = f"{socket.gethostname()}, process {os.getpid()}, since {since}"
-    if place.folder is not None and fcntl is not None:
-        return _lock_file(place, place.folder / FILE, me)
+    if location.folder is not None and fcntl is not None:
+        return _lock_file(location, location.folder / FILE, me)
     mine = f"{me}, {uuid.uuid4().hex}".encode()  # no other lock has this text
-    with plain_errors(place, FILE):
-        keys = place.keys()
+    with plain_errors(location, FILE):
+        keys = location.keys()
         found = keys.read(FILE).result()
         if found.state == "value":
-            raise _taken(place, found.value)
+            raise _taken(location, found.value)
         try:
             held = write_if(keys, FILE, mine, found.stamp.generation)
         except BaseException:
             _give_back(keys, mine)
             raise
         if held is None:
-            raise _taken(place, keys.read(FILE).result().value)
+            raise _taken(location, keys.read(FILE).result().value)
     return functools.partial(_give_back, keys, mine)
 
 
@@ -60,21 +60,21 @@ def _give_back(keys: ts.KvStore, mine: bytes) -> None:
             keys.write(FILE, None, if_equal=found.stamp.generation).result()
 
 
-def _lock_file(place: Location, path: pathlib.Path, me: str) -> Callable[[], None]:
+def _lock_file(location: Location, path: pathlib.Path, me: str) -> Callable[[], None]:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise GalleryError(
-                f"gallery {place.name}: cannot write there ({error.strerror}); choose another folder"
+                f"gallery {location.name}: cannot write there ({error.strerror}); choose another folder"
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # pyright: ignore[reportOptionalMemberAccess]
         except OSError:
             holder = os.read(handle, 1000)
             os.close(handle)
-            raise _taken(place, holder) from None
+            raise _taken(location, holder) from None
         if _is_still(path, handle):
             break
         os.close(handle)  # the writer before removed the file as we opened it
@@ -97,10 +97,10 @@ def _is_still(path: pathlib.Path, handle: int) -> bool:
     return os.path.samestat(there, os.fstat(handle))
 
 
-def _taken(place: Location, holder: bytes) -> GalleryError:
+def _taken(location: Location, holder: bytes) -> GalleryError:
     who, remedy = holder.decode(errors="replace") or "another program", ""
-    if place.folder is None or fcntl is None:
-        remedy = f"; if that process is gone, delete {place.name.rstrip('/')}/{FILE}"
+    if location.folder is None or fcntl is None:
+        remedy = f"; if that process is gone, delete {location.name.rstrip('/')}/{FILE}"
     return GalleryError(
-        f"gallery {place.name}: it has a writer already: {who}; wait for it to finish{remedy}"
+        f"gallery {location.name}: it has a writer already: {who}; wait for it to finish{remedy}"
     )

@@ -77,7 +77,7 @@ def _read_blocks(
     """Reads the rows of the next block while the caller works on this one; each row of a block once."""
     devices = 1 if mesh is None else mesh.size
     shares = parts.reshape(len(parts), devices, -1, parts.shape[2])
-    mine = [0] if mesh is None else sharding.own_places(mesh)
+    mine = [0] if mesh is None else sharding.own_devices(mesh)
     size = shares.shape[2] * shares.shape[3]
 
     def start(part: np.ndarray) -> tuple[np.ndarray, dict[int, Callable[[], Stored]]]:
