@@ -116,7 +116,7 @@ class TwoTowers(nn.Module):
         if self.sigmoid:
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), (), jnp.float32)
         if self.projection_dim is not None:
-            self.image_projection = nn.Dense(
+            self.image_projection: nn.Dense = nn.Dense(
                 self.projection_dim, use_bias=False, dtype=self.image.dtype, kernel_init=linear_init
             )
 

@@ -126,9 +126,9 @@ def positional_bias(tokens: Float[Array | np.ndarray, "n t d"]) -> float:
     n, t, _ = unit.shape
     if n < 2 or t < 2:
         return 0.0
-    place, image, whole = unit.sum(axis=0), unit.sum(axis=1), unit.sum(axis=(0, 1))
+    position, image, whole = unit.sum(axis=0), unit.sum(axis=1), unit.sum(axis=(0, 1))
     own = (unit**2).sum()  # pairs of a token with itself, which are no pairs of images
-    same = ((place**2).sum() - own) / (n * (n - 1) * t)
+    same = ((position**2).sum() - own) / (n * (n - 1) * t)
     every = ((whole**2).sum() - (image**2).sum()) / (n * (n - 1) * t * t)
     return float((same - every) * t / (t - 1))
 
