@@ -39,7 +39,7 @@ def matchings(query: Descriptors, candidate: Descriptors, reranker: Reranker) ->
         similarity[at] = found.similarity[0][placed]
         # Every pair is in it, so the remainder is what unmatched mass adds.
         left = float(found.remainder[0])
-        error = additivity_error(found.contribution[:1], float(found.structural[0]), left_out=left)
+        error = additivity_error(found.contribution[:1], float(found.structural[0]), unmatched=left)
         return Explained(plan, contribution, error)
 
     def given(plan: np.ndarray) -> Explained:

@@ -29,7 +29,7 @@ def bucketed(
 
     All images begin with the first ratio. An image with overflow runs again with the first ratio whose
     first stage has room for it, and so on; with ratio 1 there is always room. Shapes: one batch size, one
-    compilation for each ratio. Worth it where most images fit a small ratio: the others are run again.
+    compilation for each ratio. Useful where most images fit a small ratio: the others are run again.
 
     Args:
         run: `(images, ratio) -> arrays by name`, jitted with the ratio static, each with one row per image.

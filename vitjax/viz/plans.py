@@ -85,7 +85,7 @@ class PlanView:
         columns: (e,), the candidate's tokens.
         entry_mass: (e,), mass between the two.
         entry_adds: (e,), what it adds.
-        left_out: what unmatched mass adds to the score; 0 without a price.
+        unmatched: what unmatched mass adds to the score; 0 without a price.
     """
 
     weights: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " m"]]
@@ -95,12 +95,12 @@ class PlanView:
     columns: Int[np.ndarray, " e"]
     entry_mass: Float[np.ndarray, " e"]
     entry_adds: Float[np.ndarray, " e"]
-    left_out: float = 0.0
+    unmatched: float = 0.0
 
     @property
     def structural(self) -> float:
         """The score that the parts make."""
-        return float(self.adds[0].sum(dtype=np.float64)) + self.left_out
+        return float(self.adds[0].sum(dtype=np.float64)) + self.unmatched
 
     @property
     def kept(self) -> float:
@@ -134,7 +134,7 @@ class PlanView:
             "gain": gain,
             "step": step,
             "weights": flat,
-            "out": self.left_out,
+            "out": self.unmatched,
             "words": _packed(np.concatenate([*words, counts, largest])),
             "entries": _packed(entries.ravel(), "u1"),
         }
@@ -168,7 +168,7 @@ def sparse_plan(plan: Any, *, entries: int, strongest: int = 0) -> PlanView:
         columns=columns,
         entry_mass=mass[rows, columns],
         entry_adds=adds[rows, columns],
-        left_out=float(plan.unmatched),
+        unmatched=float(plan.unmatched),
     )
 
 

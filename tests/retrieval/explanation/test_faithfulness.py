@@ -108,7 +108,7 @@ def test_plans_that_cannot_be_judged_are_refused(plan):
 
 def test_parts_that_do_not_add_up_are_told():
     assert additivity_error(np.array([[0.5, 0.25]]), 0.75) == 0
-    assert additivity_error(np.array([[0.5, 0.25]]), 1.0, left_out=0.5) == 0.25
+    assert additivity_error(np.array([[0.5, 0.25]]), 1.0, unmatched=0.5) == 0.25
 
 
 def image_and_part(shown: int = 4) -> tuple[Descriptors, Descriptors]:

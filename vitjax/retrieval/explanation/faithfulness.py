@@ -122,16 +122,16 @@ def same_cell_plan(query_grid: Grid, candidate_grid: Grid | None = None) -> Floa
 
 
 def additivity_error(
-    contribution: Float[Array | np.ndarray, "n m"], structural: float, *, left_out: float = 0.0
+    contribution: Float[Array | np.ndarray, "n m"], structural: float, *, unmatched: float = 0.0
 ) -> float:
     """How far the parts of a score are from it in sum.
 
     Args:
         contribution: what each patch pair is said to add.
         structural: the score.
-        left_out: what unmatched mass adds (`vitjax.ot.unmatched_term`); 0 without a price.
+        unmatched: what unmatched mass adds (`vitjax.ot.unmatched_term`); 0 without a price.
     """
-    return abs(float(np.sum(contribution, dtype=np.float64)) + left_out - structural)
+    return abs(float(np.sum(contribution, dtype=np.float64)) + unmatched - structural)
 
 
 class Deletion(NamedTuple):
