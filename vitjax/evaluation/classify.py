@@ -351,7 +351,7 @@ def summary(variant: Variant, whole: Variant, truth: np.ndarray | None, image_si
 
 
 def per_class(correct: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the classes that occur of their images' share that is classified rightly."""
+    """Mean over the classes that occur of their images' share that is classified correctly."""
     _, number, count = np.unique(truth, return_inverse=True, return_counts=True)
     return float((np.bincount(number, correct) / count).mean())
 

@@ -36,7 +36,6 @@ class DepthwiseConv(nn.Module):
         return mixed + bias[None, None, None, :]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(
     image: Float[Array, "b h w d"], kernel: Float[Array, "k k 1 d"], stride: int
 ) -> Float[Array, "b y x d"]:
@@ -45,6 +44,11 @@ def depthwise(
     They are written as products of tensors, which compile to multiplications and are counted as what they
     are. The gradient is written out because that of slices of a padded image takes twice as long on CPU.
     """
+    return _depthwise(image, kernel, stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(image: Array, kernel: Array, stride: int) -> Array:
     parts = _shifted(image, len(kernel), stride)
     products = [jnp.einsum("byxd,d->byxd", parts[i], kernel[i][0], precision="highest") for i in parts]
     return functools.reduce(jnp.add, products)
@@ -55,13 +59,13 @@ def _shifted(
 ) -> dict[tuple[int, int], Float[Array, "b y x d"]]:
     """The input that each weight multiplies, by its position in the kernel."""
     _, height, width, _ = image.shape
-    edge, places = (size // 2, size // 2), range(size)
+    edge, taps = (size // 2, size // 2), range(size)
     image = jnp.pad(image, ((0, 0), edge, edge, (0, 0)))
-    return {(y, x): image[:, y : y + height : stride, x : x + width : stride] for y in places for x in places}
+    return {(y, x): image[:, y : y + height : stride, x : x + width : stride] for y in taps for x in taps}
 
 
 def _forward(image: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise(image, kernel, stride), (image, kernel)
+    return _depthwise(image, kernel, stride), (image, kernel)
 
 
 def _backward(stride: int, saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
@@ -72,7 +76,7 @@ def _backward(stride: int, saved: tuple[Array, Array], slope: Array) -> tuple[Ar
     spread = jax.lax.pad(slope, jnp.float32(0), between)
     parts = _shifted(image, len(kernel), stride)
     weights = jnp.stack([(parts[i] * slope).sum(axis=(0, 1, 2)) for i in parts])
-    return depthwise(spread, kernel[::-1, ::-1], 1), weights.reshape(kernel.shape)
+    return _depthwise(spread, kernel[::-1, ::-1], 1), weights.reshape(kernel.shape)
 
 
-depthwise.defvjp(_forward, _backward)
+_depthwise.defvjp(_forward, _backward)

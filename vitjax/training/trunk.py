@@ -55,7 +55,9 @@ class StoredTokens:
 
     def __init__(self, source: ImageSource, path: Path, bad: dict[int, str]) -> None:
         self._tokens, self._bad = np.load(path, mmap_mode="r"), bad
-        self.names, self.labels, self.class_names = source.names, source.labels, source.class_names
+        self.names: list[str] = source.names
+        self.labels: np.ndarray | None = source.labels
+        self.class_names: list[str] = source.class_names
         self.shape: tuple[int, ...] = self._tokens.shape[1:]
 
     def __len__(self) -> int:

@@ -58,7 +58,7 @@ def write_split(path: Path, split: Split) -> None:
         json.dump(split._asdict(), file, indent=1, ensure_ascii=False)
 
 
-def read_split(path: str | os.PathLike) -> Split:
+def read_split(path: str | os.PathLike[str]) -> Split:
     """Reads what `write_split` wrote.
 
     Raises:
