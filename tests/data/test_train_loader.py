@@ -117,7 +117,7 @@ def test_images_that_do_not_come_stop_the_run_and_say_at_which_step():
     one = feed(patience=0.3)
     read = one.source.read
     one.source.read = lambda i: gone.wait() and read(i) if i == one.index(2)[0] else read(i)
-    with pytest.raises(StoppedFeed, match=r"step 2 do not come: .* time-out of 0 s"):
+    with pytest.raises(StoppedFeed, match=r"no images of step 2: .* time-out of 0 s"):
         list(one.steps(0, 12))
     gone.set()
 

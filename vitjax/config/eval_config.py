@@ -5,7 +5,7 @@ config file's `get_config` has run.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from vitjax.config.fields import check, open_names, option
 from vitjax.data.sources.open import SOURCES, sources_with

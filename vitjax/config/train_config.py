@@ -6,7 +6,6 @@ config file's `get_config` has run.
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
 
 from vitjax.config.eval_config import DTYPES, ENTRY, ON_BAD_IMAGE, BackboneConfig, InputConfig
 from vitjax.config.fields import check, option

@@ -1,4 +1,4 @@
-"""The candidates of some queries, brought to the devices block by block: from memory, or from a disk."""
+"""Candidates transferred to the devices block by block, from memory or from a gallery on a disk."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -64,7 +64,7 @@ def read_blocks(
     """
     devices = 1 if mesh is None else mesh.size
     shares = blocks.reshape(len(blocks), devices, -1, blocks.shape[2])
-    mine = [0] if mesh is None else sharding.own_places(mesh)
+    mine = [0] if mesh is None else sharding.own_devices(mesh)
     size = shares.shape[2] * shares.shape[3]
 
     def start(part: np.ndarray) -> tuple[np.ndarray, dict[int, Callable[[], Any]]]:

@@ -5,8 +5,8 @@ with the interface of `Reducer` can be handed to `vitjax.build(name, reduce=...)
 registered.
 
 All but `DynamicViT` work with the weights of any plain ViT as they are. Different from the papers' code:
-tokens stay in raster order after every step, and prefix tokens are neither
-pruned nor merged.
+tokens stay in raster order after every step, and prefix tokens are neither pruned
+nor merged.
 """
 
 import abc

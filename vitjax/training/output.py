@@ -1,4 +1,4 @@
-"""What a run says and to whom: lines and progress."""
+"""Output of a run: lines, warnings and progress."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
