@@ -24,8 +24,7 @@ lint: $(VENV)/.dev       ## ruff, ruff format --check, pyright, types of public 
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
-	$(VENV)/bin/pyright --pythonpath $(PY) --verifytypes vitjax.ot --ignoreexternal
-	$(VENV)/bin/pyright --pythonpath $(PY) --verifytypes vitjax.retrieval --ignoreexternal
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pyright --verifytypes vitjax --ignoreexternal
 
 bench: $(VENV)/.dev      ## pairs/s of the transport solvers
 	$(PY) -m benchmarks.transport

@@ -189,7 +189,7 @@ def _resize_and_crop(image: Image.Image, shorter: int, size: int, how: Image.Res
     return padded
 
 
-def preprocess(name_or_source: str | os.PathLike, *, img_size: int = 0) -> Preprocess:
+def preprocess(name_or_source: str | os.PathLike[str], *, img_size: int = 0) -> Preprocess:
     """Returns how images become input for a model or for weights.
 
     Args:
@@ -210,7 +210,7 @@ def preprocess(name_or_source: str | os.PathLike, *, img_size: int = 0) -> Prepr
     return found.replace(image_size=img_size) if img_size else found
 
 
-def _known(name_or_source: str | os.PathLike) -> Preprocess:
+def _known(name_or_source: str | os.PathLike[str]) -> Preprocess:
     source = expanded(name_or_source)
     if source.startswith("hf:"):
         return _from_hub(source)

@@ -34,7 +34,9 @@ class TextSource:
         words: Sequence[Sequence[str]],
         relevant: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.names, self.words, self.relevant = list(texts), [list(each) for each in words], relevant
+        self.names: list[str] = list(texts)
+        self.words: list[list[str]] = [list(each) for each in words]
+        self.relevant: Mapping[str, Sequence[str]] | None = relevant
         self.class_names: list[str] = []
 
     def __len__(self) -> int:

@@ -121,7 +121,7 @@ class TextTransformer(nn.Module):
     def setup(self) -> None:
         """Makes what `project` shares with a call."""
         if self.projection_dim is not None:
-            self.projection = nn.Dense(
+            self.projection: nn.Dense = nn.Dense(
                 self.projection_dim, use_bias=self.projection_bias, dtype=self.dtype, kernel_init=linear_init
             )
 

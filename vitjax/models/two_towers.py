@@ -111,10 +111,11 @@ class TwoTowers(nn.Module):
     def setup(self) -> None:
         """Makes what both calls share: `logit_scale`, the logarithm of a factor, and `logit_bias`."""
         start = nn.initializers.constant(math.log(10.0 if self.sigmoid else 1 / (self.temperature or 0.07)))
-        self.logit_scale = self.param("logit_scale", start, (), jnp.float32)
-        self.logit_bias = None
-        if self.sigmoid:
-            self.logit_bias = self.param("logit_bias", nn.initializers.constant(-10.0), (), jnp.float32)
+        self.logit_scale: Array = self.param("logit_scale", start, (), jnp.float32)
+        start = nn.initializers.constant(-10.0)
+        self.logit_bias: Array | None = (
+            self.param("logit_bias", start, (), jnp.float32) if self.sigmoid else None
+        )
         if self.projection_dim is not None:
             self.image_projection: nn.Dense = nn.Dense(
                 self.projection_dim, use_bias=False, dtype=self.image.dtype, kernel_init=linear_init

@@ -213,7 +213,7 @@ class VisionTransformer(nn.Module):
         if self.global_pool == "map":
             hidden = self.pool_hidden or self.mlp_hidden or int(self.embed_dim * self.mlp_ratio)
             heads = self.pool_heads or self.num_heads
-            self.attn_pool = AttentionPool(heads, hidden, self.eps, self.mlp, self.dtype)
+            self.attn_pool: AttentionPool = AttentionPool(heads, hidden, self.eps, self.mlp, self.dtype)
 
     @property
     def grid(self) -> tuple[int, int]:

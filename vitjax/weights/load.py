@@ -22,7 +22,7 @@ from vitjax.weights.scan_params import stack_blocks
 from vitjax.weights.towers import IMAGE, has_both, take_part
 
 _LOG = logging.getLogger(__name__)
-Source = str | os.PathLike | Mapping[str, Any] | Sequence[str | os.PathLike]
+Source = str | os.PathLike[str] | Mapping[str, Any] | Sequence[str | os.PathLike[str]]
 # Google's pre_logits is a layer of the classifier that the models here lack.
 _HEAD_NAMES = ("head", "head_dist", "aux_head", "fc", "pre_logits")
 
@@ -126,7 +126,7 @@ def _open(source: Source, entry: str | None) -> tuple[str, dict[str, np.ndarray]
     return label, state, chosen[0]
 
 
-def _as_one(sources: Sequence[str | os.PathLike]) -> dict[str, np.ndarray]:
+def _as_one(sources: Sequence[str | os.PathLike[str]]) -> dict[str, np.ndarray]:
     """Arrays of several files."""
     state: dict[str, np.ndarray] = {}
     for source in sources:

@@ -17,6 +17,7 @@ row in the system. The error of a gradient is about that of the plan, so about t
 Memory: the plan and one matrix of columns x columns per problem.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ from vitjax.ot.solvers.loop import Solution
 SolveBlock = Callable[[Problem, Float[Array, " p"], int], Solution]
 
 
-def _transport(
+def transport(
     solve: SolveBlock,
     problem: Problem,
     similarity: Float[Array, "p n m"] | None,
