@@ -200,11 +200,11 @@ def test_an_evaluation_counts_real_images_only():
     labels[0] = (labels[0] + 1) % 3
     valid = np.array([True] * 6 + [False] * 2)
     none = np.zeros(3, np.int32)  # of each class
-    zero = sharding.replicate({"right": none, "count": none}, trainer.mesh)
+    zero = sharding.replicate({"correct": none, "count": none}, trainer.mesh)
     parts = sharding.shard_batch((np.asarray(images), labels, valid), trainer.mesh)
     found = trainer.check(zero, trainer.state.evaluated, *parts)
     np.testing.assert_array_equal(found["count"], np.bincount(labels[:6], minlength=3))
-    np.testing.assert_array_equal(found["right"], np.bincount(labels[1:6], minlength=3))
+    np.testing.assert_array_equal(found["correct"], np.bincount(labels[1:6], minlength=3))
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-class Module(dict):
+class Module(dict[Any, Any]):
     """The tensors of a TorchScript module by dotted name, those of the modules in it too."""
 
     def fill(self, state: Any) -> None:
