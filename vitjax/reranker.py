@@ -571,11 +571,11 @@ class Reranker:
         config = replace(self.rule, top_k=_ROW)
         repeated = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf), rows, axis=0), query)
         result = rerank(repeated, gallery, index.reshape(rows, _ROW), config=config, mesh=self.mesh)
-        place = np.asarray(result.index).ravel()
-        real = place >= 0
+        order = np.asarray(result.index).ravel()
+        real = order >= 0
         found = np.empty((3, count), np.float32)
         for row, x in zip(found, (result.structural, result.pooled, result.mass), strict=True):
-            row[place[real]] = np.asarray(x).ravel()[real]
+            row[order[real]] = np.asarray(x).ravel()[real]
         structural, pooled, mass = found
         return structural, pooled, mass
 

@@ -19,7 +19,7 @@ WORTH = RNG.random((3, 30)).astype(np.float32)
 
 def aggregated(name: str, rows=slice(None), weights=ONES, there=THERE, count=8):
     given = TOKENS[rows], weights[rows], there[rows]
-    return jax.tree.map(np.asarray, aggregate(*given, count=count, name=name, worth=WORTH[rows]))
+    return jax.tree.map(np.asarray, aggregate(*given, count=count, name=name, importance=WORTH[rows]))
 
 
 def same_groups(one, two) -> bool:
@@ -102,7 +102,7 @@ def test_described_images_have_the_tokens_that_were_asked_for_in_one_program():
 
 
 def test_a_grouping_of_your_own_is_one_entry(monkeypatch):
-    monkeypatch.setitem(AGGREGATORS, "halves", lambda tokens, worth, there, count: jnp.arange(30) // 15)
+    monkeypatch.setitem(AGGREGATORS, "halves", lambda tokens, importance, there, count: jnp.arange(30) // 15)
     assert aggregated("halves", count=2).owner[0].tolist() == [0] * 15 + [1] * 15
     with pytest.raises(ValueError, match="'thirds' is unknown; known: 'kmeans', 'ward'"):
         find_grouping("thirds")

@@ -1,6 +1,6 @@
 """Tokens of one image that are alike become one: any number of tokens, weighed by the patches they stand for.
 
-`AGGREGATORS` maps names to ways of grouping, each a function `(tokens, worth, there, count) -> group`, jitted
+`AGGREGATORS` maps names to ways of grouping, each `(tokens, importance, there, count) -> group`, jitted
 and mapped over the images of a batch: what an image becomes does not depend on the batch. One entry of your
 own works like ours, under `config.model.aggregate` too.
 
@@ -51,7 +51,7 @@ def aggregate(
     *,
     count: int,
     name: str,
-    worth: Float[Array | np.ndarray, "b n"] | None = None,
+    importance: Float[Array | np.ndarray, "b n"] | None = None,
 ) -> Aggregated:
     """Averages groups of alike tokens; `count` is static, so each number of tokens has a program of its own.
 
@@ -61,14 +61,14 @@ def aggregate(
         there: False for patches without a token.
         count: tokens that are wanted, at least 1; at most n of them come.
         name: of `AGGREGATORS`.
-        worth: what each token counts in the average of its group, and for "attention" where groups are begun;
+        importance: of each token in the average of its group, and for "attention" where groups are begun;
             None: all alike.
     """
     group = find_grouping(name)
     count = min(count, tokens.shape[1])
-    worth = jnp.ones(weights.shape) if worth is None else worth
+    importance = jnp.ones(weights.shape) if importance is None else importance
     return jax.vmap(lambda *one: _one_image(group, count, *one))(
-        *map(jnp.asarray, (tokens, weights, there, worth))
+        *map(jnp.asarray, (tokens, weights, there, importance))
     )
 
 
@@ -81,17 +81,17 @@ def find_grouping(name: str) -> Grouping:
 
 
 def _one_image(
-    group: Grouping, count: int, tokens: Array, weights: Array, there: Array, worth: Array
+    group: Grouping, count: int, tokens: Array, weights: Array, there: Array, importance: Array
 ) -> Aggregated:
     n = tokens.shape[0]
-    found = jnp.where(there, group(tokens, worth, there, count), count)
+    found = jnp.where(there, group(tokens, importance, there, count), count)
     # Raster order of the first patch of each group; groups without any come last.
     first = jnp.full(count + 1, n).at[found].min(jnp.where(there, jnp.arange(n), n))
     rank = jnp.argsort(jnp.argsort(first[:count], stable=True), stable=True)
     owner = jnp.where(there, jnp.append(rank, count)[found], -1).astype(jnp.int32)
     member = (owner[None, :] == jnp.arange(count)[:, None]).astype(jnp.float32)
-    counted = member * worth
-    # A group whose tokens are worth nothing is averaged all alike.
+    counted = member * importance
+    # A group whose tokens have importance 0 is averaged all alike.
     counted = jnp.where(counted.sum(1, keepdims=True) > 0, counted, member)
     merged = jnp.matmul(counted, tokens, precision="highest")
     merged = merged / jnp.maximum(jnp.linalg.norm(merged, axis=1, keepdims=True), 1e-12)
@@ -101,15 +101,15 @@ def _one_image(
     return Aggregated(merged, member @ weights, valid, positions, owner)
 
 
-def farthest_point(tokens: Array, worth: Array, there: Array, count: int) -> Array:
+def farthest_point(tokens: Array, importance: Array, there: Array, count: int) -> Array:
     """Groups around seeds, each farthest from those before; the first is the token nearest to the mean."""
-    del worth
+    del importance
     return _nearest(tokens, tokens[_farthest_seeds(tokens, there, count)])
 
 
-def kmeans(tokens: Array, worth: Array, there: Array, count: int) -> Array:
+def kmeans(tokens: Array, importance: Array, there: Array, count: int) -> Array:
     """K-means (Lloyd 1982), begun with the seeds of `farthest_point`: no draw."""
-    del worth
+    del importance
     return lloyd(tokens, tokens[_farthest_seeds(tokens, there, count)], there)
 
 
@@ -128,15 +128,15 @@ def lloyd(
     return _nearest(tokens, jax.lax.fori_loop(0, iterations, step, centres))
 
 
-def attention(tokens: Array, worth: Array, there: Array, count: int) -> Array:
+def attention(tokens: Array, importance: Array, there: Array, count: int) -> Array:
     """Groups around the tokens of the largest attention, each token with the seed it is most like."""
-    _, seeds = jax.lax.top_k(jnp.where(there, worth, -1.0), count)
+    _, seeds = jax.lax.top_k(jnp.where(there, importance, -1.0), count)
     return _nearest(tokens, tokens[seeds])
 
 
-def ward(tokens: Array, worth: Array, there: Array, count: int) -> Array:
+def ward(tokens: Array, importance: Array, there: Array, count: int) -> Array:
     """Ward's clustering (1963): the two groups are joined that add least to the squared distances within."""
-    del worth
+    del importance
     n = tokens.shape[0]
     index = jnp.arange(n)
     cost = 0.5 * _squares(tokens, tokens)  # n m / (n + m) times the squared distance of two groups' means

@@ -359,12 +359,14 @@ def make_describe(
         if normalise:
             tokens, pooled = _unit(tokens), _unit(pooled)
         if count and normalise:
-            worth = weights
+            importance = weights
             if aggregate == "attention":
-                worth = attention_rollout(output.attention, start=start, grid=output.grid)
-                worth = pool_weights(worth, output.grid, grid) if grid else worth
+                importance = attention_rollout(output.attention, start=start, grid=output.grid)
+                importance = pool_weights(importance, output.grid, grid) if grid else importance
             weights = jnp.where(there, weights, 0.0)
-            found = aggregation.aggregate(tokens, weights, there, count=count, name=aggregate, worth=worth)
+            found = aggregation.aggregate(
+                tokens, weights, there, count=count, name=aggregate, importance=importance
+            )
             tokens, weights, there, positions, owner = found
         real = valid[:, None] & there
         weights = _share(jnp.where(real, weights, 0.0))

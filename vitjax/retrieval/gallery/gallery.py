@@ -45,13 +45,13 @@ class Gallery:
 
     def __init__(
         self,
-        place: Location,
+        location: Location,
         content: Manifest,
         version: bytes,
         stores: Mapping[str, Any],
         codec: Codec | None = None,
     ) -> None:
-        self._place, self._content, self._version = place, content, version
+        self._location, self._content, self._version = location, content, version
         self.codec = codec
         self._stores = dict(stores)
         self._reader = checksums.Reader(location, content, stores)
@@ -99,8 +99,8 @@ class Gallery:
         release = writer_lock.acquire(location)
         try:
             if codec is not None:
-                content = replace(content, needs=("codec",), codec=codecs.write(place, codec))
-            gallery = cls(place, content, manifest.write(place, content, replaces=None), {}, codec)
+                content = replace(content, needs=("codec",), codec=codecs.write(location, codec))
+            gallery = cls(location, content, manifest.write(location, content, replaces=None), {}, codec)
         except BaseException:
             release()
             raise
@@ -121,9 +121,9 @@ class Gallery:
         location = locate(path)
         content, version = manifest.read(location)
         if recipe is not None:
-            manifest.check_same(f"gallery {place.name}", content.recipe, manifest.check_recipe(recipe))
-        codec = codecs.read(place, content.codec) if content.codec else None
-        return cls(place, content, version, arrays.open_all(place, content), codec)
+            manifest.check_same(f"gallery {location.name}", content.recipe, manifest.check_recipe(recipe))
+        codec = codecs.read(location, content.codec) if content.codec else None
+        return cls(location, content, version, arrays.open_all(location, content), codec)
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:

@@ -142,18 +142,18 @@ def read(location: Location) -> tuple[Manifest, bytes]:
             f"gallery {location.name}: there is no {FILE}; check the path, or build the gallery "
             "(rows without a manifest cannot be trusted)"
         )
-    written = _body(place, FILE, found.value)
+    written = _body(location, FILE, found.value)
     body: dict[str, Any] = {"codec": ""} | written  # galleries from before there were codecs
     unknown = [need for need in body.get("needs") or () if need not in NEEDS]
     if unknown:
-        raise GalleryError(f"gallery {place.name}: it needs {unknown}, unknown here; update vitjax")
+        raise GalleryError(f"gallery {location.name}: it needs {unknown}, unknown here; update vitjax")
     try:
         layouts = {k: ArrayLayout(**v | {"row": tuple(v["row"])}) for k, v in body["arrays"].items()}
         known = {field.name: body[field.name] for field in dataclasses.fields(Manifest)}
         manifest = Manifest(**known | {"arrays": layouts, "needs": tuple(body["needs"])})
     except (TypeError, KeyError, AttributeError, ValueError):
-        raise GalleryError(f"gallery {place.name}: {FILE} is damaged; {REMEDY}") from None
-    _check_last(place, manifest, written, committed)
+        raise GalleryError(f"gallery {location.name}: {FILE} is damaged; {REMEDY}") from None
+    _check_last(location, manifest, written, committed)
     return manifest, found.stamp.generation
 
 
