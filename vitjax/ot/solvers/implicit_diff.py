@@ -17,7 +17,6 @@ row in the system. The error of a gradient is about that of the plan, so about t
 Memory: the plan and one matrix of columns x columns per problem.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +32,7 @@ from vitjax.ot.solvers.loop import Solution
 SolveBlock = Callable[[Problem, Float[Array, " p"], int], Solution]
 
 
-def transport(
+def _transport(
     solve: SolveBlock,
     problem: Problem,
     similarity: Float[Array, "p n m"] | None,
@@ -41,13 +40,6 @@ def transport(
     iterations: int,
 ) -> tuple[Transport, Float[Array, " p"] | None]:
     """Plan and value of what `solve` finds, see `loop.result`; row_error and col_error have no gradient."""
-    return _transport(solve, problem, similarity, tolerance, iterations)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
-def _transport(
-    solve: SolveBlock, problem: Problem, similarity: Any, tolerance: Array, iterations: int
-) -> tuple[Transport, Array | None]:
     return loop.result(solve(problem, tolerance, iterations), similarity)
 
 
@@ -97,7 +89,7 @@ def _backward(
     return new, None if similarity is None else by_value[:, None, None] * plan, None
 
 
-_transport.defvjp(_forward, _backward)
+transport.defvjp(_forward, _backward)
 
 
 def _with_dummies(problem: Problem, potentials: Sides, plan: Array) -> Float[Array, "p i j"]:
