@@ -149,7 +149,8 @@ def test_an_id_comes_once_in_all_calls_and_after_opening_again(tmp_path, monkeyp
         before = tree(path)
         with pytest.raises(ValueError, match=r"id .* is in it already") as one:
             again.add(found.take(slice(20, 22)), [ids[20], ids[3]])
-        assert repr(ids[3]) in str(one.value) and repr(ids[20]) not in str(one.value)
+        said = str(one.value).replace(str(path), "")  # its name may hold a number too
+        assert repr(ids[3]) in said and repr(ids[20]) not in said
         with pytest.raises(ValueError, match=r"10 ids \(.*, \.\.\.\) are in it already") as several:
             again.add(found.take(slice(10, 24)), ids[10:24])
         assert all(repr(x) in str(several.value) for x in ids[10:13])

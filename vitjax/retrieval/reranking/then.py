@@ -57,7 +57,9 @@ def refine(shortlist: Shortlist, found: Reranked) -> Reranked:
     """
     for name in stage_names(shortlist.config):
         if name not in STAGES:
-            raise UserError(f"config.rerank.then: {name!r} is unknown; known: {', '.join(STAGES)}")
+            raise UserError(
+                f"{name!r} is no stage after reranking; known: {', '.join(STAGES)}", fields=["rerank.then"]
+            )
         found = STAGES[name](shortlist, found)
     return found
 
