@@ -129,7 +129,7 @@ def test_results_end_as_promised(undisturbed):
 
 def test_every_logged_step_has_a_line_with_all_four_losses(undisturbed):
     workdir, _ = undisturbed
-    assert list(lines(workdir)[0]) == ["step", "accuracy"]  # before the first step
+    assert list(lines(workdir)[0]) == ["step", "accuracy", "mean_class_accuracy"]  # before the first step
     steps = [line for line in lines(workdir) if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
     for line in steps:

@@ -39,7 +39,7 @@ def test_an_unknown_field_gets_the_list_of_fields():
         ({"img_size": (224, 224, 3)}, "give a side or"),
         ({"img_size": "224"}, "give a side or"),
         ({"num_heads": 5}, "not a multiple of num_heads"),
-        ({"global_pool": "max"}, "none of 'token', 'avg', 'map'"),
+        ({"global_pool": "max"}, "none of 'token', 'second', 'avg', 'map'"),
         ({"class_token": False}, "needs class_token"),
         ({"distilled": True, "reg_tokens": 4}, "distilled needs"),
         ({"dtype": "float16"}, "neither 'float32' nor 'bfloat16'"),
@@ -72,7 +72,8 @@ def test_pretrained_sources_exist_for_the_names_listed_as_pretrained():
     for name in list_models(pretrained=True):
         source, bare = pretrained_source(name), re.sub("quickgelu_|_dinov3$", "", name)  # timm has less names
         known = [f"timm/{bare}.", *(f"{who}/{name.replace('_', '-')}" for who in ("openai", "google"))]
-        known += ["microsoft/", "laion/CLIP-ViT-", "timm/" + name + "."]
+        known += ["microsoft/", "laion/CLIP-ViT-", "facebook/PE-Core-", "google/tipsv2-"]
+        known.append(f"timm/{name}.")
         assert source.startswith(tuple(f"hf:{repository}" for repository in known))
     with pytest.raises(ValueError, match="no weights of model 'lvvit_s'"):
         pretrained_source("lvvit_s")

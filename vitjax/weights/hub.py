@@ -152,12 +152,14 @@ def _fetch_from_hub(source: str, files: Sequence[str]) -> pathlib.Path:
     try:
         hub = importlib.import_module("huggingface_hub")
         errors = importlib.import_module("huggingface_hub.errors")
+        # An attribute once something has imported it: the package imports its modules when they are used.
+        constants = getattr(hub, "constants", None) or importlib.import_module("huggingface_hub.constants")
     except ImportError as error:
         raise WeightsError(
             f"{source!r} needs huggingface_hub; run: pip install huggingface-hub "
             "(in a checkout: pip install -e '.[hub]')"
         ) from error
-    looked = hub.constants.HF_HUB_CACHE
+    looked = constants.HF_HUB_CACHE
     if str(looked).startswith("~"):  # it would be made here, of that name
         raise WeightsError(f"{source!r} has no cache: there is no home folder; set HF_HOME to a folder.")
 
@@ -166,7 +168,7 @@ def _fetch_from_hub(source: str, files: Sequence[str]) -> pathlib.Path:
         try:
             return pathlib.Path(hub.hf_hub_download(repo, file, revision=revision))
         except errors.LocalEntryNotFoundError:
-            why = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+            why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
             absent.append(
                 f"{source!r} is not in the cache {str(looked)!r} and {why}; download it on a machine with "
                 "a network, and give the file's path."

@@ -89,6 +89,7 @@ _BIG_VISION_TABLE = {
     "t": "logit_scale",
     "b": "logit_bias",
     **{rf"img\.{name}": rf"image.{target}" for name, target in names_google.TABLE.items()},
+    r"img\.head\.(.*)": r"image.head.\1",
     r"img\.MAPHead_0\.probe": "image.attn_pool.latent",
     _MAP_ATTENTION + r"(q|k|v)(?:uery|ey|alue)\.(.*)": r"image.attn_pool.\1.\2",
     _MAP_ATTENTION + r"out\.(.*)": r"image.attn_pool.proj.\1",
