@@ -1,6 +1,7 @@
 """Frozen blocks whose output is kept, classifiers fitted to features, and the run that both are made for."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -100,6 +101,17 @@ def test_the_same_command_continues_on_the_same_split_and_tokens(folder, stored)
     again = _run(longer, out)
     assert (again["step"], again["metrics"].keys()) == (6, results["metrics"].keys())
     assert [path.stat().st_mtime_ns for path in kept] == before
+
+
+def test_a_run_that_resumes_without_its_stored_tokens_computes_the_same_ones(folder, tmp_path, stored):
+    out = tmp_path / "run"
+    shutil.copytree(stored[0], out)
+    shutil.rmtree(out / "frozen")
+    longer = _config(folder)
+    longer.steps = 6
+    assert _run(longer, out)["step"] == 6
+    for name in ("train.npy", "test.npy"):
+        np.testing.assert_array_equal(np.load(out / "frozen" / name), np.load(stored[0] / "frozen" / name))
 
 
 def test_the_head_starts_from_a_fit_of_the_features(folder, stored):

@@ -10,7 +10,7 @@ from vitjax.layers.activations import ACTIVATIONS
 linear_init: nn.initializers.Initializer = nn.initializers.truncated_normal(stddev=0.02)
 
 
-def drop_branch(module: nn.Module, update: Float[Array, "b *rest"], rate: float) -> Float[Array, "b *rest"]:
+def drop_branch(module: nn.Module, update: Float[Array, " b *rest"], rate: float) -> Float[Array, " b *rest"]:
     """A residual branch that some images go without, where `module` has the rng "dropout": stochastic depth.
 
     Source: Huang et al. 2016 (arXiv:1603.09382), in timm's form: every image on its own, those that keep the

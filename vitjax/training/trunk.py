@@ -23,6 +23,7 @@ from vitjax.errors import UserError
 from vitjax.models.vit import VisionTransformer
 from vitjax.system.files import read_json, replacing
 from vitjax.training.batch import Batch
+from vitjax.training.init_state import initial
 from vitjax.training.mixup import soft_labels
 from vitjax.training.optim import part_of
 from vitjax.training.output import SILENT, Output
