@@ -10,7 +10,7 @@ from vitjax.config import EvalConfig
 from vitjax.errors import UserError
 from vitjax.evaluation.described_images import DescribedImages, TextSource
 from vitjax.reranker import Reranker
-from vitjax.system.files import RepeatedName, parse_json, read_text
+from vitjax.system.files import parse_collection, read_text
 
 
 def read_text_queries(path: str | os.PathLike[str]) -> dict[str, list[str]] | list[str]:
@@ -41,18 +41,8 @@ def read_text_queries(path: str | os.PathLike[str]) -> dict[str, list[str]] | li
 
 
 def _json(name: str, text: str) -> Any:
-    try:
-        data = parse_json(text)
-    except RepeatedName as error:
-        raise UserError(f"text queries {name}: {error}") from None
-    except ValueError:
-        data = None
-    if not isinstance(data, dict | list):
-        raise UserError(
-            f'text queries {name}: expected JSON like {{"red dress": ["a.jpg"]}}, text -> relevant images, '
-            "or a list of texts"
-        )
-    return data
+    expected = 'JSON like {"red dress": ["a.jpg"]}, text -> relevant images, or a list of texts'
+    return parse_collection(text, f"text queries {name}", expected)
 
 
 def _lines(text: str) -> dict[str, list[str]] | list[str]:

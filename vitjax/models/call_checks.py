@@ -34,6 +34,15 @@ def refuse_pruning(keep_ratio: object, decisions: object) -> None:
         )
 
 
+def refuse_attention(return_attention: bool, kind: str) -> None:
+    """Raises where a model without attention, "a ResNet" for instance, is asked for it."""
+    if return_attention:
+        raise UserError(
+            f"return_attention: {kind} has none; choose marginals that need no attention, such as "
+            "'cross_correlation', or a transformer."
+        )
+
+
 def refuse_facet(model: Any, facet: str) -> None:
     """Raises where a model is asked for a facet that does not exist, or that its stack cannot hand out."""
     if facet not in FACETS:

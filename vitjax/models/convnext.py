@@ -16,7 +16,7 @@ from vitjax.layers.basic import LayerNorm, Mlp, drop_branch, drop_rates, linear_
 from vitjax.layers.depthwise import DepthwiseConv
 from vitjax.layers.pos_embed import resize_positions
 from vitjax.models.block_stack import run_blocks
-from vitjax.models.call_checks import check_colour_last, last_block, refuse_pruning
+from vitjax.models.call_checks import check_colour_last, last_block, refuse_attention, refuse_pruning
 from vitjax.models.outputs import BackboneOutput
 
 _STEM = 4  # pixels, side of the first convolution's patches
@@ -181,11 +181,7 @@ class ConvNeXt(nn.Module):
         refuse_pruning(keep_ratio, decisions)
         check_colour_last(images)
         height, width = images.shape[1:3]
-        if return_attention:
-            raise UserError(
-                "return_attention: a ConvNeXt has none; choose marginals that need no attention, such as "
-                "'cross_correlation', or a transformer."
-            )
+        refuse_attention(return_attention, "a ConvNeXt")
         if min(height, width) < max(self._stride, self.pseudo_patch_size or 0):
             raise UserError(
                 f"images are {height}x{width} pixels; too small for a single token of {self._stride} pixels: "

@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vitjax.errors import UserError
 from vitjax.layers.batch_norm import BatchNorm
-from vitjax.models.call_checks import check_colour_last, last_block, refuse_pruning
+from vitjax.models.call_checks import check_colour_last, last_block, refuse_attention, refuse_pruning
 from vitjax.models.outputs import BackboneOutput
 
 _STEM = 64  # channels of the first convolution, in timm too whatever `channels` is
@@ -130,11 +129,7 @@ class ResNet(nn.Module):
         images = jnp.asarray(images)
         refuse_pruning(keep_ratio, decisions)
         check_colour_last(images)
-        if return_attention:
-            raise UserError(
-                "return_attention: a ResNet has none; choose marginals that need no attention, such as "
-                "'cross_correlation', or a transformer."
-            )
+        refuse_attention(return_attention, "a ResNet")
         last = last_block(block, sum(self.layers))
         x = _conv(_STEM, 7, 2, self.dtype, "conv1")(images)
         x = jax.nn.relu(BatchNorm(self.eps, name="bn1")(x, train=train)).astype(self.dtype)

@@ -109,6 +109,28 @@ def parse_json(text: str | bytes) -> Any:
         raise UserError(f"it is not JSON ({error})") from None
 
 
+def parse_collection(text: str, what: str, expected: str) -> dict[str, Any] | list[Any]:
+    """A JSON object or list.
+
+    Args:
+        text: JSON.
+        what: it is of, which begins the line of an error.
+        expected: what such a file says, for a text that is no JSON, or another kind of it.
+
+    Raises:
+        UserError: a name comes twice, or what `expected` is for.
+    """
+    try:
+        data = parse_json(text)
+    except RepeatedName as error:
+        raise UserError(f"{what}: {error}") from None
+    except ValueError:
+        data = None
+    if not isinstance(data, dict | list):
+        raise UserError(f"{what}: expected {expected}")
+    return data
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """What a JSON file says, see `parse_json`.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitjax.errors import UserError
-from vitjax.system.files import RepeatedName, canonical, parse_json, read_text
+from vitjax.system.files import canonical, parse_collection, read_text
 
 
 def read_ground_truth(
@@ -71,18 +71,11 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any] | list[Any]:
         text = read_text(path)
     except ValueError as error:
         raise UserError(f"ground truth {error}; give a JSON file") from None
-    try:
-        data = parse_json(text)
-    except RepeatedName as error:
-        raise UserError(f"ground truth {path}: {error}") from None
-    except ValueError:
-        data = None
-    if not isinstance(data, dict | list):
-        raise UserError(
-            f'ground truth {path}: expected JSON like {{"0": [3, 4], "1": [5]}}, or like '
-            '{"query.jpg": ["a.jpg", "b.jpg"]}: query -> relevant images'
-        )
-    return data
+    expected = (
+        'JSON like {"0": [3, 4], "1": [5]}, or like '
+        '{"query.jpg": ["a.jpg", "b.jpg"]}: query -> relevant images'
+    )
+    return parse_collection(text, f"ground truth {path}", expected)
 
 
 def _check_kinds(entries: Sequence[tuple[int | str, Any]]) -> bool:
