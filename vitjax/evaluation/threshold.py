@@ -6,7 +6,7 @@ first hits, with the threshold. The queries must be of the kind that will be ask
 """
 
 import argparse
-import json
+import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vitjax.errors import UserError
-from vitjax.retrieval.reranking.accept import Acceptance, candidate_spread, clopper_pearson
+from vitjax.retrieval.reranking.accept import Acceptance, candidate_spread, clopper_pearson, margin
 from vitjax.system.files import parse_json, read_text, replacing
 
 BINS = 40
@@ -48,18 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def learn(run: pathlib.Path, signal: str, alpha: float, delta: float) -> list[str]:
     """Writes accept.json and accept.svg into the workdir of a run, and returns what to say of them."""
     hits = read_hits(run)
-    value = hits.score[:, 0]
-    if signal == "margin":
-        value = value - hits.score[:, 1] if hits.score.shape[1] > 1 else np.full(len(value), np.inf)
+    value = margin(hits.score) if signal == "margin" else hits.score[:, 0]
     wrong = ~hits.relevant[:, 0]
     found = Acceptance.learn(value, wrong, name=signal, alpha=alpha, delta=delta)
-    found = Acceptance(signal, found.threshold, alpha, delta, candidate_spread(*hits, alpha))
-    data = {"accept": found.to_dict()}
-    results = run / "results.json"
+    found = dataclasses.replace(found, spread=candidate_spread(*hits, alpha))
+    results, beside = run / "results.json", {}
     if results.exists() and (gate := parse_json(read_text(results)).get("gate")):
-        data["gate"] = gate  # one file: when the new order is taken, and when it is an answer
-    with replacing(run / "accept.json") as file:
-        json.dump(data, file, indent=1)
+        beside["gate"] = gate  # one file: when the new order is taken, and when it is an answer
+    found.write(run / "accept.json", **beside)
     with replacing(run / "accept.svg") as file:
         file.write(draw(value, wrong, found.threshold, signal))
     accepted = value >= found.threshold

@@ -25,7 +25,7 @@ from vitjax.errors import UserError
 from vitjax.retrieval.reranking.gate import plan_sharpness
 from vitjax.retrieval.reranking.rerank_candidates import Reranked, rerank
 from vitjax.retrieval.reranking.then import Shortlist
-from vitjax.system.files import RepeatedName, parse_json, read_text
+from vitjax.system.files import RepeatedName, parse_json, read_text, replacing
 
 GRID = 50  # thresholds that are tried: quantiles of the scores, so they do not look at what is wrong
 NOTHING = math.inf  # threshold that accepts nothing
@@ -128,12 +128,17 @@ def by_score(shortlist: Shortlist, found: Reranked) -> np.ndarray:
     return found.score[:, 0]
 
 
+def margin(score: Float[np.ndarray, "q k"]) -> Float[np.ndarray, " q"]:
+    """First score of a row minus the second; infinite where there is no second."""
+    if score.shape[1] < 2:
+        return np.full(len(score), np.inf)
+    return score[:, 0] - score[:, 1]
+
+
 def by_margin(shortlist: Shortlist, found: Reranked) -> np.ndarray:
     """How much better the first candidate scores than the second; infinite where there is no second."""
     del shortlist
-    if found.score.shape[1] < 2:
-        return np.full(len(found.score), np.inf)
-    return found.score[:, 0] - found.score[:, 1]
+    return margin(found.score)
 
 
 def by_mutual(shortlist: Shortlist, found: Reranked) -> np.ndarray:
@@ -219,10 +224,10 @@ class Acceptance:
         fields = dataclasses.asdict(self)
         return {k: str(v) if isinstance(v, float) and math.isinf(v) else v for k, v in fields.items()}
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file that `read` reads."""
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump({"accept": self.to_dict()}, file, indent=1)
+    def write(self, path: str | os.PathLike[str], **beside: Any) -> None:
+        """Writes the file that `read` reads, whole or not at all, with further entries beside `accept`."""
+        with replacing(path) as file:
+            json.dump({"accept": self.to_dict(), **beside}, file, indent=1)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Acceptance":
