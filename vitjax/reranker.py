@@ -516,28 +516,18 @@ class Reranker:
             rows = self._nearest(described, candidates, searcher)
             gallery = candidates.take(rows)
         ids = candidates.ids(rows) if ids is None else [ids[i] for i in rows]
-        structural, pooled, mass = self._compare(described, gallery)
-        score = structural + np.float32(self.config.rerank.weight) * pooled
-        order = np.argsort(-score, kind="stable")
-        if self.config.rerank.then:
-            given = score, structural, pooled, mass
-            order, score, pooled = self._refined(described, gallery, order, given)
-        accept = accept or self.config.rerank.accept
-        given = score, structural, pooled, mass
-        if accept and not self._accepted(accept, (described, gallery), order, given):
-            return []
-        order = order[:top_k]
+        shortlist = Shortlist(described, gallery, self.rule, self.token_grid)
+        found = refine(shortlist, self._ranked(described, gallery))
+        if accept := accept or self.config.rerank.accept:
+            rule = accept if isinstance(accept, Acceptance) else Acceptance.read(accept)
+            if not rule.accepted(shortlist, found)[0]:
+                return []
+        order = found.index[0, :top_k]
         grid = (1, described.sizes.tokens) if by_text else self.token_grid
         matches = self._matches(described, gallery, order, grid) if return_matches else [()] * len(order)
+        score, structural, pooled = (x[0].tolist() for x in (found.score, found.structural, found.pooled))
         return [
-            Hit(
-                ids[i],
-                float(score[i]),
-                rank,
-                float(structural[i]),
-                float(pooled[i]),
-                m,
-            )
+            Hit(ids[i], score[rank], rank, structural[rank], pooled[rank], m)
             for rank, (i, m) in enumerate(zip(order, matches, strict=True))
         ]
 
@@ -556,10 +546,8 @@ class Reranker:
         _, rows = searcher.search(query, k) if searcher else gallery.search(query, k, mesh=self.mesh)
         return rows[0][rows[0] >= 0]
 
-    def _compare(
-        self, query: Descriptors, gallery: DescriptorSet
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Structural and pooled score, and matched mass, of every gallery row, in the gallery's order.
+    def _ranked(self, query: Descriptors, gallery: DescriptorSet) -> Reranked:
+        """Every gallery row, best first; equal scores keep the gallery's order.
 
         The candidates are laid out in rows of a fixed length, the query being repeated: shapes, and so the
         compiled program and its rounding, do not depend on how many candidates there are.
@@ -577,28 +565,11 @@ class Reranker:
         for row, x in zip(found, (result.structural, result.pooled, result.mass), strict=True):
             row[order[real]] = np.asarray(x).ravel()[real]
         structural, pooled, mass = found
-        return structural, pooled, mass
-
-    def _refined(
-        self, query: Descriptors, gallery: DescriptorSet, order: np.ndarray, scores: tuple[np.ndarray, ...]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Order, scores and pooled cosines of the candidates after the stages of `config.rerank.then`."""
-        found = refine(Shortlist(query, gallery, self.rule, self.token_grid), _ranked(order, scores))
-        new, score, pooled = found.index[0], np.empty_like(scores[0]), np.empty_like(scores[2])
-        score[new], pooled[new] = found.score[0], found.pooled[0]
-        return new, score, pooled
-
-    def _accepted(
-        self,
-        accept: Acceptance | str | os.PathLike[str],
-        described: tuple[Descriptors, DescriptorSet],
-        order: np.ndarray,
-        scores: tuple[np.ndarray, ...],
-    ) -> bool:
-        """Whether the first candidate is an answer."""
-        rule = accept if isinstance(accept, Acceptance) else Acceptance.read(accept)
-        shortlist = Shortlist(*described, self.rule, self.token_grid)
-        return bool(rule.accepted(shortlist, _ranked(order, scores))[0])
+        score = structural + np.float32(self.config.rerank.weight) * pooled
+        best_first = np.argsort(-score, kind="stable")[None]
+        score, structural, pooled, mass = (x[best_first] for x in (score, structural, pooled, mass))
+        blank = np.zeros_like(score)
+        return Reranked(best_first, score, structural, pooled, blank, blank.astype(bool), mass)
 
     def _matches(
         self, query: Descriptors, gallery: DescriptorSet, rows: np.ndarray, grid: tuple[int, int]
@@ -620,13 +591,6 @@ def _joint(module: Any, images: jax.Array, **call: Any) -> Any:
     output = module.encode_image(images, **call)
     tokens = module.project_tokens(output.tokens)
     return output.replace(tokens=tokens, pooled=output.embedding, prefix=tokens[:, :0])
-
-
-def _ranked(order: np.ndarray, scores: tuple[np.ndarray, ...]) -> Reranked:
-    """Candidates of one query in their order, from scores, their two parts and matched masses of all rows."""
-    score, structural, pooled, mass = (x[order][None] for x in scores)
-    blank = np.zeros_like(score)
-    return Reranked(order[None], score, structural, pooled, blank, blank.astype(bool), mass)
 
 
 def _with_progress(loader: Batches, progress: Progress | bool | None) -> Iterable[Batch]:
