@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vitjax.errors import UserError
+from vitjax.retrieval.descriptors import unit_vectors
 
 LEFT = 0.2  # share of the positional bias that `positional_subspace` may leave
-_TINY = 1e-12
 
 
 def token_center(
@@ -85,15 +85,13 @@ def positional_subspace(
     Raises:
         ValueError: neither `images` nor `components`, or fewer directions than `components`.
     """
-    unit = _unit(np.asarray(flat, np.float64))
+    unit = unit_vectors(np.asarray(flat, np.float64))
     there = unit.any(axis=-1, keepdims=True)
     mean = unit.sum(axis=1, keepdims=True) / np.maximum(there.sum(axis=1, keepdims=True), 1)
     spread = np.where(there, unit - mean, 0).reshape(-1, unit.shape[-1])
     _, strength, rows = np.linalg.svd(spread, full_matrices=False)
     rank = int((strength > 1e-6 * max(strength.max(initial=0), 1.0)).sum())
-    basis = rows[:rank].T
-    largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=0)[None], axis=0)
-    basis = basis * np.where(largest < 0, -1, 1)
+    basis = signed(rows[:rank].T)
     if components > rank or (not components and images is None):
         raise UserError(
             f"positional_subspace: {components} components of {rank} directions; give images to measure the "
@@ -122,7 +120,7 @@ def positional_bias(tokens: Float[Array | np.ndarray, "n t d"]) -> float:
     Returns:
         Difference of the mean cosines over all pairs of images: 0 without positional bias, below 2.
     """
-    unit = _unit(np.asarray(tokens, np.float64))
+    unit = unit_vectors(np.asarray(tokens, np.float64))
     n, t, _ = unit.shape
     if n < 2 or t < 2:
         return 0.0
@@ -133,5 +131,7 @@ def positional_bias(tokens: Float[Array | np.ndarray, "n t d"]) -> float:
     return float((same - every) * t / (t - 1))
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), _TINY)
+def signed(basis: Float[np.ndarray, "d k"]) -> Float[np.ndarray, "d k"]:
+    """Directions turned so that the largest entry of each column is positive."""
+    largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=0)[None], axis=0)
+    return basis * np.where(largest < 0, -1, 1)

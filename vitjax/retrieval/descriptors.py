@@ -171,7 +171,9 @@ class Descriptors:
         refuse_rows("weights below zero", (weights >= 0).all(axis=1))
         # None is then too small to be summed.
         weights = weights / weights.max(axis=1, keepdims=True, initial=TINY**3)
-        return cls(_unit(_tamed(pooled)), _unit(_tamed(tokens)), _share(weights), valid, positions)
+        return cls(
+            unit_vectors(_tamed(pooled)), unit_vectors(_tamed(tokens)), _share(weights), valid, positions
+        )
 
 
 def _by_old_name(positions: Any) -> Any:
@@ -193,7 +195,8 @@ def _tamed(x: np.ndarray) -> np.ndarray:
     return np.where(largest > 1e15, x / np.maximum(largest, 1), x)
 
 
-def _unit(x: Any) -> Any:
+def unit_vectors(x: Any) -> Any:
+    """Vectors of length 1; those shorter than `TINY` have no direction. On the host, or on the device."""
     xp = jnp if isinstance(x, jax.Array) else np
     return x / xp.maximum(xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True)), TINY)
 
@@ -357,7 +360,7 @@ def make_describe(
             tokens = _project_out(tokens, subspace)
         pooled, owner = output.pooled.astype(jnp.float32), _owner(output)
         if normalise:
-            tokens, pooled = _unit(tokens), _unit(pooled)
+            tokens, pooled = unit_vectors(tokens), unit_vectors(pooled)
         if count and normalise:
             importance = weights
             if aggregate == "attention":

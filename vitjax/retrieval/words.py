@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vitjax.errors import UserError
-from vitjax.retrieval.descriptors import Descriptors
+from vitjax.retrieval.descriptors import Descriptors, unit_vectors
 
 _STEP = 8  # words are padded to a multiple of so many: few shapes, few compilations
 
@@ -35,7 +35,7 @@ def describe_words(
     padded = -(-most // _STEP) * _STEP
     vectors = np.zeros((len(words), padded, tokens.shape[2]), np.float32)
     valid = np.zeros(vectors.shape[:2], bool)
-    unit = tokens / np.maximum(np.linalg.norm(tokens, axis=-1, keepdims=True), 1e-12)
+    unit = unit_vectors(tokens)
     for row, spans in enumerate(words):
         for i, (start, stop) in enumerate(spans):
             vectors[row, i] = unit[row, start:stop].mean(axis=0)

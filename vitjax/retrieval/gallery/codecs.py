@@ -20,6 +20,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from vitjax.errors import UserError
 from vitjax.retrieval.aggregate import lloyd
+from vitjax.retrieval.centering import signed
+from vitjax.retrieval.descriptors import unit_vectors
 from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Location, plain_errors
 
 FILE = "codec.npz"
@@ -65,7 +67,7 @@ class SignCodec:
         step = (2 * bits[..., :count] - 1) * self.scale
         if self.directions is not None:
             step = xp.matmul(step, self.directions.T)
-        return _unit(step + self.mean)
+        return unit_vectors(step + self.mean)
 
 
 @struct.dataclass
@@ -104,7 +106,7 @@ class ProductCodec:
 
     def decode(self, codes: Any) -> Any:
         """Vectors of length 1, float32; on the host or, under jit, on the device."""
-        return _unit(self.words(codes))
+        return unit_vectors(self.words(codes))
 
     def table(self, queries: Float[Array | np.ndarray, "n d"]) -> Float[Array, "n parts codewords"]:
         """Inner products of the parts of exact tokens with all codewords."""
@@ -132,8 +134,9 @@ def learn_sign(tokens: Float[np.ndarray, "n d"], bits: int = 0, *, seed: int = 0
 
 def learn_itq(tokens: Float[np.ndarray, "n d"], bits: int = 128, *, seed: int = 0) -> SignCodec:
     """Iterative quantisation (Gong and Lazebnik 2011): principal directions, turned towards their signs."""
-    mean, directions = principal(_drawn(tokens, seed), min(bits, tokens.shape[1]))
-    projected = (_drawn(tokens, seed) - mean) @ directions
+    drawn = _drawn(tokens, seed)
+    mean, directions = principal(drawn, min(bits, tokens.shape[1]))
+    projected = (drawn - mean) @ directions
     start = np.linalg.qr(np.random.default_rng(seed).normal(size=(projected.shape[1],) * 2))[0]
     rotation, _ = itq(projected, start, ITQ_ITERATIONS)
     scale = np.abs(projected @ rotation).mean()
@@ -165,9 +168,7 @@ def principal(tokens: np.ndarray, count: int) -> tuple[Float[np.ndarray, " d"], 
     x = np.asarray(tokens, np.float64)
     mean = x.mean(axis=0)
     _, vectors = np.linalg.eigh((x - mean).T @ (x - mean))
-    found = vectors[:, ::-1][:, :count]
-    largest = np.take_along_axis(found, np.abs(found).argmax(axis=0)[None], axis=0)
-    return mean, found * np.where(largest < 0, -1, 1)
+    return mean, signed(vectors[:, ::-1][:, :count])
 
 
 def itq(
@@ -230,8 +231,3 @@ def _drawn(tokens: np.ndarray, seed: int) -> np.ndarray:
     """At most so many tokens, in float64."""
     x = np.asarray(tokens, np.float64)
     return x if len(x) <= _MOST else x[np.random.default_rng(seed).permutation(len(x))[:_MOST]]
-
-
-def _unit(x: Any) -> Any:
-    xp = jnp if isinstance(x, jax.Array) else np
-    return x / xp.maximum(xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True)), 1e-12)

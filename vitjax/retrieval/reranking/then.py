@@ -19,7 +19,7 @@ from skimage.transform import ProjectiveTransform, SimilarityTransform
 from vitjax.config import RerankConfig
 from vitjax.errors import UserError
 from vitjax.retrieval.descriptor_set import DescriptorSet
-from vitjax.retrieval.descriptors import TINY
+from vitjax.retrieval.descriptors import TINY, unit_vectors
 from vitjax.retrieval.explanation.matches import match_pairs
 from vitjax.retrieval.reranking.rerank_candidates import Reranked
 
@@ -214,8 +214,7 @@ def expand(
     """unit(v + sum over the nearest of max(cosine, 0)^alpha g): of queries, or of a gallery (DBA)."""
     found = gallery[nearest]
     weight = np.maximum(np.einsum("qd,qkd->qk", vectors, found), 0) ** alpha
-    joined = vectors + np.einsum("qk,qkd->qd", weight, found)
-    return joined / np.maximum(np.linalg.norm(joined, axis=1, keepdims=True), 1e-12)
+    return unit_vectors(vectors + np.einsum("qk,qkd->qd", weight, found))
 
 
 @dataclass(frozen=True)
