@@ -2,7 +2,12 @@ r"""Search a gallery of images, rerank the candidates by matching patches, measu
 
 python eval.py --config configs/demo.py --workdir runs/demo
 
-Or classify images, dense and with fewer tokens: configs/classify_*.py.
+Or classify images, dense and with fewer tokens: configs/classify*.py. Configs
+folder, places and classify take another backbone behind a colon, as
+--config folder:dinov3: a name of `vitjax models`, or a family, which are
+dinov2, dinov2_giant, dinov3, dinov3_convnext, clip, siglip, siglip2, tipsv2,
+pe_core. Those with a text tower serve text_search and classify_zero_shot, too,
+and all of them the published protocols (cub200, cars196, sop, msls).
 """
 
 import os

@@ -9,15 +9,44 @@ from vitjax.config.train_config import (
     TrainConfig,
     TrainDataConfig,
 )
-from vitjax.pretrained import MODELS
+from vitjax.pretrained import MODELS, cost_of, pretrained_source
+
+# Families of backbones: the model that describes images, and the one that has a text tower besides.
+FAMILIES = {
+    "dinov2": ("vit_small_patch14_dinov2", ""),
+    "dinov2_giant": ("vit_giant_patch14_dinov2", ""),
+    "dinov3": ("vit_small_patch16_dinov3", ""),
+    "dinov3_convnext": ("convnext_tiny_dinov3", ""),
+    "clip": ("vit_base_patch16_clip_quickgelu_224", "clip_vit_base_patch16"),
+    "siglip": ("vit_base_patch16_siglip_224", "siglip_base_patch16_224"),
+    "siglip2": ("vit_base_patch16_siglip_256.v2_webli", "siglip2_base_patch16_256"),
+    "tipsv2": ("vit_base_patch14_tipsv2", "tipsv2_b14"),
+    "pe_core": ("vit_pe_core_base_patch16_224", "pe_core_b16_224"),
+}
 
 
-def dinov2() -> EvalConfig:
-    """DINOv2's own ViT-S/14 with the recipe of the demo, on its last block."""
+def preset(arg: str) -> EvalConfig:
+    """The recipe of the demo; with an argument, on another backbone.
+
+    That is one of `FAMILIES`, or a model's name, whose published weights are taken. Tokens are then those of
+    its last block, on the demo's grid where the model has one as fine. That, and how patches are matched, was
+    measured with CLIP alone (docs/results.md): `--config.model.block=` and `--config.rerank.tau=` are yours
+    to choose.
+    """
     config = demo_config()
-    config.weights = "hf:timm/vit_small_patch14_dinov2.lvd142m"
-    config.model.block = -1
-    config.rerank.top_k = 100
+    if not arg:
+        return config
+    if arg not in FAMILIES and arg.partition(".")[0] not in MODELS:
+        raise ValueError(
+            f"config argument {arg!r} is unknown; known: {', '.join(FAMILIES)}, or a name of `vitjax models`"
+        )
+    known = FAMILIES[arg][0] if arg in FAMILIES else arg
+    name = known.partition(".")[0]
+    cost, whole = cost_of(name), config.model.grid**2
+    config.weights, config.model.name, config.model.block = pretrained_source(known), name, -1
+    config.model.grid = config.model.grid if cost and cost.tokens >= whole else 0
+    # Other weights are used at the size that they were trained at last; DINOv2's own evaluation is at 224.
+    config.model.img_size = 224 if name.endswith("dinov2") else 0
     return config
 
 
@@ -55,23 +84,27 @@ BACKBONES = {
     "cvt": paper_cvt,
     "swin": paper_swin,
     "resnet": paper_resnet,
-    "dinov2": dinov2,
 }
 
 
 def paper_backbone(arg: str) -> EvalConfig:
-    """The preset of a backbone: deit, cvt, swin, resnet or dinov2."""
-    if arg not in BACKBONES:
-        raise ValueError(f"config argument {arg!r} is unknown; known: {', '.join(BACKBONES)}")
-    return BACKBONES[arg]()
+    """The preset of a backbone: deit, cvt, swin or resnet as the papers have them; or as `preset` has it."""
+    if arg not in (*BACKBONES, *FAMILIES):
+        raise ValueError(f"config argument {arg!r} is unknown; known: {', '.join((*BACKBONES, *FAMILIES))}")
+    if arg in BACKBONES:
+        return BACKBONES[arg]()
+    config = preset(arg)
+    config.rerank.top_k = 100
+    return config
 
 
 def two_towers(arg: str) -> str:
     """The model with a text tower that `--config FILE:arg` names; SigLIP 2 B/16 without an argument."""
-    name = arg or "siglip2_base_patch16_256"
+    name = FAMILIES.get(arg or "siglip2", ("", arg))[1]
     if name not in MODELS or MODELS[name].text is None:
-        known = ", ".join(known for known, card in MODELS.items() if card.text)
-        raise ValueError(f"config argument {name!r} is unknown; models with a text tower: {known}")
+        families = [family for family, (_, text) in FAMILIES.items() if text]
+        known = ", ".join([*families, *(known for known, card in MODELS.items() if card.text)])
+        raise ValueError(f"config argument {arg!r} is unknown; with a text tower: {known}")
     return name
 
 

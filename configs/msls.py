@@ -8,7 +8,7 @@ evaluation, a photo within 25 m by UTM is relevant whatever its direction, each 
 panoramas and rows outside of the subtask are left out, and so are queries without a relevant photo: 498
 remain in Copenhagen, 242 in San Francisco. Recall and MAP at 1, 5, 10 and 20, per city and together.
 `--config.data.angle=40` also asks for the direction, `--config.data.subtask=d2n` for day against night.
-Backbones: cvt, swin, deit, resnet, dinov2.
+Backbones: cvt, swin, deit, resnet, and the families of configs/folder.py.
 
 Recall@1 of "Beyond the CLS Token" (BMVC 2022) with a CvT-13 that NetVLAD taught: 60.68 pooled, 66.35 reranked
 ("complement" marginals, frames squashed to a square, both as here). Weights here are ImageNet's, so expect

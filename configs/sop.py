@@ -4,8 +4,8 @@ python eval.py --config configs/sop.py:swin --workdir runs/sop_swin --config.dat
     --config.index.path=GALLERY
 
 DIR is the unpacked Stanford_Online_Products.zip (cvgl.stanford.edu/projects/lifted_struct). Descriptors are
-kept in GALLERY, on disk, also for the next run. Backbones: swin, cvt, deit, resnet, dinov2; pooled search
-(base) and reranking (structural) come from the same run.
+kept in GALLERY, on disk, also for the next run. Backbones: swin, cvt, deit, resnet, and the families of
+configs/folder.py; pooled search (base) and reranking (structural) come from the same run.
 
 P@1 of "Beyond the CLS Token" (BMVC 2022), pooled then reranked, of models trained on the other half: DeiT-S
 78.13, 77.65; CvT-13 77.15, 77.15 ("complement" marginals, as here); Swin-T 79.42, 80.02 (partial transport,

@@ -559,15 +559,21 @@ def pretrained_source(name: str) -> str:
     """Returns where published weights for a model are, as `load_weights` takes it.
 
     Args:
-        name: of a model; or with the tag of weights that a Python package holds, a name of `PACKAGED`.
+        name: of a model, or with the tag of weights that are known, as timm writes it; a name of `PACKAGED`.
 
     Raises:
         ValueError: unknown name, or no known weights.
 
     >>> pretrained_source("deit_small_patch16_224")
     'hf:timm/deit_small_patch16_224.fb_in1k'
+    >>> pretrained_source("vit_base_patch16_siglip_256.v2_webli")
+    'hf:timm/vit_base_patch16_siglip_256.v2_webli'
     """
-    weights = MODELS[name].weights if name in MODELS else PACKAGED.get(name, "")
+    bare, _, tag = name.partition(".")
+    card = MODELS.get(bare)
+    weights = PACKAGED.get(name, "")
+    if card and (not tag or tag == card.weights or tag in card.inputs):
+        weights = tag or card.weights
     if not weights:
         raise UserError(f"no weights of model {name!r} are known; list_models(pretrained=True) lists those.")
-    return weights if ":" in weights else f"hf:timm/{name}.{weights}"
+    return weights if ":" in weights else f"hf:timm/{bare}.{weights}"

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import pathlib
+from typing import Any
 
 import jax
 import pytest
@@ -179,7 +180,8 @@ COSTS |= {
 }
 COSTS |= {
     "vit_giant_patch14_dinov2": Count(_gated(1536, 40, 37**2, 1, 14, 4096), 1_136_479_232),
-    "vit_giant_patch14_reg4_dinov2": Count(_gated(1536, 40, 37**2, 5, 14, 4096), 1_136_479_232 + 4 * 1536),
+    # Four registers more, and a position less: the CLS token has none.
+    "vit_giant_patch14_reg4_dinov2": Count(_gated(1536, 40, 37**2, 5, 14, 4096), 1_136_479_232 + 3 * 1536),
 }
 
 
@@ -323,9 +325,8 @@ def _models() -> list:
         "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_384",
         "vit_small_patch14_reg4_dinov2", "swin_tiny_patch4_window7_224", "cvt_13", "lvvit_t", "resnet50",
         "dynamicvit_deit_tiny_patch16_224", "dynamicvit_lvvit_s", "dynamicswin_tiny_patch4_window7_224",
-        "vit_small_patch16_dinov3", "vit_small_plus_patch16_dinov3_qkvb", "clip_vit_base_patch32",
-        "vit_base_patch16_siglip_224", "siglip2_so400m_patch14_384",
-        "convnext_tiny_dinov3", "tipsv2_b14", "pe_core_t16_384",
+        "vit_small_patch16_dinov3", "clip_vit_base_patch32",
+        "vit_base_patch16_siglip_224", "convnext_tiny_dinov3", "pe_core_t16_384",
     }  # fmt: skip
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in sorted(COSTS)]
 
@@ -338,6 +339,27 @@ def test_parameter_count_is_exact(name):
 @pytest.mark.parametrize("name", _models())
 def test_multiply_accumulates_are_exact(name):
     assert _counted(name).macs == COSTS[name].macs
+
+
+_DEEP = (
+    "vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_large_patch16_dinov3",
+    "vit_huge_plus_patch16_dinov3_qkvb", "vit_large_patch14_dinov2", "vit_giant_patch14_reg4_dinov2",
+    "vit_base_patch16_clip_quickgelu_224", "clip_vit_large_patch14_336", "siglip2_large_patch16_256",
+    "siglip2_so400m_patch14_384", "tipsv2_l14", "tipsv2_g14", "pe_core_l14_336", "pe_core_g14_448",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _DEEP)
+def test_large_models_cost_their_depth_times_what_a_second_block_adds(name):
+    model = build(name)
+    texts = {"text": {"depth": 1}} if hasattr(model, "text") else {}
+    one, two = (build(name, depth=depth, **texts) for depth in (1, 2))
+    first, second = (count(each, model.img_size) for each in (one, two))
+    found = [a + (model.depth - 1) * (b - a) for a, b in zip(first, second, strict=True)]
+    if texts:
+        both = count(build(name, depth=1, text={"depth": 2}), model.img_size)
+        found[1] += (model.text.depth - 1) * (both.params - first.params)
+    assert Count(*found) == COSTS[name]
 
 
 @pytest.mark.parametrize(("name", "row"), [("cvt_13", "CvT-13"), ("cvt_21", "CvT-21")])
@@ -469,8 +491,8 @@ def test_tokens_and_width_are_those_of_the_output(name):
     image = jax.ShapeDtypeStruct((1, model.img_size, model.img_size, 3), "float32")
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
 
-    def look(variables, image):
-        output = model.apply(variables, image)
+    def look(variables: Any, image: Any) -> Any:
+        output: Any = model.apply(variables, image)
         return jax.numpy.zeros(output.grid), output.tokens
 
     grid, tokens = jax.eval_shape(look, variables, image)
