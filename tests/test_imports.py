@@ -165,12 +165,16 @@ def test_importing_the_package_does_no_work():
     assert out.stdout.strip() == "[]"
 
 
-def test_importing_every_public_name_does_not_import_ott():
-    code = "import sys, vitjax; [getattr(vitjax, n) for n in vitjax.__all__]; print('ott' in sys.modules)"
+def test_importing_every_public_name_does_not_import_what_few_calls_need():
+    """SciPy's statistics alone take as long to import as JAX."""
+    code = (
+        "import sys, vitjax; [getattr(vitjax, n) for n in vitjax.__all__]; "
+        "print(sorted({'ott', 'scipy', 'skimage', 'orbax', 'onnx', 'matplotlib'} & set(sys.modules)))"
+    )
     out = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
     )
-    assert out.stdout.strip() == "False"
+    assert out.stdout.strip() == "[]"
 
 
 def test_nothing_private_of_jax_is_imported():

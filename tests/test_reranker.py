@@ -236,6 +236,7 @@ def test_a_few_images_are_not_padded_to_a_full_batch_and_many_compile_one_shape(
         assert len(described) == count
     assert sizes == [2, 4, 4, 4, 4]
     assert describe._cache_size() == 2
+    assert [fresh._compiled_size(32, count) for count in (1, 9, 17, 20, 29, 99)] == [2, 10, 20, 20, 32, 32]
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "cvt_13"])

@@ -319,8 +319,9 @@ class Reranker:
         return -(-batch_size // self.mesh.size) * self.mesh.size
 
     def _compiled_size(self, batch_size: int, images: int) -> int:
-        """The batch for so many images: a few never wait for a full one, and only powers of two compile."""
-        return self._rounded(min(batch_size, 1 << (max(images, 1) - 1).bit_length()))
+        """The batch for so many images: a few never wait for a full one, and four sizes an octave compile."""
+        step = max(1 << (max(images, 1) - 1).bit_length() >> 3, 1)
+        return self._rounded(min(batch_size, -(-max(images, 1) // step) * step))
 
     @classmethod
     def from_config(cls, config: EvalConfig, *, compilation_cache: bool = True) -> "Reranker":
@@ -361,7 +362,7 @@ class Reranker:
             images: paths, PIL images, uint8 arrays (h, w, 3), bytes of image files, or a source of
                 `vitjax.data`.
             batch_size: images per forward pass, over all devices; rounded up to a multiple of them. For
-                fewer images it is the next power of two.
+                fewer images it is their number, above 8 rounded up by less than a quarter.
             on_bad_image: "error" stops at the first unreadable image; "skip" leaves it out.
             progress: True = a bar on stderr; or what wraps the iteration over batches, called with it and
                 the number of batches.

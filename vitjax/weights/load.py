@@ -23,6 +23,7 @@ from vitjax.weights.towers import IMAGE, has_both, take_part
 
 _LOG = logging.getLogger(__name__)
 Source = str | os.PathLike[str] | Mapping[str, Any] | Sequence[str | os.PathLike[str]]
+Shapes = Mapping[tuple[str, ...], tuple[int, ...]]
 # Google's pre_logits is a layer of the classifier that the models here lack.
 _HEAD_NAMES = ("head", "head_dist", "aux_head", "fc", "pre_logits")
 
@@ -88,12 +89,12 @@ def load_with_report(
         variables, report = load_with_report(source, loop, strict=strict, drop_head=drop_head, entry=entry)
         return stack_blocks(variables), report
     label, state, choice = _open(source, entry)
-    placed, report = match(state, model, label=label, drop_head=drop_head, choice=choice)
+    wanted = _parameters(model)
+    placed, report = match(state, model, label=label, drop_head=drop_head, choice=choice, wanted=wanted)
     if strict and not report.fits:
         raise WeightsError(str(report))
     for note in report.notes:
         _LOG.warning("weights %r: %s.", label, note)
-    wanted = _parameters(model)
     initial: dict[tuple[str, ...], Any] = {}
     if set(wanted) - set(placed):
         initial = _flatten(jax.jit(model.init)(jax.random.key(0), *_blank(model)))
@@ -151,8 +152,17 @@ def match(
     label: str = "given arrays",
     drop_head: bool = False,
     choice: Choice | None = None,
+    wanted: Shapes | None = None,
 ) -> tuple[dict[tuple[str, ...], np.ndarray], LoadReport]:
     """Compares names and shapes without touching the large arrays.
+
+    Args:
+        state: arrays by their name in the file.
+        model: a backbone.
+        label: what the source is called in messages.
+        drop_head: the checkpoint's classifier is left out.
+        choice: of the entry; None = chosen here.
+        wanted: shapes of the model's parameters by path, where they are known; None = found here.
 
     Returns:
         Arrays that fit, by linen path, in linen's shapes and the types of the file; and the report.
@@ -160,7 +170,7 @@ def match(
     choice = choice or choose(state, source=f"weights {label!r}")
     renamed = rename(state, choice)
     take_part(renamed, model)
-    wanted = _parameters(model)
+    wanted = _parameters(model) if wanted is None else wanted
     notes = [*choice.notes, *_differences(renamed.computes, model)]
     ignored = dict(renamed.ignored)
     has_head = any(path[0] in _HEAD_NAMES for path in wanted)
@@ -229,7 +239,7 @@ def _blank(model: Any) -> tuple[Any, ...]:
     return (jnp.zeros((1, height, width, 3), jnp.float32),)
 
 
-def _parameters(model: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _parameters(model: nn.Module) -> Shapes:
     shapes: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), *_blank(model)))
     return {path: leaf.shape for path, leaf in _flatten(shapes).items()}
 

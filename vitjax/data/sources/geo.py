@@ -1,12 +1,11 @@
 """Photos to find places with: queries, and those among which a photo of the same place is looked for."""
 
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int
 from PIL import Image
-from scipy.spatial import KDTree
 
 from vitjax.data.sources.base import ImageSource
 from vitjax.errors import UserError
@@ -72,8 +71,10 @@ class Places:
         return around[self.within(i, around, metres)]
 
     @cached_property
-    def _trees(self) -> dict[int, tuple[Int[np.ndarray, " m"], KDTree]]:
+    def _trees(self) -> dict[int, tuple[Int[np.ndarray, " m"], Any]]:
         """Of each city the gallery's positions, and a tree of their places; unknown places are left out."""
+        from scipy.spatial import KDTree  # takes a while, and other searches do without
+
         known = np.flatnonzero(np.isfinite(self.places[self.queries :]).all(axis=1)) + self.queries
         cities = self.cities[known]
         split = {int(city): known[cities == city] for city in np.unique(cities)}

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
-from scipy import stats
 
 from vitjax.config import RerankConfig
 from vitjax.config.field_types import is_number
@@ -48,11 +47,15 @@ def count(
 
 def p_values(counts: Counts, alpha: float) -> Float64[np.ndarray, " t"]:
     """P[Binomial(n, alpha) <= k]: how surprising so few wrong ones are if their true share is above alpha."""
+    from scipy import stats  # takes longer than all else that a start imports
+
     return np.where(counts.n > 0, stats.binom.cdf(counts.k, np.maximum(counts.n, 1), alpha), 1.0)
 
 
 def upper_bounds(counts: Counts, delta: float) -> Float64[np.ndarray, " t"]:
     """The true share is below this with probability 1 - delta (Clopper and Pearson 1934, one-sided)."""
+    from scipy import stats
+
     n, k = counts
     inside = stats.beta.ppf(1 - delta, np.minimum(k, n - 1) + 1, np.maximum(n - k, 1))
     return np.where(k < n, inside, 1.0)
@@ -60,6 +63,8 @@ def upper_bounds(counts: Counts, delta: float) -> Float64[np.ndarray, " t"]:
 
 def clopper_pearson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Exact two-sided interval of a share, k of n."""
+    from scipy import stats
+
     tail = (1 - confidence) / 2
     low = stats.beta.ppf(tail, k, n - k + 1) if k else 0.0
     high = stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0

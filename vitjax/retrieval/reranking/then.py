@@ -13,8 +13,6 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from skimage.measure import ransac
-from skimage.transform import ProjectiveTransform, SimilarityTransform
 
 from vitjax.config import RerankConfig
 from vitjax.errors import UserError
@@ -270,6 +268,9 @@ class GeometricCheck:
 
     def inlier_share(self, here: Float[np.ndarray, "n 2"], there: Float[np.ndarray, "n 2"]) -> float:
         """Share of correspondences that the best transform found brings to their positions."""
+        from skimage.measure import ransac  # takes a while, and other stages do without
+        from skimage.transform import ProjectiveTransform, SimilarityTransform
+
         model, least = {
             "similarity": (SimilarityTransform, 2),
             "homography": (ProjectiveTransform, 4),
