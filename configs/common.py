@@ -98,6 +98,16 @@ def paper_backbone(arg: str) -> EvalConfig:
     return config
 
 
+def benchmark(source: str, arg: str) -> EvalConfig:
+    """A published benchmark with the preset of a backbone, DINOv2 without an argument.
+
+    Whole images are squashed to the square: nothing of a box or of a frame is cut off.
+    """
+    config = paper_backbone(arg or "dinov2")
+    config.data.source, config.data.on_bad_image, config.data.resize = source, "error", "squash"
+    return config
+
+
 def two_towers(arg: str) -> str:
     """The model with a text tower that `--config FILE:arg` names; SigLIP 2 B/16 without an argument."""
     name = FAMILIES.get(arg or "siglip2", ("", arg))[1]

@@ -123,7 +123,9 @@ class DataConfig(InputConfig):
         choices=sources_with,
     )
     images: str = option(
-        "", "folder of the files of cub, cars, sop, msls, idx or cifar as published; of tfds: its data_dir"
+        "",
+        "folder of the files of a published set as downloaded, such as cub, msls or roxford5k; of tfds: its "
+        "data_dir",
     )
     name: str = option("", "tfds: name of the dataset, for instance imagenet2012")
     split: str = option("validation", "tfds: split of the dataset")

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from vitjax.cli.console import warn
 from vitjax.config import PROTOCOLS, DataConfig
 from vitjax.data.sources.base import ImageSource, ListedSource, align_labels
+from vitjax.data.sources.judged import JudgedSource, Rows
 from vitjax.data.sources.msls import PlaceSource
 from vitjax.data.sources.open import open_source
 from vitjax.data.sources.spec import DataSpec
@@ -16,14 +18,34 @@ from vitjax.data.sources.utm_names import places_in_names
 from vitjax.errors import UserError
 from vitjax.evaluation.described_images import DescribedImages, TextSource
 from vitjax.retrieval.metrics import positives_within
+from vitjax.retrieval.metrics.average_precision import AveragePrecision
 from vitjax.retrieval.metrics.ground_truth import find_named
-from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
+from vitjax.retrieval.metrics.relevance import KS, Truth, read_ground_truth
 
 RECALL_AT: dict[str, tuple[int, ...]] = {
     "cub": (1, 2, 4, 8),
     "cars": (1, 2, 4, 8),
     "sop": (1, 10, 100),
     "msls": (1, 5, 10, 20),
+}
+
+
+class Map(NamedTuple):
+    """A mean average precision as a benchmark defines it; see `AveragePrecision`."""
+
+    area: Literal["trapezoid", "rectangle"] = "rectangle"
+    depth: int = 0
+    ks: tuple[int, ...] = ()
+
+
+REVISITED = (Map("trapezoid", ks=(1, 5, 10)),)
+# INSTRE: of Iscen et al. 2017, and as ELViS (2026) reports it.
+MAPS: dict[str, tuple[Map, ...]] = {
+    "roxford5k": REVISITED,
+    "rparis6k": REVISITED,
+    "instre": (Map("trapezoid"), Map(depth=100)),
+    "gldv2": (Map(depth=100),),
+    "ilias": (Map(depth=1000),),
 }
 
 
@@ -46,8 +68,8 @@ def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     """Gallery and queries of a search; the same object where the gallery is searched in itself.
 
     CUB-200-2011, Cars196, Stanford Online Products: the half of the classes that is not trained on is
-    searched in itself. MSLS: the validation cities. Of photos of known places, queries without a relevant
-    image are left out, as the released evaluation of MSLS leaves them out.
+    searched in itself. MSLS: the validation cities, without queries that have no relevant image, as in its
+    released evaluation.
 
     Args:
         data: says which images.
@@ -60,7 +82,7 @@ def open_protocol(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     assert gallery is not None
     if queries is None:
         return gallery, gallery
-    if not (isinstance(queries, PlaceSource) and isinstance(gallery, PlaceSource)):
+    if data.source != "msls" or not (isinstance(queries, PlaceSource) and isinstance(gallery, PlaceSource)):
         return gallery, queries
     asked = np.flatnonzero([len(rows) > 0 for rows in near(queries, gallery, data.angle, data.radius)])
     if not len(asked):
@@ -108,8 +130,8 @@ def find_truth(data: DataConfig, queries: DescribedImages, gallery: DescribedIma
         return Truth.from_rows(positives, own)
     if isinstance(queries.source, TextSource):
         return text_truth(queries.source, gallery, own)
-    if isinstance(queries.source, PlaceSource) and isinstance(gallery.source, PlaceSource):
-        return place_truth(data, queries.source.take(queries.rows), gallery.source.take(gallery.rows))
+    if (published := published_truth(data, queries, gallery)) is not None:
+        return published
     if (places := named_place_truth(data, queries.names(), gallery.names(), own)) is not None:
         return places
     labels = align_labels(queries.source, gallery.source)
@@ -142,6 +164,46 @@ def self_index(queries: DescribedImages, gallery: DescribedImages) -> Int[np.nda
 def protocol_truth(data: DataConfig, truth: Truth) -> Truth:
     """Relevance by class, with the papers' metrics: recall at their ranks, and their own RP and MAP@R."""
     return replace(truth, ks=RECALL_AT[data.source], released=True)
+
+
+def published_truth(data: DataConfig, queries: DescribedImages, gallery: DescribedImages) -> Truth | None:
+    """What the files of a benchmark say; None of images without any."""
+    if isinstance(queries.source, JudgedSource):
+        return judged_truth(MAPS[data.source], queries.source, queries.rows, gallery.rows)
+    if isinstance(queries.source, PlaceSource) and isinstance(gallery.source, PlaceSource):
+        return place_truth(data, queries.source.take(queries.rows), gallery.source.take(gallery.rows))
+    return None
+
+
+def judged_truth(
+    maps: Sequence[Map],
+    source: JudgedSource,
+    queries: Int[np.ndarray, " q"],
+    gallery: Int[np.ndarray, " n"],
+) -> Truth:
+    """Relevance as the ground truth of a benchmark lists it, and its mean average precisions.
+
+    Args:
+        maps: how they are defined, each for every setup.
+        source: of the queries.
+        queries: the image that each row is of, a position in the source.
+        gallery: the same, of the gallery.
+    """
+    row_of = {int(image): row for row, image in enumerate(gallery)}
+
+    def rows(listed: Rows) -> Rows:
+        each = ([row_of[i] for i in listed[query].tolist() if i in row_of] for query in queries)
+        return [np.array(found, np.int64) for found in each]
+
+    rules = [
+        AveragePrecision(rows(setup.positives), rows(setup.junk), name, *one)
+        for name, setup in source.setups.items()
+        for one in maps
+    ]
+    # Of several setups one image may be junk in one and relevant in another, which recall does not say.
+    ks = () if any(map(len, rules[0].junk or ())) else KS
+    unknown = np.full(len(queries), -1)
+    return replace(Truth.from_rows(rows(source.relevant()), unknown), ks=ks, rules=tuple(rules))
 
 
 def place_truth(data: DataConfig, queries: PlaceSource, gallery: PlaceSource) -> Truth:

@@ -152,9 +152,8 @@ def refined(ranking: Ranking) -> Ranking:
 
 def ranking_depth(rules: Sequence[RerankConfig], truth: Truth, gallery: int) -> int:
     """How many candidates of each query are ranked: enough for every metric, and for reranking."""
-    largest = max(map(len, truth.positives), default=0) if truth.positives else 0
-    wanted = gallery if gallery <= RANKED_TO_THE_END else max(largest, *(rule.top_k for rule in rules))
-    return max(wanted, *truth.ks)
+    wanted = gallery if gallery <= RANKED_TO_THE_END else max(rule.top_k for rule in rules)
+    return max(wanted, truth.depth(gallery))
 
 
 def compare(ranking: Ranking, sweep: Sequence[tuple[dict[str, Any], RerankConfig]]) -> list[dict[str, Any]]:

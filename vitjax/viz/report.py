@@ -190,8 +190,11 @@ def metric_name(name: str) -> str:
     ('Recall@5', 'MAP@R')
     >>> metric_name("map_at_5"), metric_name("recall_at_1_over_all_queries")
     ('MAP@5', 'Recall@1 over all queries')
+    >>> metric_name("map_hard"), metric_name("mp_at_10_hard")
+    ('MAP hard', 'Mean precision@10 hard')
     """
-    short = re.sub("^mean_average_precision|^map(?=_)", "MAP", name).replace("mean_reciprocal_rank", "MRR")
+    short = re.sub("^mean_average_precision|^map(?=_|$)", "MAP", re.sub("^mp(?=_)", "mean precision", name))
+    short = short.replace("mean_reciprocal_rank", "MRR")
     short = re.sub(r"_at_([a-z\d]+)", lambda hit: "@" + hit[1].upper(), short)
     short = short.replace("r_precision", "R-precision").replace("_", " ")
     return short[:1].upper() + short[1:]

@@ -38,7 +38,7 @@ _TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16"
 
 
 @dataclass(frozen=True)
-class _Global:
+class Global:
     """A name the table knows; `build` is called with the arguments the file gives, if it can be called."""
 
     name: str
@@ -65,7 +65,15 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-class Module(dict[Any, Any]):
+class Stateful:
+    """What a pickle may build first and fill afterwards."""
+
+    def fill(self, state: Any) -> None:
+        """Takes what the pickle says of it."""
+        raise NotImplementedError
+
+
+class Module(dict[Any, Any], Stateful):
     """The tensors of a TorchScript module by dotted name, those of the modules in it too."""
 
     def fill(self, state: Any) -> None:
@@ -159,27 +167,27 @@ def _key(value: Any) -> str:
 
 
 _GLOBALS = {
-    ("collections", "OrderedDict"): _Global("OrderedDict", _ordered_dict),
-    ("builtins", "dict"): _Global("dict", _ordered_dict),
-    ("builtins", "list"): _Global("list", _plain_items),
-    ("builtins", "tuple"): _Global("tuple", lambda items=(): tuple(_plain_items(items))),
-    ("builtins", "set"): _Global("set", lambda items=(): {_key(item) for item in _plain_items(items)}),
-    ("torch", "Size"): _Global("Size", lambda items=(): tuple(_plain_items(items))),
-    ("torch", "device"): _Global("device", _ignored),
-    ("argparse", "Namespace"): _Global("Namespace", _ignored),
-    ("numpy", "dtype"): _Global("dtype", _number_type),
-    ("numpy._core.multiarray", "scalar"): _Global("scalar", _scalar),
-    ("numpy.core.multiarray", "scalar"): _Global("scalar", _scalar),
+    ("collections", "OrderedDict"): Global("OrderedDict", _ordered_dict),
+    ("builtins", "dict"): Global("dict", _ordered_dict),
+    ("builtins", "list"): Global("list", _plain_items),
+    ("builtins", "tuple"): Global("tuple", lambda items=(): tuple(_plain_items(items))),
+    ("builtins", "set"): Global("set", lambda items=(): {_key(item) for item in _plain_items(items)}),
+    ("torch", "Size"): Global("Size", lambda items=(): tuple(_plain_items(items))),
+    ("torch", "device"): Global("device", _ignored),
+    ("argparse", "Namespace"): Global("Namespace", _ignored),
+    ("numpy", "dtype"): Global("dtype", _number_type),
+    ("numpy._core.multiarray", "scalar"): Global("scalar", _scalar),
+    ("numpy.core.multiarray", "scalar"): Global("scalar", _scalar),
     # Bytes, of a NumPy scalar for one, as the pickles that torch writes spell them.
-    ("_codecs", "encode"): _Global("encode", _ignored),
-    ("builtins", "bytes"): _Global("bytes", _ignored),
-    ("torch._utils", "_rebuild_tensor"): _Global("_rebuild_tensor", _rebuild_tensor),
-    ("torch._utils", "_rebuild_tensor_v2"): _Global("_rebuild_tensor_v2", _rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Global("_rebuild_parameter", _rebuild_parameter),
-    **{("torch", name): _Global(name, dtype=dtype) for name, dtype in _STORAGES.items()},
-    **{("torch", name): _Global(name) for name in _TYPES},
+    ("_codecs", "encode"): Global("encode", _ignored),
+    ("builtins", "bytes"): Global("bytes", _ignored),
+    ("torch._utils", "_rebuild_tensor"): Global("_rebuild_tensor", _rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): Global("_rebuild_tensor_v2", _rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): Global("_rebuild_parameter", _rebuild_parameter),
+    **{("torch", name): Global(name, dtype=dtype) for name, dtype in _STORAGES.items()},
+    **{("torch", name): Global(name) for name in _TYPES},
     **{
-        (module, "UntypedStorage"): _Global("UntypedStorage", dtype=np.uint8)
+        (module, "UntypedStorage"): Global("UntypedStorage", dtype=np.uint8)
         for module in ("torch", "torch.storage")
     },
 }
@@ -188,12 +196,12 @@ _GLOBALS |= {
 }
 
 
-def _global(module: Any, name: Any) -> _Global:
+def _global(module: Any, name: Any) -> Global:
     # Text first: other things may be too deep to hash.
     if not (isinstance(module, str) and isinstance(name, str)):
         raise WeightsError("its pickle names a function by something that is no text; refused.")
     if f"{module}.".startswith("__torch__."):  # a class that TorchScript compiled; its code is not read
-        return _Global(name, lambda *args: Module())
+        return Global(name, lambda *args: Module())
     if (module, name) not in _GLOBALS:
         raise WeightsError(
             f"the file asks for {f'{module}.{name}'[:200]!r}, which is no tensor or container; refused, "
@@ -203,7 +211,7 @@ def _global(module: Any, name: Any) -> _Global:
 
 
 def _storage(key: Any) -> Storage:
-    if type(key) is not tuple or len(key) < 5 or key[0] != "storage" or not isinstance(key[1], _Global):
+    if type(key) is not tuple or len(key) < 5 or key[0] != "storage" or not isinstance(key[1], Global):
         raise WeightsError("a tensor does not name its storage; refused.")
     if key[1].dtype is None or not isinstance(key[2], str) or (len(key) > 5 and key[5] is not None):
         raise WeightsError(f"storage {str(key[2])[:40]!r} is of an unknown kind; refused.")
@@ -214,8 +222,16 @@ class _Mark:
     """Where a run of items starts on the stack."""
 
 
-def interpret(file: Any, storages: dict[str, Storage] | None = None) -> Any:
+Find = Callable[[Any, Any], Global]
+
+
+def interpret(file: Any, storages: dict[str, Storage] | None = None, *, find: Find = _global) -> Any:
     """Runs one pickle up to its STOP and returns what it built; notes every storage it names.
+
+    Args:
+        file: open for reading.
+        storages: filled with those of tensors.
+        find: (module, name) -> what the pickle may call by that name; raises where there is none.
 
     Raises:
         WeightsError: the pickle wants something that no checkpoint needs; damaged ones also raise what
@@ -236,8 +252,8 @@ def interpret(file: Any, storages: dict[str, Storage] | None = None) -> Any:
             memo[len(memo) if arg is None else whole(arg, "a memo's number")] = stack[-1]
         elif name in _GET:
             stack.append(memo[arg])
-        elif name == "GLOBAL":
-            stack.append(_global(*str(arg).split(" ", 1)))
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            stack.append(find(*(str(arg).split(" ", 1) if name == "GLOBAL" else _take(stack, 2))))
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in _RULES:
@@ -286,7 +302,7 @@ def _items_of_state(stack: list) -> int:
 
 def _reduce(stack: list) -> None:
     called, args = _take(stack, 2)
-    if not isinstance(called, _Global) or called.build is None or type(args) is not tuple:
+    if not isinstance(called, Global) or called.build is None or type(args) is not tuple:
         raise WeightsError(
             "its pickle calls something that is no tensor or container; refused, nothing was run."
         )
@@ -296,7 +312,7 @@ def _reduce(stack: list) -> None:
 def _set_state(stack: list) -> None:
     # What is attached to an OrderedDict (its _metadata) or a Namespace is of no use to us.
     target, state = _take(stack, 2)
-    if isinstance(target, Module):
+    if isinstance(target, Stateful):
         target.fill(state)
     elif not isinstance(target, (dict, _Ignored)):
         raise WeightsError("its pickle changes an object's attributes; refused.")
@@ -328,7 +344,7 @@ _GET = {"GET", "BINGET", "LONG_BINGET"}
 _LITERALS = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING",
     "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
-    "SHORT_BINBYTES",
+    "SHORT_BINBYTES", "BYTEARRAY8",
 }  # fmt: skip
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -355,7 +371,6 @@ _RULES: dict[str, Callable[[list], object]] = {
     "ADDITEMS": lambda s: _append(s, _since_mark(s)),
     "SETITEM": lambda s: _set_items(s, list(_take(s, 2))),
     "SETITEMS": lambda s: _set_items(s, _since_mark(s)),
-    "STACK_GLOBAL": lambda s: s.append(_global(*_take(s, 2))),
     "BINPERSID": lambda s: s.append(_storage(*_take(s, 1))),
     "REDUCE": _reduce,
     "NEWOBJ": _reduce,

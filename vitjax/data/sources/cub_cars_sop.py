@@ -17,13 +17,13 @@ from jaxtyping import Bool, Float32, Int32
 
 from vitjax.data.sources.base import ListedSource, class_numbers
 from vitjax.data.sources.folders import SUFFIXES
+from vitjax.data.sources.mat_file import read_mat
 from vitjax.errors import UserError
 from vitjax.system.files import expanded
 
 T = TypeVar("T")
 CUB_TRAIN_CLASSES = 100  # class ids up to here are learned from, those above are searched
 CARS_TRAIN_CLASSES = 98
-_MAT_5 = b"MATLAB 5.0 MAT-file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,22 +280,8 @@ def _floats(count: int) -> Callable[[str], list[float]]:
 
 
 def _mat(path: Path, variable: str) -> np.ndarray:
-    """One variable of a MATLAB 5 file, flat; records where it is an array of structs."""
-    from scipy.io import loadmat  # takes a while, and one set in four needs it
-
-    try:
-        with path.open("rb") as file:
-            if file.read(len(_MAT_5)) != _MAT_5:
-                raise UserError("it is no MATLAB 5 file: other versions are not read")
-            file.seek(0)
-            found = loadmat(file, squeeze_me=True, variable_names=[variable])[variable]
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is the download whole?") from None
-    except KeyError:
-        raise UserError(f"{path} holds no {variable!r}; is it the published file?") from None
-    except Exception as error:  # noqa: BLE001  (SciPy raises many kinds for damaged files)
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:120]})") from None
-    return np.atleast_1d(found)
+    """One variable of a MATLAB 5 file; records where it is an array of structs."""
+    return read_mat(path, variable)[variable]
 
 
 def _cells(path: Path, variable: str) -> list[str]:

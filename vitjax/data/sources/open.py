@@ -6,6 +6,7 @@ A dataset of your own is one entry, made where the config is: `SOURCES["my_photo
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -77,6 +78,16 @@ def _msls(spec: DataSpec, split: str) -> ImageSource:
     return Places(*(read_msls(root, side, cities=cities, subtask=subtask) for side in SIDES))
 
 
+def _sides(module: str, reader: str, *names: str) -> Opener:
+    """Opens one side of a benchmark whose reader gives both."""
+
+    def opened(spec: DataSpec, split: str) -> ImageSource:
+        read = getattr(importlib.import_module(f"vitjax.data.sources.{module}"), reader)
+        return read(spec.folder("path"), *names)[SEARCHED.index(split)]
+
+    return opened
+
+
 def _tfds(spec: DataSpec, split: str) -> ImageSource | None:
     from vitjax.data.sources.tfds import TfdsSource
 
@@ -111,6 +122,15 @@ SOURCES: dict[str, Opener] = {
     "cars": _half("read_cars"),
     "sop": _half("read_sop"),
     "msls": _msls,
+    "roxford5k": _sides("oxford_paris_instre", "read_revisited", "roxford5k"),
+    "rparis6k": _sides("oxford_paris_instre", "read_revisited", "rparis6k"),
+    "pitts30k": _sides("pitts_nordland_amstertime", "read_pittsburgh", "pitts30k"),
+    "pitts250k": _sides("pitts_nordland_amstertime", "read_pittsburgh", "pitts250k"),
+    "nordland": _sides("pitts_nordland_amstertime", "read_nordland"),
+    "amstertime": _sides("pitts_nordland_amstertime", "read_amstertime"),
+    "gldv2": _sides("gldv2", "read_gldv2"),
+    "instre": _sides("oxford_paris_instre", "read_instre"),
+    "ilias": _sides("ilias", "read_ilias"),
     "tfds": _tfds,
     "idx": _idx,
     "cifar": _cifar,
@@ -122,6 +142,20 @@ _SPLITS = {
     "cub": SEARCHED,
     "cars": SEARCHED,
     "sop": SEARCHED,
+    **dict.fromkeys(
+        (
+            "roxford5k",
+            "rparis6k",
+            "pitts30k",
+            "pitts250k",
+            "nordland",
+            "amstertime",
+            "gldv2",
+            "instre",
+            "ilias",
+        ),
+        SEARCHED,
+    ),
     "idx": LEARNED,
     "cifar": LEARNED,
     "digits": LEARNED,

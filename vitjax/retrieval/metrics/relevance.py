@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from vitjax.config import NO_CLASS
 from vitjax.retrieval.metrics import relevance_metrics, retrieval_metrics, same_label
+from vitjax.retrieval.metrics.average_precision import AveragePrecision, average_precisions
 from vitjax.retrieval.metrics.bootstrap import LEVEL, RESAMPLES, bootstrap_intervals
 from vitjax.retrieval.metrics.ground_truth import read_ground_truth
 
@@ -30,6 +31,7 @@ class Truth:
             `retrieval_metrics`, "diml"), under names that end in _released.
         groups: group of each query and of each gallery row, where a query is searched for in its group alone.
         group_names: what the groups are called.
+        rules: the benchmark's own mean average precisions, which are then judged by, and recall at `ks`.
     """
 
     positives: list[Int[np.ndarray, " _"]] | None
@@ -39,6 +41,7 @@ class Truth:
     released: bool = False
     groups: tuple[Int[np.ndarray, " q"], Int[np.ndarray, " n"]] | None = None
     group_names: tuple[str, ...] = ()
+    rules: tuple[AveragePrecision, ...] = ()
 
     @classmethod
     def from_labels(cls, queries: np.ndarray, gallery: np.ndarray, own: Int[np.ndarray, " q"]) -> "Truth":
@@ -69,7 +72,15 @@ class Truth:
         positives = None if self.positives is None else [self.positives[i] for i in queries]
         labels = None if self.labels is None else (self.labels[0][queries], self.labels[1])
         groups = None if self.groups is None else (self.groups[0][queries], self.groups[1])
-        return replace(self, positives=positives, labels=labels, own=self.own[queries], groups=groups)
+        rules = tuple(rule.take(queries) for rule in self.rules)
+        return replace(
+            self, positives=positives, labels=labels, own=self.own[queries], groups=groups, rules=rules
+        )
+
+    def depth(self, gallery: int) -> int:
+        """Ranks that the metrics need, at least, of a ranking of a gallery of so many images."""
+        needed = [min(rule.depth or gallery, gallery) for rule in self.rules]
+        return max((*map(len, self.positives or ()), *needed, *self.ks), default=0)
 
     def by_group(self) -> dict[str, Int[np.ndarray, " _"]]:
         """The queries of each group that has any."""
@@ -93,6 +104,10 @@ class Truth:
 
     def _judge(self, index: Int[np.ndarray, "q k"], *, per_query: bool) -> dict[str, Any]:
         options: dict[str, Any] = {"ks": self.ks, "per_query": per_query}
+        if self.rules and self.positives is not None:
+            found = relevance_metrics(index, self.positives, **options)
+            found = {name: value for name, value in found.items() if not name.startswith("map_at")}
+            return average_precisions(index, self.rules, per_query=per_query) | found
         if self.labels is None:
             return {} if self.positives is None else relevance_metrics(index, self.positives, **options)
         # Of a query's class the gallery holds one image less to find where the query itself is one of them.

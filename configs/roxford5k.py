@@ -1,0 +1,20 @@
+r"""Revisited Oxford: 70 queries, cut to their boxes, in 4,993 images; easy, medium and hard.
+
+python eval.py --config configs/roxford5k.py --workdir runs/roxford5k --config.data.images=DIR
+
+DIR holds gnd_roxford5k.pkl (cmp.felk.cvut.cz/revisitop/data/datasets/roxford5k) and, anywhere below it, the
+images of oxbuild_images-v1.tgz (robots.ox.ac.uk/~vgg/data/oxbuildings). The pickle is read as data, nothing
+in it is run. mAP and mP@1, 5, 10 as the released evaluation computes them (Radenovic et al., CVPR 2018):
+trapezoids under the curve, junk taken out of the ranking, the whole of it counted. Distractors (+1M) are not
+read.
+
+mAP hard, for comparison: DINOv3-7B's pooled vectors have 60.7. Weights here are a ViT-S/14's.
+Backbones: families of configs/folder.py, deit, cvt, swin, resnet; `--config configs/roxford5k.py:dinov3`.
+"""
+
+from configs.common import benchmark
+from vitjax.config import EvalConfig
+
+
+def get_config(arg: str = "") -> EvalConfig:
+    return benchmark("roxford5k", arg)
