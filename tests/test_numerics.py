@@ -112,7 +112,9 @@ def _of_sparsify(dtype):
     yield "restore", lambda t: sparsify.restore(t, token_map.owner), (tokens,)
 
 
-def _cases(dtype):
+@functools.cache
+def _cases(dtype, x64=False):
+    """All functions and their arrays, for programs with or without types of 64 bits."""
     return [*_transports(dtype), *_of_ot(dtype), *_of_sparsify(dtype)]
 
 
@@ -135,7 +137,7 @@ def test_no_value_and_no_gradient_is_nan_inside_of_a_program(i):
 @pytest.mark.parametrize("i", range(len(NAMES)), ids=NAMES)
 def test_float32_stays_float32_where_float64_is_allowed(i):
     with jax.enable_x64(True):
-        _, call, arrays = _cases(np.float32)[i]
+        _, call, arrays = _cases(np.float32, x64=True)[i]
         found = jax.eval_shape(lambda *x: jax.tree.leaves(call(*x)), *arrays)
     assert {x.dtype for x in found if jnp.issubdtype(x.dtype, jnp.floating)} <= {np.dtype(np.float32)}
 

@@ -1,5 +1,8 @@
 """Texts as queries of a Reranker."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,7 +30,7 @@ def test_a_text_ranks_images_by_the_models_own_cosines(reranker, images):
     hits = reranker.rank(vitjax.Text("a red cat"), images, return_matches=True)
     model, tokenizer = reranker.model, reranker.tokenizer
     pixels = np.stack([reranker.preprocess(Image.fromarray(each)) for each in images])
-    output = model.apply(reranker.variables, pixels, *tokenizer(["a red cat"]))
+    output = jax.jit(model.apply)(reranker.variables, pixels, *tokenizer(["a red cat"]))
     cosines = np.asarray(output.logits)[:, 0] * np.exp(
         -np.asarray(reranker.variables["params"]["logit_scale"])
     )
@@ -48,7 +51,8 @@ def test_words_are_compared_with_projected_patches(reranker, images):
     def project(module, images):
         return module.project_tokens(module.encode_image(images).tokens)
 
-    tokens = np.asarray(model.apply(reranker.variables, pixels, method=project))
+    apply = jax.jit(functools.partial(model.apply, method=project))
+    tokens = np.asarray(apply(reranker.variables, pixels))
     unit = tokens / np.linalg.norm(tokens, axis=-1, keepdims=True)
     np.testing.assert_allclose(described.tokens, unit, atol=1e-5)
 
@@ -63,7 +67,7 @@ def test_texts_need_the_joint_space_and_a_text_tower(tokenizer_file, images):
     with pytest.raises(UserError, match="use space 'joint'"):
         own.rank(vitjax.Text("a red cat"), images)
     plain = towers.config("", "model")
-    plain.model.name, plain.model.img_size = "vit_tiny_patch16_224", 32
+    plain.model.name, plain.model.img_size, plain.model.depth = "vit_tiny_patch16_224", 32, 1
     with pytest.raises(UserError, match="has no text tower"):
         vitjax.Reranker.from_config(plain).rank(vitjax.Text("a red cat"), images)
     plain.model.space = "joint"

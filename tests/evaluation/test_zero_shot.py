@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.compiled import compiled
 from tests.text import towers
 from tests.text.towers import tokenizer_file
 from vitjax import build_zero_shot_classifier, load_tokenizer
@@ -53,7 +54,7 @@ def test_rows_say_what_the_class_names_say_dense_and_with_fewer_tokens(tokenizer
     names = sorted({file.parent.name for file in files})
     columns = build_zero_shot_classifier(model, variables, tokenizer, names, ["a {}", "a red {}."])
     pixels = np.stack([preprocess(towers.NAME)(Image.open(file).convert("RGB")) for file in files])
-    expected = (np.asarray(model.apply(variables, pixels).embedding) @ columns).argmax(axis=1)
+    expected = (np.asarray(compiled(model.apply)(variables, pixels).embedding) @ columns).argmax(axis=1)
     with (tmp_path / "out/predictions.csv").open(newline="") as file:
         found = [int(line["zero_shot"]) for line in csv.DictReader(file)]
     assert found == expected.tolist()

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import compiled
+from tests.models.family import filled, run
 from vitjax.layers.rope import Rope, axial_rope, counted_rope, rotate
 from vitjax.models import build
 from vitjax.weights.scan_params import stack_blocks
@@ -49,14 +51,13 @@ def test_coordinates_are_scaled_by_each_side_on_its_own():
 def test_tokens_without_a_position_are_not_rotated_and_half_precision_is_exact_in_between():
     rope = Rope((2, 3), 4, 2, 100.0)
     rows = rope.at(jnp.array([[5, 6]]))  # the last patch, and none
-    vectors = jax.random.normal(jax.random.key(0), (1, 4, 1, 4))
-    turned = rotate(vectors, rows)
+    vectors = np.random.default_rng(0).normal(size=(1, 4, 1, 4)).astype("f")
+    turned = compiled(rotate)(vectors, rows)
     np.testing.assert_array_equal(turned[:, [0, 1, 3]], vectors[:, [0, 1, 3]])
     assert np.abs(turned[:, 2] - vectors[:, 2]).max() > 0.1
-    low = rotate(vectors.astype(jnp.bfloat16), rows)
-    np.testing.assert_array_equal(
-        low, rotate(vectors.astype(jnp.bfloat16).astype(jnp.float32), rows).astype(jnp.bfloat16)
-    )
+    short = vectors.astype(jnp.bfloat16)
+    exact = compiled(rotate)(short.astype("f"), rows)
+    np.testing.assert_array_equal(compiled(rotate)(short, rows), exact.astype(jnp.bfloat16))
 
 
 @pytest.mark.parametrize(
@@ -69,27 +70,24 @@ def test_tokens_without_a_position_are_not_rotated_and_half_precision_is_exact_i
 )
 def test_pruned_tokens_keep_the_rotations_of_their_own_places(name, fields):
     model = build(name, **SMALL, **fields, mlp_hidden=40, reduce="dynamicvit", pruning_loc=(1, 2))
-    images = jax.random.normal(jax.random.key(1), (3, 48, 80, 3))
-    variables = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
-        jax.jit(model.init)(jax.random.key(0), images),
-    )
-    gathered = jax.jit(model.apply)(variables, images)
-    masked = jax.jit(lambda v, x, d: model.apply(v, x, decisions=d))(variables, images, gathered.decisions)
+    images = np.random.default_rng(1).normal(size=(3, 48, 80, 3)).astype("f")
+    variables = filled(model, images)
+    gathered = run(model, variables, images)
+    masked = run(model, variables, images, decisions=gathered.decisions)
     assert gathered.tokens.shape[1] == int(15 * 0.49)
-    kept = np.asarray(gathered.keep_index[-1])[..., None]
+    kept = gathered.keep_index[-1][..., None]
     np.testing.assert_allclose(
-        gathered.tokens, np.take_along_axis(np.asarray(masked.tokens), kept, 1), rtol=1e-5, atol=1e-5
+        gathered.tokens, np.take_along_axis(masked.tokens, kept, 1), rtol=1e-5, atol=1e-5
     )
     np.testing.assert_allclose(gathered.prefix, masked.prefix, rtol=1e-5, atol=1e-5)
 
 
 def test_scanned_blocks_rotate_too():
     model = build("vit_small_patch16_dinov3", **SMALL)
-    images = jax.random.normal(jax.random.key(1), (2, 48, 80, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    images = np.random.default_rng(1).normal(size=(2, 48, 80, 3)).astype("f")
+    variables = filled(model, images)
     scanned = model.clone(scan_layers=True)
-    stacked = stack_blocks(variables)
+    stacked = stack_blocks(jax.device_get(variables))
     np.testing.assert_allclose(
         jax.jit(model.apply)(variables, images).tokens,
         jax.jit(scanned.apply)(stacked, images).tokens,

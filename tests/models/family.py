@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from tests.compiled import on_host
 from vitjax.models import build
 from vitjax.weights.rename import to_name
 
@@ -162,9 +163,9 @@ def compiled(model: nn.Module, **static: Any):
 
 
 def run(model: nn.Module, variables: dict, images, *, decisions=None, **static: Any):
-    """What the compiled model gives for the images; only arrays are traced."""
+    """What the compiled model gives for the images, in NumPy; only arrays are traced."""
     traced = {} if decisions is None else {"decisions": decisions}
-    return compiled(model, **static)(variables, images, **traced)
+    return on_host(compiled(model, **static)(variables, images, **traced))
 
 
 def forget() -> None:

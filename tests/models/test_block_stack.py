@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import on_host
 from vitjax.models import build
 from vitjax.sparsify import count
 from vitjax.weights import WeightsError, load_weights, stack_blocks, unstack_blocks
@@ -31,12 +32,11 @@ PLAIN = ["deit3_small_patch16_224", "lvvit_s"]
 def _made(name):
     """A small model with parameters that are all non-trivial, and images for it."""
     model = _built(name)
-    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
-    variables = jax.jit(model.init)(jax.random.key(0), images)
-    leaves, tree = jax.tree.flatten(variables["params"])
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return model, variables | {"params": jax.tree.unflatten(tree, noisy)}, images
+    chance = np.random.default_rng(1)
+    images = chance.normal(size=(2, 32, 32, 3)).astype("f")
+    variables = on_host(jax.jit(model.init)(jax.random.key(0), images))
+    noisy = jax.tree.map(lambda x: x + 0.2 * chance.normal(size=x.shape).astype("f"), variables["params"])
+    return model, variables | {"params": noisy}, images
 
 
 def _built(name, **changes):
@@ -52,7 +52,7 @@ def _trained(model, variables, images):
         )
         return (out.logits**2).sum() + (out.tokens[:, 0] ** 2).sum(), (out, updates)
 
-    return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+    return on_host(jax.jit(jax.grad(loss, has_aux=True))(variables["params"]))
 
 
 @functools.cache
@@ -96,8 +96,8 @@ def test_a_scan_stops_after_a_block_as_the_loop_does(return_attention):
     scanned = _built("deit3_small_patch16_224", scan_layers=True)
     for block in (0, -1):
         run = {"block": block, "return_attention": return_attention}
-        wanted = jax.jit(functools.partial(model.apply, **run))(variables, images)
-        found = jax.jit(functools.partial(scanned.apply, **run))(stack_blocks(variables), images)
+        wanted = on_host(jax.jit(functools.partial(model.apply, **run))(variables, images))
+        found = on_host(jax.jit(functools.partial(scanned.apply, **run))(stack_blocks(variables), images))
         _assert_equal(found, wanted, rtol=1e-6)
 
 
@@ -138,7 +138,7 @@ def test_a_scan_of_rematerialised_blocks_needs_less_memory():
 def test_a_scan_compiles_one_block_whatever_the_depth():
     def program(depth, **changes):
         model = _built("deit3_small_patch16_224", depth=depth, **changes)
-        images = jnp.zeros((1, 32, 32, 3))
+        images = np.zeros((1, 32, 32, 3), "f")
         variables = jax.eval_shape(model.init, jax.random.key(0), images)
         gradient = jax.jit(jax.grad(lambda v: model.apply(v, images).logits.sum()))
         return gradient.lower(variables).as_text().count("stablehlo.dot_general")
@@ -149,7 +149,7 @@ def test_a_scan_compiles_one_block_whatever_the_depth():
 def test_initial_values_come_in_the_stacked_layout():
     model, variables, images = _made("lvvit_s")
     scanned = _built("lvvit_s", scan_layers=True)
-    initial = jax.jit(scanned.init)(jax.random.key(0), images)
+    initial = on_host(jax.jit(scanned.init)(jax.random.key(0), images))
     wanted = stack_blocks(variables)
     assert jax.tree.map(jnp.shape, initial) == jax.tree.map(jnp.shape, wanted)
     qkv = initial["params"]["blocks"]["attn"]["qkv"]["kernel"]
@@ -196,9 +196,8 @@ def test_weights_load_into_a_model_that_scans():
     state = _checkpoint(variables["params"])
     loaded = load_weights(state, scanned)
     _assert_equal(loaded, stack_blocks(variables), rtol=0)
-    np.testing.assert_allclose(
-        scanned.apply(loaded, images).logits, model.apply(variables, images).logits, rtol=1e-5, atol=1e-5
-    )
+    found, wanted = jax.jit(scanned.apply)(loaded, images), jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-5, atol=1e-5)
     del state["blocks.1.attn.qkv.bias"]
     with pytest.raises(WeightsError, match=r"blocks\.1\.attn\.qkv\.bias"):
         load_weights(state, scanned)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import compiled
 from vitjax.config import EvalConfig, ModelConfig
 from vitjax.models import build, list_models, pretrained_source
 from vitjax.models.from_config import init_variables
@@ -96,7 +97,7 @@ _TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 12, "depth": 4, "num_head
 
 def test_a_reducer_of_ones_own_gathers_counts_and_is_described():
     model = build("vit_tiny_patch16_224", **_TINY, reduce=EveryOther(blocks=(1,), keep_ratio=0.5))
-    output = model.apply(init_variables(model, 32, 0), jnp.ones((2, 32, 32, 3)))
+    output = compiled(model.apply)(init_variables(model, 32, 0), np.ones((2, 32, 32, 3), "f"))
     np.testing.assert_array_equal(output.keep_index[0], [[0, 2, 4, 6, 8, 10, 12, 14]] * 2)
     assert output.tokens.shape == (2, 8, 12)
     assert model.token_reduction[:5] == ("every_other", False, 0.5, (0.5,), 1)

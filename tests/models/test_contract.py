@@ -12,8 +12,23 @@ from tests.models.family import BATCH, FAMILIES, forget, made, run, torch_state
 from vitjax.models import build
 from vitjax.weights import load_with_report
 
+# Tests of code that these share with "vit", "dinov2" and "pe" word for word.
+ALIKE = {"distilled", "clip", "siglip", "tips"}
+SHARED = {
+    "test_an_image_does_not_depend_on_its_batch",
+    "test_bfloat16_is_close_to_float32",
+    "test_stopping_after_a_block_equals_a_model_that_ends_there",
+    "test_two_devices_give_what_one_gives_with_one_trace",
+}
 
-@pytest.fixture(scope="module", params=FAMILIES)
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    slow = ALIKE if metafunc.function.__name__ in SHARED else ()
+    labels = [pytest.param(label, marks=[pytest.mark.slow] * (label in slow)) for label in FAMILIES]
+    metafunc.parametrize("label", labels, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def label(request: pytest.FixtureRequest):
     """One family after the other: its tests share what is compiled, which is gone before the next."""
     yield request.param
@@ -102,7 +117,7 @@ def test_training_reaches_every_parameter_and_every_statistic(label):
 
         return jax.grad(loss, has_aux=True)(params)
 
-    grads, (tokens, changed) = grad(variables["params"])
+    grads, (tokens, changed) = jax.device_get(grad(variables["params"]))
     for path, leaf in flatten_dict(grads, sep=".").items():
         assert np.isfinite(leaf).all(), path
         # What is added to every key alike changes no softmax.
@@ -110,7 +125,7 @@ def test_training_reaches_every_parameter_and_every_statistic(label):
     assert ("batch_stats" in variables) == ("batch_stats" in changed)
     if "batch_stats" in variables:
         assert np.abs(tokens - run(model, variables, images).tokens).max() > 1e-3
-        before = flatten_dict(variables["batch_stats"], sep=".")
+        before = flatten_dict(jax.device_get(variables["batch_stats"]), sep=".")
         for path, leaf in flatten_dict(changed["batch_stats"], sep=".").items():
             assert np.abs(leaf - before[path]).min() > 0, path
         with pytest.raises(ValueError, match="mutable"):
@@ -129,7 +144,7 @@ def test_stopping_after_a_block_equals_a_model_that_ends_there(label):
                 path not in given or given[path].shape != leaf.shape
             ):  # the final norm is the last stage's alone
                 assert path[1] == "norm"
-                given[path], normed = jnp.full(leaf.shape, float(path[-1] == "scale")), False
+                given[path], normed = np.full(leaf.shape, float(path[-1] == "scale"), "f"), False
         whole = run(shorter, unflatten_dict({path: given[path] for path in wanted}), images)
         tokens = np.asarray(early.tokens)
         if not normed:
@@ -213,6 +228,6 @@ def test_what_a_model_cannot_serve_is_an_error_that_says_what_to_do(label):
     for shape, message in [(family.misfit, family.asks), ((3, 32, 32), "colour comes last")]:
         if not shape:
             continue
-        given = jnp.zeros((1, *shape))
+        given = np.zeros((1, *shape), "f")
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(model.apply, variables, given)

@@ -1,8 +1,8 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import compiled
 from tests.models.family import made, run
 from vitjax.models import build
 from vitjax.models.cvt import ConvAttention, ConvProjection
@@ -14,20 +14,21 @@ def test_the_published_grids_at_224_and_384():
 
 
 def test_attention_is_scaled_by_the_whole_width_and_lets_cls_pass_the_convolutions():
-    tokens = jax.random.normal(jax.random.key(0), (1, 5, 4))
+    tokens = np.random.default_rng(0).normal(size=(1, 5, 4)).astype("f")
     model = ConvAttention(num_heads=2)
-    variables = model.init(jax.random.key(1), tokens, (2, 2))
-    params = jax.tree.map(lambda x: x + 0.3, variables["params"])
+    variables = jax.device_get(jax.jit(lambda key, x: model.init(key, x, (2, 2)))(jax.random.key(1), tokens))
+    params = jax.tree.map(lambda x: x + np.float32(0.3), variables["params"])
     variables = {**variables, "params": params}
-    _, weights = model.apply(variables, tokens, (2, 2), return_attention=True)
+    attend = compiled(lambda v, x: model.apply(v, x, (2, 2), return_attention=True))
+    _, weights = attend(variables, tokens)
 
     def project(name, stride):
         conv = ConvProjection(stride)
         own = {kind: variables[kind][f"conv_proj_{name}"] for kind in ("params", "batch_stats")}
-        local = conv.apply(own, tokens[:, 1:].reshape(1, 2, 2, 4)).reshape(1, -1, 4)
-        rows = jnp.concatenate([tokens[:, :1], local], axis=1)[0]
+        local = compiled(conv.apply)(own, tokens[:, 1:].reshape(1, 2, 2, 4)).reshape(1, -1, 4)
+        rows = np.concatenate([tokens[:, :1], local], axis=1)[0]
         linear = params[f"proj_{name}"]
-        return np.asarray(rows @ linear["kernel"] + linear["bias"][None])
+        return rows @ linear["kernel"] + linear["bias"][None]
 
     query, key = project("q", 1), project("k", 2)
     assert query.shape == (5, 4) and key.shape == (2, 4)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import on_host
 from tests.models.family import run
 from vitjax.models import build
 
@@ -39,7 +40,7 @@ def _grad(model, variables, raw):
         out = model.apply(variables, IMAGES, train=True, decisions=raw)
         return jnp.square(out.logits).sum(), out
 
-    return jax.jit(jax.grad(total, has_aux=True))(raw)
+    return on_host(jax.jit(jax.grad(total, has_aux=True))(raw))
 
 
 @pytest.mark.parametrize("mask_keys", [False, True])
@@ -61,7 +62,7 @@ def test_keys_that_are_masked_change_the_result_and_keys_that_are_all_kept_do_no
     plain, masked = _evaluated(mask_keys=False), _evaluated(mask_keys=True)
     assert np.abs(plain.logits - masked.logits).max() > 1e-3
     model, variables = _made(mask_keys=True)
-    _, ones = _grad(model, variables, jnp.ones((2, 3, CELLS)))
+    _, ones = _grad(model, variables, np.ones((2, 3, CELLS), "f"))
     dense = run(_made()[0], variables, IMAGES, keep_ratio=(1.0, 1.0, 1.0))
     np.testing.assert_allclose(ones.logits, dense.logits, rtol=1e-5, atol=1e-5)
 
@@ -74,7 +75,7 @@ def test_all_tokens_on_the_slow_path_are_the_plain_model():
 
 
 def test_all_tokens_on_the_fast_path_are_finite_forward_and_backward():
-    grad, out = _grad(*_made(), jnp.zeros((2, 3, CELLS)))
+    grad, out = _grad(*_made(), np.zeros((2, 3, CELLS), "f"))
     assert np.isfinite(grad).all() and np.isfinite(out.logits).all()
 
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.compiled import compiled
 from tests.text.towers import NAME, tokenizer_file
 from vitjax import build_zero_shot_classifier, load_tokenizer
 from vitjax.errors import UserError
@@ -27,7 +28,7 @@ def test_a_class_is_the_mean_of_its_prompts_embeddings_of_length_one(towers):
     words = ["red cat", "blue hat", "and"]
     for i, word in enumerate(words):
         ids, valid = tokenizer([template.format(word) for template in TEMPLATES])
-        each = np.asarray(model.apply(variables, ids, valid, method="encode_text").embedding)
+        each = compiled(model.apply)(variables, ids, valid, method="encode_text").embedding
         mean = (each / np.linalg.norm(each, axis=1, keepdims=True)).mean(axis=0)
         np.testing.assert_allclose(found[:, i], mean / np.linalg.norm(mean), atol=1e-5)
     assert found.shape == (16, 3)
@@ -39,7 +40,7 @@ def test_scores_of_its_columns_are_those_of_the_model(towers):
     images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
     ids, valid = tokenizer(["red", "cat"])
     output = jax.jit(model.apply)(variables, images, ids, valid)
-    found = model.apply(variables, output.embedding, jax.numpy.asarray(columns.T), method="score")
+    found = compiled(model.apply)(variables, output.embedding, columns.T, method="score")
     np.testing.assert_allclose(found, output.logits, atol=1e-5)
 
 
@@ -48,7 +49,7 @@ def test_many_texts_go_through_in_batches_of_one_shape(towers, monkeypatch):
     model, variables, tokenizer = towers
     texts = ["red", "cat", "red cat", "a cat on a red cat", "and"]
     tokens, embeddings, ids, valid = text_encoder(model)(variables, texts, tokenizer)
-    whole = model.apply(variables, ids, valid, method="encode_text")
+    whole = compiled(model.apply)(variables, ids, valid, method="encode_text")
     np.testing.assert_allclose(embeddings, whole.embedding, atol=1e-5)
     assert tokens.shape == (5, 12, 16) and len(ids) == len(valid) == 5
     ends = valid.sum(axis=1) - 1  # the end token is the pooled one, and is projected alike

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.compiled import compiled
 from tests.parity.fixture import Fixture, assert_all_compared
 from vitjax.models import build
 from vitjax.models.vit import Block
@@ -73,7 +74,7 @@ def _texts(model, variables, ids: np.ndarray) -> dict:
 
 def _before_norm(model, variables, images) -> dict:
     """Tokens as each block leaves them, before the final norm."""
-    _, found = model.apply(
+    _, found = compiled(model.apply)(
         variables, images, capture_intermediates=lambda module, _: isinstance(module, Block)
     )
     blocks = found["intermediates"]["image"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from tests.compiled import compiled, on_host
 from tests.parity.fixture import Fixture, assert_all_compared
 from vitjax.layers.masked_attention import masked_softmax
 from vitjax.models import build
@@ -26,30 +27,30 @@ def _check_predictor(fixture: Fixture) -> None:
     def inner(module: nn.Module, method: str) -> bool:
         return module.name == "in_conv_1" and method == "__call__"
 
-    masked, seen = predictor.apply(variables, tokens, keep, capture_intermediates=inner)
+    apply = compiled(predictor.apply)
+    masked, seen = apply(variables, tokens, keep, capture_intermediates=inner)
     (hidden,) = seen["intermediates"]["in_conv_1"]["__call__"]
     ours = {
         "log_probs": masked,
-        "log_probs_all_kept": predictor.apply(variables, tokens),
+        "log_probs_all_kept": apply(variables, tokens),
         "in_conv": jax.nn.gelu(hidden, approximate=False),
     }
     assert_all_compared(fixture, ours)
-    assert_all_compared(
-        fixture, ours | {"log_probs_all_kept": predictor.apply(variables, tokens, keep * 0 + 1)}
-    )
+    assert_all_compared(fixture, ours | {"log_probs_all_kept": apply(variables, tokens, jnp.ones_like(keep))})
 
 
 def _check_masked_softmax(fixture: Fixture) -> None:
     inputs = {name: jnp.asarray(value) for name, value in fixture.inputs.items()}
     logits, policy, soft = inputs["logits"], inputs["policy"][..., 0], inputs["soft_policy"][..., 0]
 
+    @jax.jit
     def weights(logits, policy):
         return masked_softmax(logits, policy, compat="released")
 
     def weighed(policy, logits):
         return (weights(logits, policy) * inputs["grad_weight"]).sum()
 
-    by_policy, by_logits = jax.grad(weighed, argnums=(0, 1))(policy, logits)
+    by_policy, by_logits = jax.jit(jax.grad(weighed, argnums=(0, 1)))(policy, logits)
     ours = {
         "attn": weights(logits, policy),
         "attn_all_kept": weights(logits, jnp.ones_like(policy)),
@@ -89,7 +90,8 @@ def _one_variant(variant: str, config: dict, inputs: dict, given: jax.Array) -> 
         return terms.total, terms
 
     arguments = inputs["pred"], inputs["token_pred"], given
-    (_, terms), grads = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)(*arguments)
+    graded = compiled(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
+    (_, terms), grads = graded(*arguments)
     found = {
         "cls": terms.classify,
         "ratio_sum": terms.ratio * given.shape[1],
@@ -124,7 +126,7 @@ def _check_evaluation(fixture: Fixture) -> None:
     model, variables, images = _dynamic(
         fixture, "dynamicvit_lvvit_s" if lvvit else "dynamicvit_deit_small_patch16_224"
     )
-    out = jax.jit(model.apply)(variables, images)
+    out = on_host(jax.jit(model.apply)(variables, images))
     ours = {"logits": out.logits, "tokens_sorted": jnp.concatenate([out.prefix, out.tokens], axis=1)}
     left_out = {"tokens": "in order of score; ours are in raster order"}
     if lvvit:
@@ -168,7 +170,7 @@ def _check_training(fixture: Fixture) -> None:
 
         return jax.grad(weighed, has_aux=True)(raw)
 
-    grad, out = run(raw)
+    grad, out = on_host(run(raw))
     ours = {"logits": out.logits, "tokens": out.tokens}
     if "mask" in fixture.outputs:
         ours["mask"] = out.decisions[:, -1]
@@ -184,7 +186,7 @@ def _check_swin(fixture: Fixture) -> None:
         _check_training(fixture)
         return
     model, variables, images = _dynamic(fixture, "dynamicswin_tiny_patch4_window7_224")
-    out = jax.jit(model.apply)(variables, images)
+    out = on_host(jax.jit(model.apply)(variables, images))
     ours = {"logits": out.logits, "tokens": out.tokens, "pooled": out.pooled}
     left_out = {"stage2_out": "after patch merging, which here belongs to the next stage"}
     for stage, index in enumerate(out.keep_index):

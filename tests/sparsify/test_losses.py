@@ -3,22 +3,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import compiled
 from vitjax.sparsify import losses
 
 B, N, C, D = 2, 6, 5, 4
 
 
-def _keys(count: int):
-    return jax.random.split(jax.random.key(7), count)
+def drawn(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype("f")
 
 
 def test_a_student_that_is_its_teacher_pays_for_labels_and_ratio_only():
-    keys = _keys(2)
-    logits, tokens = jax.random.normal(keys[0], (B, C)), jax.random.normal(keys[1], (B, N, D))
-    target = jnp.array([0.7, 0.49, 0.343])
-    same = losses.Prediction(logits, tokens)
-    labels = jax.nn.one_hot(jnp.array([1, 2]), C)
-    terms = losses.sparsification_loss(same, same, labels, jnp.ones((B, 3, N)), target)
+    target = np.array([0.7, 0.49, 0.343], "f")
+    same = losses.Prediction(drawn(0, B, C), drawn(1, B, N, D))
+    labels = np.eye(C, dtype="f")[[1, 2]]
+    terms = compiled(losses.sparsification_loss)(same, same, labels, np.ones((B, 3, N), "f"), target)
     assert float(terms.distill) == pytest.approx(0, abs=1e-6) and float(terms.token) == 0
     assert float(terms.ratio) == pytest.approx((0.09 + 0.2601 + 0.431649) / 3, abs=1e-6)
     weights = losses.Weights()
@@ -50,14 +49,16 @@ def test_a_class_the_teacher_rules_out_costs_nothing():
 
 @pytest.mark.parametrize("loss", [losses.token_mse, losses.distill_kl])
 def test_dropped_tokens_do_not_count_whatever_they_hold(loss):
-    student, teacher = (jax.random.normal(key, (B, N, D)) for key in _keys(2))
-    keep = jnp.ones((B, N)).at[:, 2:].set(0.0)
-    part = loss(student[:, :2], teacher[:, :2])
-    spoiled = student.at[:, 3].set(jnp.nan)
-    value, grad = jax.value_and_grad(loss)(spoiled, teacher.at[:, 4].set(jnp.inf), keep)
+    student, teacher = drawn(0, B, N, D), drawn(1, B, N, D)
+    graded = compiled(jax.value_and_grad(loss))
+    keep = np.repeat(np.array([[1, 1, 0, 0, 0, 0]], "f"), B, axis=0)
+    part = compiled(loss)(student[:, :2], teacher[:, :2])
+    spoiled, endless = student.copy(), teacher.copy()
+    spoiled[:, 3], endless[:, 4] = np.nan, np.inf
+    value, grad = graded(spoiled, endless, keep)
     np.testing.assert_allclose(value, part, rtol=1e-5)
     assert np.isfinite(grad).all() and (grad[:, 2:] == 0).all()
-    value, grad = jax.value_and_grad(loss)(student, teacher, jnp.zeros((B, N)))
+    value, grad = graded(student, teacher, np.zeros((B, N), "f"))
     assert value == 0 and (grad == 0).all()
 
 
@@ -73,9 +74,9 @@ def test_unknown_kinds_are_named():
 
 
 def test_a_row_counts_where_its_share_is_above_one_half():
-    student, teacher = (jax.random.normal(jax.random.key(seed), (1, 4, 5)) for seed in (0, 1))
-    keep = jnp.array([[0.6, 0.5, 0.0, 0.51]])
-    counted = jnp.array([0, 3])
-    for loss in (losses.token_mse, losses.distill_kl):
+    student, teacher = drawn(0, 1, 4, 5), drawn(1, 1, 4, 5)
+    keep = np.array([[0.6, 0.5, 0.0, 0.51]], "f")
+    counted = np.array([0, 3])
+    for loss in (compiled(losses.token_mse), compiled(losses.distill_kl)):
         expected = loss(student[:, counted], teacher[:, counted])
         np.testing.assert_allclose(loss(student, teacher, keep), expected, rtol=1e-5)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import on_host
 from vitjax.sparsify import reducers
 from vitjax.sparsify.reducers import REDUCERS, StepInput, make_reducer
 from vitjax.sparsify.token_map import ReducedAttention, TokenMap, restore
@@ -19,13 +20,13 @@ def reduce(reducer, stage, tokens, token_map, grid=None, **given):
 
 
 @pytest.fixture
-def tokens() -> jax.Array:
-    return jax.random.normal(jax.random.key(0), (B, N, D))
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(B, N, D)).astype("f")
 
 
 def _settings(seed: int = 1) -> dict:
-    keys = jax.random.split(jax.random.key(seed))
-    return {"scores": jax.random.uniform(keys[0], (B, N)), "keys": jax.random.normal(keys[1], (B, N, 3))}
+    chance = np.random.default_rng(seed)
+    return {"scores": chance.random((B, N)).astype("f"), "keys": chance.normal(size=(B, N, 3)).astype("f")}
 
 
 @pytest.mark.parametrize("name", REDUCERS)
@@ -44,7 +45,7 @@ def test_every_reducer_says_for_each_cell_which_token_stands_for_it(name, tokens
         assert ((owner[image] < 0).sum() == 0) == (name in ("tome", "evit"))
     if name not in ("tome", "evit"):
         np.testing.assert_array_equal(out, np.take_along_axis(np.asarray(tokens), index[:, :, None], axis=1))
-        dense = restore(out, token_map.owner, fill=tokens)
+        dense = restore(out, token_map.owner, fill=jnp.asarray(tokens))
         np.testing.assert_array_equal(dense, tokens)
 
 
@@ -65,7 +66,7 @@ def test_two_steps_keep_the_books_right(name, tokens):
 def test_evenly_kept_tokens_lie_in_every_row_and_column_of_patches(grid, kept):
     cells = grid[0] * grid[1]
     reducer = make_reducer("uniform", blocks=(1, 2), keep_ratio=tuple(count / cells for count in kept))
-    out, token_map = jax.random.normal(jax.random.key(0), (1, cells, D)), TokenMap.all(1, cells)
+    out, token_map = np.zeros((1, cells, D), "f"), TokenMap.all(1, cells)
     for stage, size in zip((0, 1), (1, 2), strict=True):
         out, token_map = reduce(reducer, stage, out, token_map, grid=grid)
         there = np.asarray(token_map.owner >= 0).reshape(grid)
@@ -77,9 +78,8 @@ def test_evenly_kept_tokens_lie_in_every_row_and_column_of_patches(grid, kept):
 
 def test_the_fused_token_is_the_sum_of_the_rest_by_attention(tokens):
     scores = _settings()["scores"] / N
-    out, token_map = reduce(
-        make_reducer("evit", blocks=(0,), keep_ratio=0.5), 0, tokens, TokenMap.all(B, N), scores=scores
-    )
+    evit = make_reducer("evit", blocks=(0,), keep_ratio=0.5)
+    out, token_map = on_host(reduce(evit, 0, tokens, TokenMap.all(B, N), scores=scores))
     for image in range(B):
         rest = np.setdiff1d(np.arange(N), token_map.index[image])
         wanted = (scores[image, rest][:, None] * tokens[image, rest]).sum(axis=0)
@@ -91,7 +91,7 @@ def test_merged_tokens_are_means_by_size_and_the_total_is_kept(tokens):
     keys = _settings()["keys"]
     token_map, out = TokenMap.all(B, N), tokens
     for _ in range(3):
-        out, token_map = merge(out, token_map, keys[:, : out.shape[1]], 2)
+        out, token_map = on_host(merge(out, token_map, keys[:, : out.shape[1]], 2))
     total = (out * token_map.size[..., None]).sum(axis=1)
     np.testing.assert_allclose(total, tokens.sum(axis=1), rtol=1e-5, atol=1e-5)
     owner = np.asarray(token_map.owner)
@@ -119,13 +119,8 @@ def test_of_even_places_of_the_whole_sequence_the_most_alike_leave(prefix, count
     tokens, keys = (rng.normal(size=(3, prefix + count, 5)) for _ in range(2))
     sizes = rng.integers(1, 4, (3, prefix + count)).astype(float)
     token_map = TokenMap.all(3, count).replace(size=jnp.asarray(sizes[:, prefix:], jnp.float32))
-    found, after = reducers.merge(
-        jnp.asarray(tokens[:, prefix:], jnp.float32),
-        token_map,
-        jnp.asarray(keys[:, prefix:], jnp.float32),
-        3,
-        prefix=prefix,
-    )
+    step = jax.jit(functools.partial(reducers.merge, prefix=prefix), static_argnums=3)
+    found, after = on_host(step(tokens[:, prefix:].astype("f"), token_map, keys[:, prefix:].astype("f"), 3))
     for i in range(3):
         wanted, total = _tome(tokens[i], keys[i], sizes[i], prefix, 3)
         np.testing.assert_allclose(found[i][after.owner[i]], wanted, rtol=1e-5, atol=1e-6)
@@ -133,8 +128,9 @@ def test_of_even_places_of_the_whole_sequence_the_most_alike_leave(prefix, count
 
 
 def test_the_most_alike_pair_merges_first():
-    keys = jnp.eye(6)[None].at[0, 3].set(jnp.eye(6)[0] + 0.1)  # token 3 (odd) is nearly token 0 (even)
-    out, token_map = merge(jnp.arange(6.0)[None, :, None], TokenMap.all(1, 6), keys, 1)
+    keys = np.eye(6, dtype="f")[None]
+    keys[0, 3] = keys[0, 0] + 0.1  # token 3 (odd) is nearly token 0 (even)
+    out, token_map = on_host(merge(np.arange(6, dtype="f")[None, :, None], TokenMap.all(1, 6), keys, 1))
     np.testing.assert_array_equal(token_map.index, [[0, 1, 2, 4, 5]])
     np.testing.assert_array_equal(token_map.owner, [[0, 1, 2, 0, 3, 4]])
     np.testing.assert_allclose(out[0, :, 0], [1.5, 1, 2, 4, 5])

@@ -11,6 +11,7 @@ from PIL import Image
 
 import train
 from configs import caltech101
+from tests.compiled import compiled
 from vitjax.config.train_config import TrainConfig
 from vitjax.data.eval_loader import batches
 from vitjax.data.sources.base import FolderSource
@@ -123,7 +124,7 @@ def test_a_fit_is_that_of_scikit_learn_on_pooled_vectors_and_knows_absent_classe
     from sklearn.linear_model import LogisticRegression
 
     model = build("deit_small_patch16_224", num_classes=5, **TINY)
-    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), "f"))
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), "f"))
     recipe = Preprocess(32, 1.0, "bilinear", (0.5,) * 3, (0.25,) * 3)
     config, source = TrainConfig(batch_size=6), FolderSource(folder)
     config.optim.probe = 2.0
@@ -142,12 +143,12 @@ def test_a_fit_is_that_of_scikit_learn_on_pooled_vectors_and_knows_absent_classe
 def test_blocks_from_one_on_continue_what_those_before_left():
     model = build("vit_small_patch14_dinov2", **TINY | {"img_size": (28, 42)}, num_classes=4)
     images = np.random.default_rng(0).normal(size=(2, 28, 42, 3)).astype("f")
-    variables = model.init(jax.random.key(0), images)
-    whole = model.apply(variables, images)
+    variables, apply = jax.jit(model.init)(jax.random.key(0), images), compiled(model.apply)
+    whole = apply(variables, images)
     for first in (1, 2, 3):
-        left = model.apply(variables, images, block=first - 1, final_norm=False)
+        left = apply(variables, images, block=first - 1, final_norm=False)
         tokens = np.concatenate([left.prefix, left.tokens], axis=1)
-        rest = model.apply(variables, tokens, first=first)
+        rest = apply(variables, tokens, first=first)
         np.testing.assert_allclose(rest.tokens, whole.tokens, atol=1e-6)
         np.testing.assert_allclose(rest.logits, whole.logits, atol=1e-6)
         assert rest.grid == (2, 3)
@@ -183,7 +184,7 @@ def test_images_that_cannot_be_read_are_left_out_of_stored_tokens_with_reasons(f
     Image.new("RGB", (32, 32)).save(broken / "ant" / "0.png")
     (broken / "ant" / "1.png").write_bytes(b"no image")
     model = build("deit_small_patch16_224", num_classes=0, **TINY)
-    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), "f"))
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), "f"))
     recipe = Preprocess(32, 1.0, "bilinear", (0.5,) * 3, (0.25,) * 3)
     trunk = Trunk(TrainConfig(batch_size=2), model, 1, recipe, lambda: variables)
     for note in ("", "", '{"key": '):  # computed, then read, then computed anew: its note is damaged

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import compiled
 from tests.weights.tiny import state_of as _state
 from tests.weights.tiny import tiny as _tiny
 from vitjax.models import build, list_models
@@ -260,10 +261,10 @@ def test_a_table_of_the_models_own_grid_is_kept_where_it_is_not_square():
 def test_a_position_of_cls_moves_into_the_token_where_the_model_has_no_row_for_it():
     state = _with_table(_state(_tiny(num_classes=0)), 17) | {"mask_token": np.zeros((1, 8), "f")}
     embedded, separate = _tiny(num_classes=0), _tiny(num_classes=0, no_embed_class=True)
-    images = jax.random.normal(jax.random.key(0), (1, 32, 32, 3))
-    first = embedded.apply(load_weights(state, embedded), images)
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("f")
+    first = compiled(embedded.apply)(load_weights(state, embedded), images)
     variables, report = load_with_report(state, separate)
-    second = separate.apply(variables, images)
+    second = compiled(separate.apply)(variables, images)
     np.testing.assert_allclose(first.pooled, second.pooled, rtol=1e-4, atol=1e-5)
     assert "positions of cls_token added" in report.notes[0]
 

@@ -8,6 +8,7 @@ import pytest
 import scipy.ndimage
 from flax.traverse_util import flatten_dict
 
+from tests.compiled import compiled
 from tests.weights.tiny import tiny
 from vitjax.weights import WeightsError, load_weights, load_with_report
 from vitjax.weights.read import read_state
@@ -73,13 +74,13 @@ class _Google(nn.Module):
 def _file(tmp_path, big=False, prefix="", size=32, **more):
     """A file as Google saves it, its network, and pixels."""
     network = _Google(big)
-    images = jax.random.normal(jax.random.key(1), (2, size, size, 3))
-    params = network.init(jax.random.key(0), images)
     chance = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: np.asarray(x + chance.normal(0, 0.1, x.shape), np.float32), params)
+    images = chance.normal(size=(2, size, size, 3)).astype("f")
+    params = jax.device_get(jax.jit(network.init)(jax.random.key(0), images))
+    params = jax.tree.map(lambda x: (x + chance.normal(0, 0.1, x.shape)).astype("f"), params)
     flat = {prefix + "/".join(path): leaf for path, leaf in flatten_dict(params["params"]).items()}
     np.savez(tmp_path / "B_16.npz", **flat | more)
-    return tmp_path / "B_16.npz", network.apply(params, images), images
+    return tmp_path / "B_16.npz", compiled(network.apply)(params, images), images
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_google_weights_give_the_numbers_of_flaxs_own_modules(tmp_path, big, pre
     path, (tokens, logits), images = _file(tmp_path, big, prefix)
     model = tiny(**MODEL)
     variables, report = load_with_report(path, model)
-    output = model.apply(variables, images)
+    output = compiled(model.apply)(variables, images)
     np.testing.assert_allclose(output.tokens, tokens[:, 1:], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(output.logits, logits, rtol=1e-4, atol=1e-4)
     assert report.layout == ("Google big_vision" if big else "Google ViT") and not report.ignored
@@ -112,7 +113,9 @@ def test_a_layer_before_the_classifier_is_left_out_with_it_and_refused_without(t
     path, (tokens, _), images = _file(tmp_path, **more)
     model = tiny(**MODEL | {"num_classes": 0})
     variables, report = load_with_report(path, model)
-    np.testing.assert_allclose(model.apply(variables, images).tokens, tokens[:, 1:], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        compiled(model.apply)(variables, images).tokens, tokens[:, 1:], rtol=1e-4, atol=1e-4
+    )
     assert {"pre_logits/kernel", "pre_logits/bias", "head/kernel", "head/bias"} == set(report.ignored)
     with pytest.raises(WeightsError, match=r"pre_logits\) that the models here lack.*drop_head"):
         load_weights(path, tiny(**MODEL))
@@ -139,7 +142,7 @@ def test_blocks_on_one_axis_are_taken_apart(tmp_path):
         elif "encoderblock" not in name:
             stacked[name] = value
     model = tiny(**MODEL)
-    output = model.apply(load_weights(stacked, model), images)
+    output = compiled(model.apply)(load_weights(stacked, model), images)
     np.testing.assert_allclose(output.tokens, tokens[:, 1:], rtol=1e-4, atol=1e-4)
 
 

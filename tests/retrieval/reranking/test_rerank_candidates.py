@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.compiled import compiled
 from tests.retrieval.cases import random_descriptors, rankings
 from vitjax import ot, sharding
 from vitjax.config import MARGINALS, METHODS, RerankConfig
@@ -48,7 +49,8 @@ def test_structural_is_the_structural_similarity_of_the_two_images(mass):
     found = rerank(queries, gallery, np.array([[0, 1, 2, 3, 4]] * 2), config=config)
     q, g = np.repeat(np.arange(2), 5), found.index.ravel()
     one, two = (jax.tree.map(jnp.asarray, x) for x in (queries.take(q), gallery.take(g)))
-    want = structural_similarity(one.tokens, two.tokens, one.weights, two.weights, epsilon=0.1, mass=mass)
+    score = compiled(structural_similarity)
+    want = score(one.tokens, two.tokens, one.weights, two.weights, epsilon=0.1, mass=mass)
     np.testing.assert_allclose(found.structural.ravel(), want, rtol=0, atol=1e-6)
 
 
@@ -83,7 +85,7 @@ def test_methods_score_as_their_functions_do(name):
         "chamfer": ot.chamfer_match,
         "mutual": ot.mutual_match,
     }[name]
-    want = function(similarity, a, b)
+    want = jax.jit(function)(similarity, a, b)
     for ours, theirs in ((found.structural, want.score), (found.mass, want.transport.mass)):
         in_order = np.take_along_axis(np.asarray(theirs), found.index, axis=1)
         np.testing.assert_allclose(ours, in_order, rtol=0, atol=1e-6)
