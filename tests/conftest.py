@@ -5,6 +5,7 @@ import gc
 import os
 import pathlib
 import sys
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,6 +43,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "cache"):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if hasattr(config.option, "loadscopereorder"):
+        # Files with many tests first, as xdist has it, leave the few long tests to one worker at the end.
+        config.option.loadscopereorder = False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory):
+    """Where libraries that leave folders behind leave them (TFDS does, at each dataset it opens)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("t")))
+        yield
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import eval as program_under_test
-from tests import ROOT
+from tests import QUICK, ROOT
 from tests.photos import image, write_folder
 from vitjax.cli.session import only_run
 from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, RerankConfig
@@ -33,9 +33,12 @@ SMALL = [
 
 def start(config: str, workdir: pathlib.Path, *arguments: str, **env: str) -> subprocess.Popen:
     command = [sys.executable, "-W", "error::DeprecationWarning:vitjax", "eval.py"]
-    command += [f"--config=configs/{config}.py", f"--workdir={workdir}", *SMALL, *arguments]
+    command += [f"--config=configs/{config}.py", f"--workdir={workdir}", *SMALL]
+    if not any("model.name" in argument for argument in arguments):
+        command.append("--config.model.depth=4")  # no parameters are made that block 3 does not need
+    command += arguments
     variables = os.environ | {"JAX_PLATFORMS": "cpu", "VITJAX_CACHE": str(ROOT / "runs" / "test-cache")}
-    variables |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | env  # compiling is most of a small search
+    variables |= QUICK | env
     return subprocess.Popen(
         command, cwd=ROOT, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -56,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def searched(folder, tmp_path_factory) -> tuple[pathlib.Path, dict]:
     """A folder searched in itself: the output folder and the last line on stdout."""
     workdir = tmp_path_factory.mktemp("runs") / "itself"
-    code, out, err = run("folder", workdir, f"--config.data.gallery={folder}", XLA_FLAGS="")
+    code, out, err = run("folder", workdir, f"--config.data.gallery={folder}")
     assert code == 0, err
     return workdir, json.loads(out.splitlines()[-1])
 
@@ -278,11 +281,12 @@ def test_one_unlabelled_image_finds_its_like_and_not_itself(folder, tmp_path):
     assert asked == "1_0.png: rank, score, image" and best.endswith("1_1.png")
 
 
+@pytest.mark.usefixtures("cache")
 def test_a_gallery_of_one_image_searched_in_itself_gives_a_page_without_candidates(tmp_path):
     (tmp_path / "one").mkdir()
     Image.fromarray(image(0, 0)).save(tmp_path / "one" / "only.png")
-    code, _, err = run("folder", tmp_path / "out", f"--config.data.gallery={tmp_path / 'one'}")
-    assert code == 0, err
+    config = tiny(tmp_path / "one", figures=FiguresConfig(count=1), rerank=RerankConfig())
+    program_under_test.evaluate(config, str(tmp_path / "out"))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert (results["queries"], results["gallery"], results["explanations"]["pairs"]) == (1, 1, 0)
     page = page_data(tmp_path / "out")
@@ -290,15 +294,15 @@ def test_a_gallery_of_one_image_searched_in_itself_gives_a_page_without_candidat
     assert not (tmp_path / "out" / "figures").exists()
 
 
-def test_labels_that_nothing_shares_are_said_and_measured_as_nothing(folder, tmp_path):
+@pytest.mark.usefixtures("cache")
+def test_labels_that_nothing_shares_are_said_and_measured_as_nothing(folder, tmp_path, capsys):
     (tmp_path / "asked" / "zebra").mkdir(parents=True)
     for i, place in enumerate(("zebra/1.png", "loose.png")):
         Image.fromarray(image(i, 0)).save(tmp_path / "asked" / place)
-    code, out, err = run(
-        "folder", tmp_path / "out", f"--config.data.gallery={folder}", "--config.figures.count=0",
-        f"--config.data.query={tmp_path / 'asked'}", "--config.figures.report=1",
-    )  # fmt: skip
-    assert code == 0, err
+    config = tiny(folder, figures=FiguresConfig(count=0, report=1), rerank=RerankConfig())
+    config.data.query = str(tmp_path / "asked")
+    program_under_test.main(config, str(tmp_path / "out"))
+    out, err = capsys.readouterr()
     results = json.loads(out.splitlines()[-1])
     line = "none of the 2 queries has a relevant image in the gallery: classes ., zebra against class_0"
     assert line in err and results["notes"][0].startswith(line) and "nan" not in err
@@ -309,6 +313,16 @@ def test_labels_that_nothing_shares_are_said_and_measured_as_nothing(folder, tmp
     assert page["subtitle"].startswith("2 queries in 16 pictures (this page shows the first 1 of 2);")
     assert results["explanations"]["deletion"]["gain_standard_error"] is None
     assert "standard error" not in page["explained"] and "of 1 first hit falls" in page["explained"]
+
+
+def in_process(tmp_path: pathlib.Path, patch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit code of the program on a folder, run by this process."""
+    from vitjax.cli import flags
+
+    patch.chdir(ROOT)
+    patch.setenv("VITJAX_CACHE", str(tmp_path / "cache"))
+    command = ["eval.py", "--config=configs/folder.py", f"--workdir={tmp_path / 'out'}", *SMALL, *arguments]
+    return flags._run(program_under_test.main, EvalConfig, "", command)
 
 
 def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str]:
@@ -359,13 +373,7 @@ def mistake(tmp_path: pathlib.Path, folder: pathlib.Path, kind: str) -> list[str
     ],
 )
 def test_a_mistake_is_one_plain_line_and_exit_1(tmp_path, folder, kind, words, capsys, monkeypatch):
-    from vitjax.cli import flags
-
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "cache"))
-    arguments = ["--config=configs/folder.py", f"--workdir={tmp_path / 'out'}", *SMALL]
-    arguments += mistake(tmp_path, folder, kind)
-    code = flags._run(program_under_test.main, EvalConfig, "", ["eval.py", *arguments])
+    code = in_process(tmp_path, monkeypatch, *mistake(tmp_path, folder, kind))
     printed = capsys.readouterr()
     last = printed.err.splitlines()[-1]
     assert code == 1
@@ -375,27 +383,27 @@ def test_a_mistake_is_one_plain_line_and_exit_1(tmp_path, folder, kind, words, c
     assert printed.out == ""
 
 
-def test_a_strict_run_stops_at_the_first_bad_image(tmp_path):
+def test_a_strict_run_stops_at_the_first_bad_image(tmp_path, capsys, monkeypatch):
     bad = tmp_path / "bad"
     bad.mkdir()
     Image.fromarray(image(0, 0)).save(bad / "good.png")
     (bad / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    code, out, err = run(
-        "folder", tmp_path / "out", f"--config.data.gallery={bad}", "--config.data.on_bad_image=error"
-    )
+    arguments = [f"--config.data.gallery={bad}", "--config.data.on_bad_image=error"]
+    code = in_process(tmp_path, monkeypatch, *arguments, "--config.model.depth=4")
+    printed = capsys.readouterr()
     assert code == 1
-    assert "broken.png" in err.splitlines()[-1]
-    assert out == ""
+    assert "broken.png" in printed.err.splitlines()[-1]
+    assert printed.out == ""
 
 
-def tiny(folder: pathlib.Path) -> EvalConfig:
+def tiny(folder: pathlib.Path, **parts) -> EvalConfig:
     """A search of a folder in itself, by a model of one narrow block."""
+    quick = {"rerank": RerankConfig(method="pooled"), "figures": FiguresConfig(count=0, report=1)}
     return EvalConfig(
         batch_size=4,
         model=ModelConfig("vit_small_patch14_dinov2", img_size=28, embed_dim=8, depth=1, num_heads=2),
         data=DataConfig(gallery=str(folder)),
-        rerank=RerankConfig(method="pooled"),
-        figures=FiguresConfig(count=0, report=1),
+        **quick | parts,
     )
 
 
@@ -456,7 +464,7 @@ def test_names_of_files_steer_no_terminal_and_the_home_folder_is_no_folder_of_it
     command = [sys.executable, ROOT / "eval.py", "--config=config.py", "--workdir=~/run"]
     command += ["--config.data.gallery=~/shop", "--config.index.path=~/index"]
     env = os.environ | {"HOME": str(home), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    env |= {"VITJAX_CACHE": str(ROOT / "runs" / "test-cache")}
+    env |= QUICK | {"VITJAX_CACHE": str(ROOT / "runs" / "test-cache")}
     ended = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert [path.name for path in here.iterdir()] == ["config.py"]
@@ -476,7 +484,8 @@ def test_a_user_without_a_home_folder_searches_without_a_cache(folder, tmp_path)
     command += [f"--ambient-caps={rights}", sys.executable, ROOT / "eval.py", "--config=config.py"]
     command += [f"--workdir={tmp_path / 'out'}", f"--config.data.gallery={folder}"]
     gone = ("HOME", "VITJAX_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
-    env = {name: value for name, value in os.environ.items() if name not in gone} | {"PYTHONPATH": str(ROOT)}
+    env = {name: value for name, value in os.environ.items() if name not in gone}
+    env |= QUICK | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("set VITJAX_CACHE to one") == 1

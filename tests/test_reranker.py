@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 import vitjax
+from tests import QUICK
+from tests.compiled import compiled
 from tests.data.corpus import encoded
 from tests.photos import image, write_folder
 from vitjax import reranker as front
@@ -22,7 +24,7 @@ from vitjax.data.sources.synthetic import KINDS, SyntheticSource
 from vitjax.retrieval import calibrate_gate, judge_gate, match_price, rerank
 from vitjax.retrieval.metrics import retrieval_metrics
 
-CONFIG = EvalConfig(model=ModelConfig(name="vit_tiny_patch16_224", img_size=48, block=3))
+CONFIG = EvalConfig(model=ModelConfig(name="vit_tiny_patch16_224", img_size=48, depth=4, block=3))
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +241,16 @@ def test_a_few_images_are_not_padded_to_a_full_batch_and_many_compile_one_shape(
     assert [fresh._compiled_size(32, count) for count in (1, 9, 17, 20, 29, 99)] == [2, 10, 20, 20, 32, 32]
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "cvt_13"])
-def test_a_grid_may_be_the_models_own_but_not_finer(name):
-    model = vitjax.build(name, num_classes=0)
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 1}),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}),
+        ("cvt_13", {"depths": (1, 1, 1)}),
+    ],
+)
+def test_a_grid_may_be_the_models_own_but_not_finer(name, fields):
+    model = vitjax.build(name, num_classes=0, **fields)
     config = EvalConfig(model=ModelConfig(name=name, block=-1))
     blank = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), blank)
@@ -316,7 +325,7 @@ for call in (
 
 def test_a_mistake_of_another_type_is_one_plain_line():
     # Without the checks of types that the other tests run under.
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    env = os.environ | QUICK | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", MISTAKES], capture_output=True, text=True, env=env, check=True
     )
@@ -380,7 +389,7 @@ def test_a_rerank_config_alone_is_enough(reranker, images):
 def test_fewer_tokens_are_matched_where_they_lie(images, name, grid, marginals):
     config = dataclasses.replace(
         CONFIG,
-        model=dataclasses.replace(CONFIG.model, block=11, grid=grid, center="position"),
+        model=dataclasses.replace(CONFIG.model, depth=0, block=11, grid=grid, center="position"),
         reduce=ReduceConfig(name=name, keep_ratio=0.6, r=1),
         rerank=vitjax.RerankConfig(marginals=marginals),
     )
@@ -431,15 +440,14 @@ def test_the_center_is_what_images_of_leaves_or_of_a_folder_have_in_common(image
         centred = vitjax.Reranker(plain.model, plain.variables, config)
         source = FolderSource(folder) if where else SyntheticSource("leaves", front.SYNTHETIC_IMAGES)
         images = np.stack([centred.preprocess(source.read(i)) for i in range(len(source))])
-        raw = plain.model.apply(plain.variables, images, block=3).tokens
-        wanted = raw.mean(0) if kind == "position" else jnp.broadcast_to(raw.mean((0, 1)), raw.shape[1:])
+        apply = compiled(plain.model.apply)
+        raw = apply(plain.variables, images, block=3).tokens
+        wanted = raw.mean(0) if kind == "position" else np.broadcast_to(raw.mean((0, 1)), raw.shape[1:])
         wanted = wanted if where else wanted - wanted.mean(0, keepdims=True)
         np.testing.assert_allclose(centred.center, wanted, atol=2e-4)
-        token = plain.model.apply(
-            plain.variables, plain.preprocess(Image.fromarray(photos[0]))[None], block=3
-        )
+        token = apply(plain.variables, plain.preprocess(Image.fromarray(photos[0]))[None], block=3)
         moved = token.tokens[0] - wanted
-        unit = moved / jnp.linalg.norm(moved, axis=-1, keepdims=True)
+        unit = moved / np.linalg.norm(moved, axis=-1, keepdims=True)
         np.testing.assert_allclose(centred.describe(photos[:1])[0].tokens[0], unit, atol=2e-4)
     assert plain.center is None
 

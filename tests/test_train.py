@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from tests import ROOT
+from tests import QUICK, ROOT
 from tests.data.layouts import write_msls
 from vitjax.training.checkpoint import _hash_of
 
@@ -38,11 +38,8 @@ CACHE = ROOT / "runs" / "test-cache"  # compiled once for all processes
 
 def start(workdir: pathlib.Path, *arguments: str, devices: int = 1, **env: str) -> subprocess.Popen:
     command = [sys.executable, "train.py", "--config=configs/smoke.py", f"--workdir={workdir}"]
-    variables = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "VITJAX_CACHE": str(CACHE),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    variables = os.environ | QUICK | {"JAX_PLATFORMS": "cpu", "VITJAX_CACHE": str(CACHE)}
+    variables["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
     process = subprocess.Popen(
         [*command, *SHORT, *TINY, *arguments],
         cwd=ROOT, env=variables | env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -138,9 +135,9 @@ def test_every_logged_step_has_a_line_with_all_four_losses(undisturbed):
         assert min(line[name] for name in ("classify", "ratio", "distill", "token")) > 0
 
 
-def test_killed_three_times_a_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed, tmp_path):
+def test_killed_twice_a_run_ends_bit_for_bit_like_an_undisturbed_one(undisturbed, tmp_path):
     moments = random.Random(0)
-    kill_and_finish(tmp_path / "run", [(step, moments.random() / 2) for step in (1, 17, 40)])
+    kill_and_finish(tmp_path / "run", [(step, moments.random() / 2) for step in (17, 40)])
     assert sums(tmp_path / "run") == sums(undisturbed[0])
     assert lines(tmp_path / "run") == lines(undisturbed[0])
 

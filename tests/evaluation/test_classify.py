@@ -12,19 +12,19 @@ from tests.test_eval import run
 from vitjax.config import DataConfig, EvalConfig, FiguresConfig, ModelConfig, ReduceConfig, validate
 from vitjax.evaluation import classify
 
+VIT = "vit_tiny_patch16_224"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("images") / "shop", kinds=4, variants=3)
 
 
-def asked(
-    folder, model: str = "vit_tiny_patch16_224", size: int = 48, classes: int = 4, **reduce
-) -> EvalConfig:
+def asked(folder, model: str = VIT, size: int = 48, classes: int = 4, **reduce) -> EvalConfig:
     config = EvalConfig(
         task="classify",
         batch_size=8,
-        model=ModelConfig(name=model, img_size=size, num_classes=classes),
+        model=ModelConfig(name=model, img_size=size, num_classes=classes, depth=2 * (model == VIT)),
         data=DataConfig(images=str(folder), resize="squash"),
         reduce=ReduceConfig(**reduce),
         figures=FiguresConfig(count=2),
@@ -51,7 +51,7 @@ def test_the_program_writes_one_row_per_amount_and_what_stands_behind_it(folder,
         "--config.reduce.name=tome",
         "--config.reduce.sweep=(1, 2)",
     ]
-    code, out, err = run("classify_deit", tmp_path, *arguments, XLA_FLAGS="")
+    code, out, err = run("classify_deit", tmp_path, *arguments)
     assert code == 0, err
     results = json.loads(out.splitlines()[-1])
     assert json.loads((tmp_path / "results.json").read_text()) == results

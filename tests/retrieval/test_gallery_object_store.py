@@ -207,6 +207,8 @@ def test_an_answer_that_is_lost_ends_no_build_wherever_it_is_lost(quick_retries,
     names = ("writer.lock", "manifest.json", "committed.json", "tokens/zarr.json", "tokens/c/0/0/0")
     wanted = [i for i, x in enumerate(requests) if x.removeprefix("PUT ") in names]
     assert [requests[i] for i in wanted].count("PUT manifest.json") == 4
+    if not reset:  # how an answer is lost matters to the client alone: one object of each kind is enough
+        wanted = [requests.index(f"PUT {name}") for name in names]
     for number in [*wanted, len(requests) - 1]:  # the last one deletes the lock
         LOST.nothing()
         LOST.reset = reset
