@@ -14,19 +14,18 @@ alone, and with the pooled cosine added. A fixed mass is the same share for ever
 
 import argparse
 import csv
-import io
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
 from vitjax.cli import flags
 from vitjax.config import RerankConfig, demo_config
+from vitjax.data.augment import composite
 from vitjax.data.sources.base import FolderSource
 from vitjax.data.sources.synthetic import KINDS, SyntheticSource
 from vitjax.reranker import SYNTHETIC_IMAGES, Reranker
@@ -86,23 +85,7 @@ def _images(args: argparse.Namespace, reranker: Reranker) -> tuple[list[np.ndarr
     chosen = draw.permutation(len(source))[: 2 * args.count]
     seen = [reranker.preprocess.view(source.read(int(i))) for i in chosen]
     pairs = list(zip(seen[: args.count], seen[args.count :], strict=True))
-    return [q for q, _ in pairs], [_composite(*pair, share, draw) for share in SHARES for pair in pairs]
-
-
-def _composite(
-    query: np.ndarray, background: np.ndarray, share: float, draw: np.random.Generator
-) -> np.ndarray:
-    side = query.shape[1]
-    width = round(share * side)
-    room = side - width
-    start = int(draw.integers(0, room + 1))
-    to = 0 if start > room // 2 else room
-    strip = np.roll(query[:, start : start + width], int(draw.integers(side // 4, 3 * side // 4)), axis=0)
-    whole = background.copy()
-    whole[:, to : to + width] = strip
-    file = io.BytesIO()
-    Image.fromarray((0.85 * whole).astype(np.uint8)).save(file, "JPEG", quality=75)
-    return np.asarray(Image.open(file).convert("RGB"))
+    return [q for q, _ in pairs], [composite(*pair, share, draw) for share in SHARES for pair in pairs]
 
 
 def _describe(

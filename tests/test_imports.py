@@ -37,6 +37,7 @@ ALLOWED = {
     "reranker": {"config", "data", "models", "retrieval", "sharding", "system", "text", "weights"},
     "training": {
         "training",
+        "reranker",
         "cli",
         "config",
         "data",

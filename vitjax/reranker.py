@@ -28,6 +28,7 @@ from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.models.from_config import backbone, init_variables
 from vitjax.models.text_encoder import TextEncoder, has_text_tower, text_encoder
+from vitjax.models.token_head import TokenHead
 from vitjax.retrieval import (
     Acceptance,
     Descriptors,
@@ -51,7 +52,7 @@ from vitjax.retrieval.gallery.manifest import check_recipe, check_same
 from vitjax.retrieval.words import describe_words
 from vitjax.system.compilation_cache import use_compilation_cache
 from vitjax.text import Text, Tokenizer, load_tokenizer
-from vitjax.weights import LoadReport, load_with_report
+from vitjax.weights import LoadReport, load_weights, load_with_report
 from vitjax.weights import fingerprint as fingerprint_weights
 
 Progress = Callable[[Iterable[Batch], int], Iterable[Batch]]
@@ -133,6 +134,12 @@ class Reranker:
             )
         self.config: EvalConfig = config or EvalConfig()
         validate(self.config)
+        if (self.config.rerank.marginals == "learned") != bool(self.config.rerank.head):
+            raise UserError(
+                f"Reranker: marginals are {self.config.rerank.marginals!r}, the head is "
+                f"{self.config.rerank.head!r}: 'learned' and the file of a trained head go together",
+                fields=("rerank.marginals", "rerank.head"),
+            )
         self.model = model
         self.preprocess: Preprocess = preprocess or model_input(self.config, getattr(model, "img_size", 0))
         self.mesh: Mesh = sharding.make_mesh() if mesh is None else mesh
@@ -154,14 +161,13 @@ class Reranker:
         blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         grid = self.config.model.grid
         try:
-            native = jax.eval_shape(
-                lambda *inputs: jnp.zeros(self._forward(*inputs).grid), self.variables, blank
-            ).shape
+            shapes: Any = jax.eval_shape(self._shapes, self.variables, blank)
         except FlaxError as error:
             raise UserError(
                 f"Reranker: these variables are not of this {type(model).__name__}; give what "
                 f"vitjax.load_weights(source, model) returns ({_first_sentence(error)})"
             ) from None
+        native: tuple[int, int] = shapes[0].shape
         if grid > min(native):
             raise UserError(
                 f"Reranker: grid is {grid}; this model has {native[0]} x {native[1]}: give no more, or 0",
@@ -173,6 +179,8 @@ class Reranker:
                 "preprocess=vitjax.preprocess(NAME) with the name it was built by, or a config that has it."
             )
         self.patch_grid: tuple[int, int] = native  # of the model, before any token is dropped or pooled
+        self.token_length: int = shapes[1].shape[-1]
+        self.pooled_length: int = shapes[2].shape[-1]
         self.token_grid: tuple[int, int] = (grid, grid) if grid else native
 
     def _forward(self, variables: dict[str, Any], images: jax.Array) -> Any:
@@ -184,6 +192,10 @@ class Reranker:
         return self.model.apply(
             variables, images, block=wanted.block, return_attention=rollout, **facet, **space
         )
+
+    def _shapes(self, variables: dict[str, Any], images: jax.Array) -> tuple[jax.Array, ...]:
+        output = self._forward(variables, images)
+        return jnp.zeros(output.grid), output.tokens, output.pooled
 
     @functools.cached_property
     def center(self) -> np.ndarray | None:
@@ -241,7 +253,29 @@ class Reranker:
         return replace(rule, price=self._price)
 
     @functools.cached_property
+    def _head(self) -> tuple[TokenHead, dict[str, Any]] | None:
+        """What weighs tokens, and its variables; None where nothing learned does."""
+        if self.config.rerank.marginals != "learned":
+            return None
+        head = TokenHead(self.token_length)
+        return head, load_weights(self.config.rerank.head, head)
+
+    @property
+    def _weigh(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+        if self._head is None:
+            return None
+        head, variables = self._head
+
+        def weigh(tokens: jax.Array, valid: jax.Array) -> jax.Array:
+            found: Any = head.apply(variables, tokens, valid)
+            return found.weights
+
+        return weigh
+
+    @functools.cached_property
     def _price(self) -> float:
+        if self._head is not None:
+            return float(np.clip(self._head[1]["params"]["price"], 1e-3, 2.0))
         if folder := self.config.data.center:
             photos = self.describe(FolderSource(folder), on_bad_image=self.config.data.on_bad_image)[0]
             return match_price(photos)
@@ -256,6 +290,7 @@ class Reranker:
             rollout=self.config.rerank.marginals == "rollout",
             start=self.config.model.rollout_start,
             keep=self.config.rerank.marginals == "keep",
+            weigh=self._weigh,
             count=self.config.model.tokens,
             aggregate=self.config.model.aggregate,
             center=self.center,
@@ -273,7 +308,9 @@ class Reranker:
         if chosen.tokens:
             kept |= {"tokens": chosen.tokens, "aggregate": chosen.aggregate}
         weighed = self.config.rerank.marginals
-        weighed = weighed if weighed in ("rollout", "keep") else "alike"
+        weighed = weighed if weighed in ("rollout", "keep", "learned") else "alike"
+        if self._head is not None:
+            weighed = f"learned, {fingerprint_weights(self._head[1])}"
         if weighed == "rollout":
             weighed = f"rollout from block {chosen.rollout_start}"
         return check_recipe(

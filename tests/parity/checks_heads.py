@@ -9,15 +9,14 @@ import numpy as np
 import optax
 
 from tests.parity.fixture import Fixture, assert_all_compared
-from vitjax.models.elvis import Elvis
+from vitjax.models.token_head import match_head
 from vitjax.weights import load_weights
 from vitjax.weights.rename import to_path
 
 
 def check_elvis(fixture: Fixture) -> None:
     config, given = fixture.meta["config"], fixture.inputs
-    model = Elvis(
-        local_dim=config["local_dim"],
+    model = match_head(config["local_dim"], compat="elvis").clone(
         model_dim=config["model_dim"],
         temperature=config["sh_temp"],
         iterations=config["sh_iter"],

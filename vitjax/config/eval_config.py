@@ -14,7 +14,7 @@ from vitjax.pretrained import PACKAGED
 
 TASKS = ("retrieve", "index", "classify")
 METHODS = ("transport", "chamfer", "mutual", "pooled")
-MARGINALS = ("uniform", "rollout", "keep", "cross_correlation", "inverse", "complement", "softmax")
+MARGINALS = ("uniform", "rollout", "keep", "learned", "cross_correlation", "inverse", "complement", "softmax")
 SOLVERS = ("fused", "pallas", "ott")
 RESIZE = ("crop", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear")
@@ -218,9 +218,14 @@ class RerankConfig:
     # cross_correlation.
     marginals: str = option(
         "uniform",
-        "weights of patch tokens; rollout: attention rollout; keep: scores of the predictor; the others "
-        "compare tokens with the other image's pooled vector",
+        "weights of patch tokens; rollout: attention rollout; keep: scores of the predictor; learned: by "
+        "`head`; the others compare tokens with the other image's pooled vector",
         choices=MARGINALS,
+    )
+    head: str = option(
+        "",
+        "marginals learned: weights of the head that weighs tokens, trained by task rerank of train.py; it "
+        "brings a price for mass auto and mutual too",
     )
     weight: float = option(1.0, "score = structural similarity + weight * cosine of pooled vectors", low=0)
     iterations: int = option(100, "Sinkhorn iterations, at most", low=1)

@@ -7,12 +7,21 @@ config file's `get_config` has run.
 import functools
 from dataclasses import dataclass, field
 
-from vitjax.config.eval_config import DTYPES, ENTRY, ON_BAD_IMAGE, BackboneConfig, InputConfig
+from vitjax.config.eval_config import (
+    CENTERS,
+    DTYPES,
+    ENTRY,
+    ON_BAD_IMAGE,
+    BackboneConfig,
+    InputConfig,
+    Mass,
+)
 from vitjax.config.fields import check, option
 from vitjax.config.old_names import reads_old_names
 from vitjax.data.sources.open import sources_with
 
-TASKS = ("classify", "metric", "distill")
+TASKS = ("classify", "metric", "distill", "rerank")
+CENTERS_OF_HEAD = tuple(name for name in CENTERS if name != "mean")  # that one needs photos
 SHARDINGS = ("replicated", "fsdp")
 LEVELS = ("image", "batch")
 METRIC_LOSSES = ("margin", "multi_similarity", "proxy_anchor")
@@ -89,6 +98,36 @@ class DistillConfig:
     negatives: int = option(0, "places: hard negatives of each query; 0 = classes, without places", low=0)
     mine_every: int = option(1000, "steps between searches for the hardest negatives", low=1)
     pool: int = option(5000, "images that are searched for hard negatives", low=1)
+
+
+@dataclass(slots=True)
+class HeadConfig:
+    """Task rerank: which tokens are weighed, and what is learned from; `metric` says the batches."""
+
+    block: int = option(-1, "block that patch tokens come from, after the final norm; -1 = the last")
+    grid: int = option(0, "patch tokens are pooled to grid x grid; 0 = all stay", low=0)
+    center: str = option("none", "taken away from tokens, as in eval.py", choices=CENTERS_OF_HEAD)
+    views: int = option(
+        0,
+        "images of one thing: each image itself, and by turns an augmented view and a composite of known "
+        "overlap; 0 = the classes are learned from",
+        low=0,
+    )
+    temperature: float = option(0.05, "of the softmax over a batch's images", above=0, unit="units of score")
+    epsilon: float = option(0.05, "transport: weight of the entropy, as in eval.py", low=1e-3)
+    mass: Mass = option(
+        1.0, "transport: share of each image that is matched; auto: by a price, which is learned too",
+        above=0, high=1, choices=("auto",),
+    )  # fmt: skip
+    tau: float = option(1.0, "transport: how firmly the weights are kept; 1 = exactly", above=0, high=1)
+    weight: float = option(1.0, "score = structural similarity + weight * cosine of pooled vectors", low=0)
+    iterations: int = option(100, "Sinkhorn iterations, at most", low=1)
+    tolerance: float = option(
+        0.0,
+        "marginal error (L1) at which a pair is done, gradients then being implicit; 0 = all iterations",
+        low=0,
+    )
+    top_k: int = option(20, "evaluation: candidates of each query that are reranked", low=1)
 
 
 @reads_old_names
@@ -193,7 +232,7 @@ class TrainConfig:
     task: str = option(
         "classify",
         "classify: labels, and a dense teacher of a dynamic model; metric: embeddings from classes; distill: "
-        "embeddings from a teacher",
+        "embeddings from a teacher; rerank: weights of patch tokens of a frozen model",
         choices=TASKS,
     )
     seed: int = option(0, "of initial weights, the order of images, augmentation and sampling", low=0)
@@ -214,6 +253,7 @@ class TrainConfig:
     sparsify: SparsifyConfig = field(default_factory=SparsifyConfig)
     metric: MetricConfig = field(default_factory=MetricConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
     data: TrainDataConfig = field(default_factory=TrainDataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -241,7 +281,7 @@ def _rules(config: TrainConfig) -> list[str]:
             f"{config.optim.accumulate}"
         )
     metric = _metric(config) if config.task != "classify" else []
-    return wrong + _data(config) + metric + _distill(config)
+    return wrong + _data(config) + metric + _distill(config) + _head(config)
 
 
 def _data(config: TrainConfig) -> list[str]:
@@ -295,4 +335,23 @@ def _distill(config: TrainConfig) -> list[str]:
         wrong.append(
             "config.distill.teacher and config.distill.vectors: name one teacher, a model or vectors"
         )
+    return wrong
+
+
+def _head(config: TrainConfig) -> list[str]:
+    """What a head can be learned through, and from."""
+    head, wrong = config.head, []
+    if config.task != "rerank":
+        return []
+    if head.tau < 1 and head.mass != 1:
+        wrong.append(
+            f"config.head.mass is {head.mass!r} and config.head.tau {head.tau}: both leave mass unmatched; "
+            "set one of them to 1"
+        )
+    if head.views == 1:
+        wrong.append("config.head.views is 1; a view needs another: give 2 or more, or 0 for classes")
+    if not head.views and config.augment != AugmentConfig():
+        wrong.append("config.augment: tokens are stored; only head.views augments images in task 'rerank'")
+    if config.data.source == "msls":
+        wrong.append("config.data.source is 'msls'; task 'rerank' learns from classes or views")
     return wrong

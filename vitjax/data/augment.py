@@ -1,5 +1,6 @@
 """Training augmentation on the host, in Pillow and NumPy."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,6 +65,36 @@ class Augment:
         if wanted.erase and rng.random() < wanted.erase:
             pixels = erase(pixels, self.recipe.mean, self.recipe.std, rng)
         return pixels
+
+
+def composite(
+    image: UInt8[np.ndarray, "h w 3"],
+    background: UInt8[np.ndarray, "h w 3"],
+    share: float,
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A strip of an image in another, so that both share a known part and nothing lies where it lay.
+
+    The strip has the whole height, rolled over its upper edge, and is put to the side where it was not; the
+    result is a little darker and compressed again.
+
+    Args:
+        image: what the strip is of.
+        background: of the same shape.
+        share: of the width, in (0, 1].
+        rng: where the strip begins, and how far it is rolled.
+    """
+    height, side = image.shape[:2]
+    width = round(share * side)
+    room = side - width
+    start = int(rng.integers(0, room + 1))
+    to = 0 if start > room // 2 else room
+    strip = np.roll(image[:, start : start + width], int(rng.integers(height // 4, 3 * height // 4)), axis=0)
+    whole = background.copy()
+    whole[:, to : to + width] = strip
+    file = io.BytesIO()
+    Image.fromarray((0.85 * whole).astype(np.uint8)).save(file, "JPEG", quality=75)
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def crop_box(size: tuple[int, int], least: float, rng: np.random.Generator) -> tuple[int, int, int, int]:

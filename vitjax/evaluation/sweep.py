@@ -10,7 +10,7 @@ from vitjax.errors import UserError
 
 MOST = 1000  # combinations: each is a reranking of all queries
 _KEPT = ("held_out", "gate", "accept")  # not of a single reranking
-_MEASURED = ("rollout", "keep")  # marginals that come with the descriptors
+_MEASURED = ("rollout", "keep", "learned")  # marginals that come with the descriptors
 
 
 def parse_sweep(text: str, base: RerankConfig) -> list[tuple[dict[str, Any], RerankConfig]]:

@@ -20,7 +20,7 @@ from vitjax.errors import UserError
 from vitjax.ot import released
 from vitjax.ot.outputs import PairMarginals, Values
 
-KINDS = ("uniform", "rollout", "keep", "cross_correlation", "inverse", "complement", "softmax")
+KINDS = ("uniform", "rollout", "keep", "learned", "cross_correlation", "inverse", "complement", "softmax")
 
 
 def uniform(valid: Bool[Values, "*batch n"]) -> Float[Array, "*batch n"]:
@@ -117,14 +117,14 @@ def pair_marginals(
     """Weights of both images of a pair, each by the tokens of one and the pooled vector of the other.
 
     Args:
-        kind: "uniform", "rollout" or "keep" (the given weights), "cross_correlation", "inverse",
+        kind: "uniform", "rollout", "keep" or "learned" (the given weights), "cross_correlation", "inverse",
             "complement" or "softmax".
         query_tokens: L2-normalised.
         candidate_tokens: L2-normalised.
         query_pooled: L2-normalised.
         candidate_pooled: L2-normalised.
-        query_weights: of the query's tokens, non-negative; "rollout" and "keep" need them, no other kind
-            uses them.
+        query_weights: of the query's tokens, non-negative; "rollout", "keep" and "learned" need them, no
+            other kind uses them.
         candidate_weights: likewise.
         query_valid: False = padding, weight 0; None: no token is padding.
         candidate_valid: likewise.
@@ -139,7 +139,7 @@ def pair_marginals(
     )
     if kind == "uniform":
         a_raw, b_raw = _even(query_valid), _even(candidate_valid)
-    elif kind in ("rollout", "keep"):
+    elif kind in ("rollout", "keep", "learned"):
         if query_weights is None or candidate_weights is None:
             raise UserError(f"vitjax.ot.marginals: kind {kind!r} needs query_weights and candidate_weights")
         a_raw, b_raw = jax.nn.relu(query_weights), jax.nn.relu(candidate_weights)

@@ -298,6 +298,7 @@ def make_describe(
     rollout: bool = False,
     start: int = 0,
     keep: bool = False,
+    weigh: Callable[[Array, Array], Array] | None = None,
     count: int = 0,
     aggregate: str = "kmeans",
     center: Float[np.ndarray, "t d"] | None = None,
@@ -324,6 +325,8 @@ def make_describe(
         start: first block that counts for rollout.
         keep: weigh tokens by their score in the step that kept them (`BackboneOutput.kept_scores`) instead of
             alike. For models that rank tokens.
+        weigh: `(tokens, valid) -> weights`, all with leading (b, n): weights of normalised tokens instead of
+            alike, by what was learned; of `normalise` alone.
         center: subtracted from the tokens that are kept, see `token_center`; None: nothing is.
         subspace: orthonormal directions, projected out after that, see `positional_subspace`; None: nothing
             is.
@@ -361,6 +364,7 @@ def make_describe(
         pooled, owner = output.pooled.astype(jnp.float32), _owner(output)
         if normalise:
             tokens, pooled = unit_vectors(tokens), unit_vectors(pooled)
+            weights = weights if weigh is None else weigh(tokens, there)
         if count and normalise:
             importance = weights
             if aggregate == "attention":

@@ -7,11 +7,13 @@ import numpy as np
 from vitjax import sharding
 from vitjax.config.train_config import TrainConfig
 from vitjax.data import transforms
+from vitjax.data.augment import Augment
 from vitjax.data.sources.base import ClassesSource, FolderSource, ImageSource, class_numbers, notes_of
 from vitjax.data.sources.geo import Places
 from vitjax.data.sources.open import open_source
 from vitjax.data.sources.spec import DataSpec
 from vitjax.data.sources.split import draw_split, read_split, write_split
+from vitjax.data.sources.views import Views
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
 from vitjax.training.mining import FAR
@@ -45,6 +47,9 @@ def open_sources(config: TrainConfig, out: pathlib.Path | None = None) -> tuple[
     )  # fmt: skip
     learn, held_out = (open_source(data.source, spec, split) for split in ("train", "test"))
     assert learn is not None
+    if config.task == "rerank" and config.head.views:
+        augment = Augment(model_input(config), config.augment)
+        learn = Views(learn, config.head.views, augment, config.seed)
     if held_out is not None:
         return learn, held_out
     count = round((1 - config.metric.held_out) * len(learn.class_names))

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vitjax import sharding
 from vitjax.config import RerankConfig
-from vitjax.config.train_config import MetricConfig
+from vitjax.config.train_config import HeadConfig, MetricConfig
 from vitjax.data.eval_loader import Batches
 from vitjax.data.sources.geo import Places
 from vitjax.errors import UserError
@@ -19,7 +19,7 @@ from vitjax.retrieval import describe_batches, make_describe, rerank, search
 from vitjax.retrieval.descriptors import NothingToDescribe
 from vitjax.retrieval.metrics import positives_within, relevance_metrics
 from vitjax.retrieval.metrics.relevance import KS, Truth
-from vitjax.training.losses import embedding_of
+from vitjax.training.losses import embedding_of, rule_of
 from vitjax.training.mining import FAR
 from vitjax.training.output import SILENT, Output
 from vitjax.training.step import make_eval_step
@@ -135,6 +135,20 @@ class Retrieval:
         )
         return cls(loader, truth, mesh, make_describe(forward, mesh=mesh), rule)
 
+    @classmethod
+    def of_head(
+        cls, model: Any, loader: Batches, truth: np.ndarray, mesh: Mesh, config: HeadConfig
+    ) -> "Retrieval":
+        """Of a head on descriptors that are there already: pooled search does not change."""
+
+        def describe(variables: Any, rows: jax.Array, valid: jax.Array) -> Any:
+            found, _ = model.apply(variables, rows)
+            return found.replace(valid=found.valid & valid[:, None])
+
+        whole, spread = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, sharding.ROWS)
+        describe = jax.jit(describe, in_shardings=(whole, spread, spread), out_shardings=spread)
+        return cls(loader, truth, mesh, describe, rule_of(config), "reranked_precision_at_1")
+
     def compiled(self, variables: Any, rows: int, shape: tuple[int, ...]) -> "Retrieval":
         """Compiled at its first call: how many images are compared depends on how many could be read."""
         return self
@@ -156,7 +170,10 @@ class Retrieval:
         before = search(described, described, depth, exclude=own, mesh=self.mesh)[1]
         if stopped():
             return None
-        after = rerank(described, described, before, config=self.rule, mesh=self.mesh)
+        rule = self.rule
+        if rule.mass == "auto":  # the head's price
+            rule = replace(rule, price=float(np.clip(variables["params"]["price"], 1e-3, 2.0)))
+        after = rerank(described, described, before, config=rule, mesh=self.mesh)
         wanted = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
         pooled, matched = truth.metrics(np.asarray(before)), truth.metrics(np.asarray(after.index))
         found = {name: pooled[name] for name in wanted}

@@ -17,6 +17,7 @@ from vitjax.data.transforms import Preprocess, preprocess
 from vitjax.errors import EntryError, UserError
 from vitjax.models.from_config import create_model, init_variables
 from vitjax.models.outputs import dense
+from vitjax.models.token_head import match_head
 from vitjax.training import optim
 from vitjax.training.batch import Pixels, Renormalise
 from vitjax.training.losses import embedding_of, is_dynamic, metric_start
@@ -25,8 +26,14 @@ from vitjax.weights import LoadReport, WeightsError, load_with_report
 
 
 def build(config: TrainConfig, recipe: Preprocess, *, classes: int) -> Any:
-    """The model that is trained; of two towers that of images, as no text is seen."""
+    """The model that is trained; of two towers that of images, as no text is seen; in task rerank a head."""
     wanted = config.model
+    if config.task == "rerank":
+        frozen = create_model(wanted, recipe.image_size, num_classes=0)
+        tokens = jax.eval_shape(
+            lambda x: frozen.init_with_output(jax.random.key(0), x)[0].tokens, _blank(recipe)
+        )
+        return match_head(tokens.shape[-1])
     given = {"keep_ratio": wanted.keep_ratio, "remat": wanted.remat, "drop_path_rate": wanted.drop_path}
     fields = {name: value for name, value in given.items() if value}
     model = create_model(wanted, recipe.image_size, num_classes=classes, **fields)
@@ -88,6 +95,8 @@ def initial(
             does not fit the teacher.
     """
     wanted, source = config.model, config.sparsify.teacher or config.model.weights
+    if config.task == "rerank":  # the frozen model's weights are loaded where images are described
+        return model.init(jax.random.key(config.seed), *model.blank()), {}
     if not fresh:
         shapes = jax.eval_shape(model.init, jax.random.key(0), _blank(recipe))
         variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -5,12 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from vitjax.config.train_config import DistillConfig, MetricConfig, SparsifyConfig
+from vitjax.config import RerankConfig
+from vitjax.config.train_config import DistillConfig, HeadConfig, MetricConfig, SparsifyConfig
 from vitjax.models.outputs import dense, reduction_of
 from vitjax.ot import structural_similarity
+from vitjax.retrieval.reranking import matching
+from vitjax.retrieval.reranking.plans import match_each
 from vitjax.sparsify.losses import Prediction, Weights, soft_cross_entropy, sparsification_loss
 from vitjax.training import metric_losses
 from vitjax.training.batch import Batch, Renormalise
@@ -126,6 +130,54 @@ def make_distill_loss(model: Any, teacher: Any, to_teacher: Renormalise, config:
         return total, (updated, {"distill": gap, "triplet": triplet})
 
     return loss
+
+
+def make_rerank_loss(model: Any, config: HeadConfig) -> Loss:
+    """Cross entropy of finding an image of the class among all others of the batch, by the reranked score.
+
+    The score is what `vitjax.retrieval.rerank` gives, so the gradient reaches the weights through the plans:
+    by the optimality conditions where `config.tolerance` is above 0, else through all iterations. Scores of a
+    pair and of the same pair turned around are taken to be one, as converged plans are.
+
+    Args:
+        model: gives descriptors with learned weights, and a price, see `vitjax.training.head`.
+        config: how pairs are matched; a price is learned where the mass is "auto".
+    """
+    spec, params = matching.settings(rule_of(config))
+
+    def loss(variables: dict, _: Any, batch: Batch, rng: Array) -> tuple[Array, tuple[dict, dict]]:
+        found, price = model.apply(variables, batch.images)
+        rows, columns = np.triu_indices(len(found), 1)
+        priced = params.replace(price=price)  # pyright: ignore[reportAttributeAccessIssue]
+        pairs = match_each(found.take(rows), found.take(columns), priced, spec)
+        half = jnp.zeros((len(found), len(found))).at[rows, columns].set(pairs.score)
+        logits = jnp.where(jnp.eye(len(found), dtype=bool), -jnp.inf, (half + half.T) / config.temperature)
+        same, _ = metric_losses.pairs(batch.labels.argmax(axis=-1))
+        there = same.any(axis=1)
+        wanted = same | ~there[:, None]  # an image that is alone counts for nothing, and has a gradient of 0
+        log_share = jax.nn.log_softmax(logits, axis=1)
+        each = -jax.nn.logsumexp(jnp.where(wanted, log_share, -jnp.inf), axis=1)
+        value = jnp.where(there, each, 0.0).sum() / jnp.maximum(there.sum(), 1)
+        first = jnp.take_along_axis(same, logits.argmax(axis=1)[:, None], axis=1)[:, 0]
+        share = found.weights.max(axis=1) * found.valid.sum(axis=1)
+        figures = {"precision_at_1": (first & there).sum() / jnp.maximum(there.sum(), 1)}
+        return value, ({}, figures | {"largest_weight": share.mean(), "price": price})
+
+    return loss
+
+
+def rule_of(config: HeadConfig) -> RerankConfig:
+    """How images are matched while their weights are learned: by weights that come with the descriptors."""
+    return RerankConfig(
+        marginals="keep",
+        epsilon=config.epsilon,
+        mass=config.mass,
+        tau=config.tau,
+        weight=config.weight,
+        iterations=config.iterations,
+        tolerance=config.tolerance,
+        top_k=config.top_k,
+    )
 
 
 def _draws(rng: Array) -> dict[str, Array]:

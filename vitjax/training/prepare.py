@@ -21,6 +21,7 @@ from vitjax.training import optim
 from vitjax.training.batch import Pixels, make_mixer
 from vitjax.training.data import left_out, model_input, open_sources
 from vitjax.training.evaluation import PlaceSearch
+from vitjax.training.head import described
 from vitjax.training.init_state import build, check_dynamic, initial
 from vitjax.training.mining import Mining
 from vitjax.training.output import SILENT, Output
@@ -105,8 +106,9 @@ def prepare(
     parts = Parts(config, recipe, learn, held_out, loader, model, mesh, output)
     shape: tuple[int, ...] = (recipe.image_size, recipe.image_size, 3)
     mixer = make_mixer(config.augment, Pixels(recipe.mean, recipe.std), classes)
-    if config.optim.store_frozen:
-        parts, shape = on_stored(parts, variables, out / "frozen", fresh=resumes is None)
+    stored = described if config.task == "rerank" else on_stored if config.optim.store_frozen else None
+    if stored is not None:
+        parts, shape = stored(parts, variables, out / "frozen", fresh=resumes is None)
         feed = replace(feed, source=parts.learn, augment=as_stored)
         mixer = make_batch(classes, config.augment.smoothing)
     if config.optim.probe and resumes is None:

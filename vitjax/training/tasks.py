@@ -1,4 +1,4 @@
-"""TASKS: classification, metric learning and distillation, each one entry of a dictionary."""
+"""TASKS: classification, metric learning, distillation and reranking, each one entry of a dictionary."""
 
 import dataclasses
 import pathlib
@@ -19,7 +19,7 @@ from vitjax.data.transforms import Preprocess
 from vitjax.training.data import labels_like, labels_to_find
 from vitjax.training.evaluation import Classification, PlaceSearch, Retrieval, embed_images, make_embed
 from vitjax.training.init_state import embedding_width, open_teacher, with_metric
-from vitjax.training.losses import Loss, make_distill_loss, make_loss, make_metric_loss
+from vitjax.training.losses import Loss, make_distill_loss, make_loss, make_metric_loss, make_rerank_loss
 from vitjax.training.mining import Mining
 from vitjax.training.output import SILENT, Output
 from vitjax.training.state import State
@@ -117,6 +117,10 @@ def _teachers_embedding(parts: Parts, variables: dict[str, Any], _: Any) -> Obje
     return Objective(loss, variables, teacher)
 
 
+def _token_weights(parts: Parts, variables: dict[str, Any], _: Any) -> Objective:
+    return Objective(make_rerank_loss(parts.model, parts.config.head), variables)
+
+
 def _accuracy(parts: Parts, placed: State) -> Classification:
     truth = labels_like(parts.held_out, parts.learn)
     return Classification.make(parts.model, parts.loader, truth, placed.evaluated, output=parts.output)
@@ -125,6 +129,11 @@ def _accuracy(parts: Parts, placed: State) -> Classification:
 def _retrieval(parts: Parts, placed: State) -> Retrieval:
     truth = labels_to_find(parts.held_out)
     return Retrieval.make(parts.model, parts.loader, truth, parts.mesh, parts.config.metric)
+
+
+def _reranking(parts: Parts, placed: State) -> Retrieval:
+    truth = labels_to_find(parts.held_out)
+    return Retrieval.of_head(parts.model, parts.loader, truth, parts.mesh, parts.config.head)
 
 
 def _place_search(parts: Parts, placed: State) -> PlaceSearch:
@@ -145,6 +154,7 @@ TASKS = {
     "classify": Task(_classes, _accuracy, embeds=False),
     "metric": Task(_embedding, _retrieval),
     "distill": Task(_teachers_embedding, _retrieval),
+    "rerank": Task(_token_weights, _reranking),
 }
 
 

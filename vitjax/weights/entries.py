@@ -37,6 +37,7 @@ _LAYOUTS = (
     *names_cvt.LAYOUTS,
     *names_dinov3.LAYOUTS,
     Layout("ELViS", "remap_local.0.weight"),
+    Layout("token head", "token_gain_fc1.weight"),
     Layout("timm or torchvision", "layer1.0.conv1.weight"),  # ResNet; the stems of others have a conv1 too
     *names_swin.LAYOUTS,
     *names_google.LAYOUTS,

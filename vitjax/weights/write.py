@@ -34,6 +34,6 @@ def write_weights(
             array = np.asarray(value)
             if keys[-1] == "kernel":
                 array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-            state[to_name(keys)] = np.ascontiguousarray(array)
+            state[to_name(keys)] = np.asarray(array, order="C")  # a number stays one
     with replacing(path, "wb") as file:
         file.write(safetensors.numpy.save(state, dict(notes)))
