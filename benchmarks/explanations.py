@@ -120,14 +120,24 @@ def _pairs(args: argparse.Namespace, reranker: Reranker) -> Iterator[Pair]:
     if args.flat:
         yield from flat_pairs(args.flat, reranker)
     if args.stereo:
-        query, candidate = (read_image(file) for file in args.stereo[:2])
-        disparity = np.load(args.stereo[2])
-        if not isinstance(disparity, np.ndarray):  # an .npz, of which the first array counts
-            disparity = disparity[disparity.files[0]]
-        if disparity.shape != query.size[::-1]:
-            raise SystemExit(f"--stereo: disparity {disparity.shape}, left image {query.size[::-1]}")
-        truth = disparity_correspondence(disparity, **_geometry(query, candidate, reranker))
-        yield Pair(f"stereo {args.stereo[0].stem}", query, candidate, truth)
+        yield stereo_pair(args.stereo, reranker)
+
+
+def stereo_pair(files: Sequence[pathlib.Path], reranker: Reranker) -> Pair:
+    """Two views of a scene, and where the patches of the left one truly are.
+
+    Args:
+        files: left image, right image, disparity (.npy, or .npz whose first array counts).
+        reranker: its grid and preprocessing count.
+    """
+    query, candidate = (read_image(file) for file in files[:2])
+    disparity = np.load(files[2])
+    if not isinstance(disparity, np.ndarray):
+        disparity = disparity[disparity.files[0]]
+    if disparity.shape != query.size[::-1]:
+        raise SystemExit(f"--stereo: disparity {disparity.shape}, left image {query.size[::-1]}")
+    truth = disparity_correspondence(disparity, **_geometry(query, candidate, reranker))
+    return Pair(f"stereo {files[0].stem}", query, candidate, truth)
 
 
 def flat_pairs(folder: pathlib.Path, reranker: Reranker) -> Iterator[Pair]:

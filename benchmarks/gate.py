@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from benchmarks.positions import Look, View, class_set, place_set
+from benchmarks.positions import Bias, Look, View, class_set, place_set
 from vitjax.cli import flags
 from vitjax.config import EvalConfig, RerankConfig
 from vitjax.reranker import Reranker
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "classes": class_set(args.classes, look),
     }.items():
         for block in args.blocks:
-            ours, theirs = (side.describe(View(block), None, None) for side in (queries, gallery))
+            ours, theirs = (side.describe(View(block), Bias(), None) for side in (queries, gallery))
             print(_row(name, block, ours, theirs, truth, config.rerank, args), flush=True)
 
 

@@ -28,6 +28,7 @@ from vitjax.config import RerankConfig, demo_config
 from vitjax.data.augment import composite
 from vitjax.data.sources.base import FolderSource
 from vitjax.data.sources.synthetic import KINDS, SyntheticSource
+from vitjax.data.transforms import Preprocess
 from vitjax.reranker import SYNTHETIC_IMAGES, Reranker
 from vitjax.retrieval import Descriptors, match_price, rerank
 
@@ -51,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = demo_config()
     config.model.center = args.center
     reranker = Reranker.from_config(config)
-    queries, composites = _describe(reranker, _images(args, reranker))
-    rows = [_judge(*rule, queries, composites) for rule in _rules(args, reranker)]
+    queries, made = _describe(reranker, composites(args.photos, args.count, args.seed, reranker.preprocess))
+    rows = [_judge(*rule, queries, made) for rule in _rules(args, reranker)]
     table = Table(title=f"{len(queries)} photos, {len(rows)} rules, center {args.center}")
     for name in Row._fields:
         table.add_column(name.replace("_", " "), justify="left" if name == "rule" else "right")
@@ -75,16 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _images(args: argparse.Namespace, reranker: Reranker) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def composites(
+    photos: pathlib.Path, count: int, seed: int, preprocess: Preprocess
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Queries, and their composites: those of the first share in the order of the queries, then the next."""
-    source, draw = FolderSource(args.photos), np.random.default_rng(args.seed)
-    if len(source) < 2 * args.count:
-        raise SystemExit(
-            f"--photos {args.photos}: {len(source)} photos; --count {args.count} needs twice that"
-        )
-    chosen = draw.permutation(len(source))[: 2 * args.count]
-    seen = [reranker.preprocess.view(source.read(int(i))) for i in chosen]
-    pairs = list(zip(seen[: args.count], seen[args.count :], strict=True))
+    source, draw = FolderSource(photos), np.random.default_rng(seed)
+    if len(source) < 2 * count:
+        raise SystemExit(f"--photos {photos}: {len(source)} photos; --count {count} needs twice that")
+    chosen = draw.permutation(len(source))[: 2 * count]
+    seen = [preprocess.view(source.read(int(i))) for i in chosen]
+    pairs = list(zip(seen[:count], seen[count:], strict=True))
     return [q for q, _ in pairs], [composite(*pair, share, draw) for share in SHARES for pair in pairs]
 
 
@@ -107,7 +108,20 @@ def _rules(args: argparse.Namespace, reranker: Reranker) -> list[tuple[str, Rera
     return rules
 
 
-def _judge(name: str, config: RerankConfig, queries: Descriptors, composites: Descriptors) -> Row:
+def own_first(score: np.ndarray) -> np.ndarray:
+    """Whether each query's own composite is first, (round, query), from scores (query, share, composite).
+
+    In round r photo i is there with its composite of share i + r.
+    """
+    photo = np.arange(len(score))
+    rounds = [score[:, (photo + r) % len(SHARES), photo] for r in range(len(SHARES))]
+    return np.stack([x.argmax(axis=1) == photo for x in rounds])
+
+
+def compared(
+    queries: Descriptors, composites: Descriptors, config: RerankConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matched mass, structural score and cosine of every pair, each (query, share, composite)."""
     count = len(queries)
     found = rerank(queries, composites, np.tile(np.arange(len(composites)), (count, 1)), config=config)
     # Back in the order of the composites: (query, share, photo).
@@ -116,23 +130,24 @@ def _judge(name: str, config: RerankConfig, queries: Descriptors, composites: De
         np.take_along_axis(x, order, axis=1).reshape(count, len(SHARES), count)
         for x in (found.mass, found.structural, found.pooled)
     )
-    photo, step = np.arange(count), np.arange(len(SHARES))
+    return mass, structural, pooled
+
+
+def _judge(name: str, config: RerankConfig, queries: Descriptors, composites: Descriptors) -> Row:
+    count = len(queries)
+    mass, structural, pooled = compared(queries, composites, config)
+    photo = np.arange(count)
     own = mass[photo, :, photo]
     true = np.broadcast_to(SHARES, own.shape)
     varies = np.ptp(own) > 1e-3
-
-    def p_at_1(score: np.ndarray) -> float:
-        """In round r photo i is there with its composite of share i + r."""
-        rounds = [score[:, (photo + r) % len(SHARES), photo] for r in step]
-        return 100 * float(np.mean([x.argmax(axis=1) == photo for x in rounds]))
 
     return Row(
         name,
         config.epsilon,
         float("nan") if config.tau < 1 else float(np.abs(own - true).mean()),
         float(np.corrcoef(rankdata(own), rankdata(true))[0, 1]) if varies else float("nan"),
-        p_at_1(structural),
-        p_at_1(structural + pooled),
+        100 * float(own_first(structural).mean()),
+        100 * float(own_first(structural + pooled).mean()),
         float("nan") if config.tau < 1 else float(mass[:, 0, :][~np.eye(count, dtype=bool)].mean()),
     )
 

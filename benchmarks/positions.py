@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.explanations import flat_pairs
+from benchmarks.explanations import Pair, flat_pairs
 from vitjax.cli import flags
 from vitjax.config import EvalConfig
 from vitjax.data.eval_loader import batches
@@ -58,6 +58,18 @@ class View(NamedTuple):
     smooth: int = 1
 
 
+class Bias(NamedTuple):
+    """What is subtracted from the tokens (`token_center`), projected out of them (`positional_subspace`)."""
+
+    center: np.ndarray | None = None  # (t, d)
+    subspace: np.ndarray | None = None  # (d, k)
+
+    def removed(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens (n, t, d) without it."""
+        tokens = tokens if self.center is None else tokens - self.center
+        return tokens if self.subspace is None else tokens - (tokens @ self.subspace) @ self.subspace.T
+
+
 @dataclass(frozen=True)
 class Seen:
     """Everything one pass over some photos gives: tokens (n, t, d) by view, not normalised, and what more.
@@ -72,17 +84,16 @@ class Seen:
     pooled: dict[int, np.ndarray]
     rollout: dict[int, np.ndarray]
 
-    def describe(self, view: View, center: np.ndarray | None, start: int | None) -> Descriptors:
-        """Descriptors of the photos, the centre taken out."""
-        tokens = self.tokens[view].astype(np.float32)
-        tokens = tokens if center is None else tokens - center
+    def describe(self, view: View, bias: Bias, start: int | None) -> Descriptors:
+        """Descriptors of the photos, without the positional bias."""
+        tokens = bias.removed(self.tokens[view].astype(np.float32))
         weights = None if start is None else self.rollout[start]
         return Descriptors.from_arrays(self.pooled[view.block], tokens, weights)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = _parser().parse_args(argv)
-    config = _config(args)
+    args = parser(__doc__).parse_args(argv)
+    config = named_config(args)
     reranker = Reranker.from_config(config)
     config.model.block %= reranker.model.depth
     look = Look(reranker, args.cache, args.blocks)
@@ -90,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     photos = look(FolderSource(args.classes), unrelated if args.per_class else unrelated[: max(COUNTS)])
     made = look(SyntheticSource("leaves", SYNTHETIC_IMAGES))
     grey = look(ListSource([np.full((224, 224, 3), 128, np.uint8)]))
-    judges = dict(_judges(args, reranker, look))
+    judges = dict(judges_of(args, reranker, look))
     print(*_similarities(photos, made), sep="\n", end="\n\n", flush=True)
     tables = {
         "centre": _centres(config, photos, made, grey, judges),
@@ -104,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print()
 
 
-def _config(args: argparse.Namespace) -> EvalConfig:
+def named_config(args: argparse.Namespace) -> EvalConfig:
     """The config that is named, with the backbone that is."""
     config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
     if args.model:
@@ -116,8 +127,9 @@ def _config(args: argparse.Namespace) -> EvalConfig:
     return config
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """What every benchmark of positional bias is told."""
+    parser = argparse.ArgumentParser(description=(description or "").split("\n", 1)[0])
     parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
     parser.add_argument("--places", type=pathlib.Path, required=True, help="query/, ref/, ground_truth.json")
     parser.add_argument("--classes", type=pathlib.Path, required=True, help="sub-folders are classes")
@@ -204,14 +216,14 @@ class Look:
         return tokens, pooled, rollout
 
 
-Judge = Callable[[EvalConfig, View, np.ndarray | None, int | None], float]
+Judge = Callable[[EvalConfig, View, Bias, int | None], np.ndarray]
 
 
-def _judges(args: argparse.Namespace, reranker: Reranker, look: Look) -> Iterator[tuple[str, Judge]]:
-    """What is measured on each set: (config, view, centre, start of rollout) -> a share."""
+def judges_of(args: argparse.Namespace, reranker: Reranker, look: Look) -> Iterator[tuple[str, Judge]]:
+    """What is measured on each set: (config, view, bias, start of rollout) -> shares by query or pair."""
     yield "places, R@1", _ranked(*place_set(args.places, look))
     yield "classes, P@1", _ranked(*class_set(args.classes, look, args.per_class))
-    yield "flat, right cell", _corresponding(args.flat, reranker, look)
+    yield "flat, right cell", corresponding(list(flat_pairs(args.flat, reranker)), look)
 
 
 def place_set(folder: pathlib.Path, look: Look) -> tuple[Seen, Seen, Truth]:
@@ -231,21 +243,21 @@ def class_set(folder: pathlib.Path, look: Look, per_class: int = 0) -> tuple[See
 
 
 def _ranked(queries: Seen, gallery: Seen, truth: Truth) -> Judge:
-    def judge(config: EvalConfig, view: View, center: np.ndarray | None, start: int | None) -> float:
-        ours, theirs = (side.describe(view, center, start) for side in (queries, gallery))
+    def judge(config: EvalConfig, view: View, bias: Bias, start: int | None) -> np.ndarray:
+        ours, theirs = (side.describe(view, bias, start) for side in (queries, gallery))
         _, before = search(ours, theirs, 20, exclude=truth.own)
         after = rerank(ours, theirs, before, config=config.rerank)
-        return truth.metrics(np.asarray(after.index))["recall_at_1"]
+        return truth.per_query(np.asarray(after.index))["recall_at_1"]
 
     return judge
 
 
-def _corresponding(folder: pathlib.Path, reranker: Reranker, look: Look) -> Judge:
-    pairs = list(flat_pairs(folder, reranker))
+def corresponding(pairs: Sequence[Pair], look: Look) -> Judge:
+    """The share of visible patches that each pair of images sends to their true cell."""
     seen = look(ListSource([np.asarray(x) for pair in pairs for x in (pair.query, pair.candidate)]))
 
-    def judge(config: EvalConfig, view: View, center: np.ndarray | None, start: int | None) -> float:
-        found = seen.describe(view, center, start)
+    def judge(config: EvalConfig, view: View, bias: Bias, start: int | None) -> np.ndarray:
+        found = seen.describe(view, bias, start)
         one, two = np.arange(0, 2 * len(pairs), 2), np.arange(1, 2 * len(pairs), 2)
         n = found.sizes.tokens
         match = match_pairs(found, found, one, two, config=config.rerank, top=n * n)
@@ -254,7 +266,7 @@ def _corresponding(folder: pathlib.Path, reranker: Reranker, look: Look) -> Judg
             plan = np.zeros((n, n))
             plan[match.query_patch[i], match.candidate_patch[i]] = match.mass[i]
             hits.append(match_accuracy(plan, pair.truth).hit_0)
-        return float(np.nanmean(hits))
+        return np.array(hits)
 
     return judge
 
@@ -263,8 +275,8 @@ def _title(name: str, judges: dict[str, Judge]) -> str:
     return f"| {name} | " + " | ".join(judges) + " |\n|---|" + "---:|" * len(judges)
 
 
-def _line(label: str, found: Sequence[float]) -> str:
-    return f"| {label} | " + " | ".join(f"{100 * x:.1f}" for x in found) + " |"
+def _line(label: str, found: Sequence[np.ndarray]) -> str:
+    return f"| {label} | " + " | ".join(f"{100 * np.nanmean(x):.1f}" for x in found) + " |"
 
 
 def _centres(
@@ -274,15 +286,15 @@ def _centres(
     view = View(config.model.block)
     tokens = photos.tokens[view].astype(np.float32)
 
-    def line(label: str, centers: Sequence[np.ndarray | None]) -> str:
-        values = [[judge(config, view, center, None) for judge in judges.values()] for center in centers]
-        return _line(label, np.mean(values, axis=0))
+    def line(label: str, biases: Sequence[Bias]) -> str:
+        values = [[judge(config, view, bias, None) for bias in biases] for judge in judges.values()]
+        return _line(label, [np.mean(each, axis=0) for each in values])
 
-    def center(of: np.ndarray, *, photos: bool = True) -> np.ndarray:
-        return token_center(of, "position", photos=photos)
+    def center(of: np.ndarray, *, photos: bool = True) -> Bias:
+        return Bias(token_center(of, "position", photos=photos))
 
-    yield line("none", [None])
-    yield line("256 photos, one mean for all positions", [token_center(tokens, "mean")])
+    yield line("none", [Bias()])
+    yield line("256 photos, one mean for all positions", [Bias(token_center(tokens, "mean"))])
     yield line("one grey image, no photo", [center(grey.tokens[view], photos=False)])
     yield line(f"{SYNTHETIC_IMAGES} synthetic images, no photo", [center(made.tokens[view], photos=False)])
     whole = len(photos.rollout) > 0  # of some blocks only, a few rows will do
@@ -332,9 +344,10 @@ def _options(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterat
     rows += [(f"marginals: rollout from block {start}", View(base), start) for start in starts]
     for label, view, start in rows:
         rule = config.rerank if start is None else replace(config.rerank, marginals="rollout")
-        used, center = replace(config, rerank=rule), token_center(made.tokens[view], "position", photos=False)
-        for name, middle in (("", center), (", no centre", None)):
-            yield _line(label + name, [judge(used, view, middle, start) for judge in judges.values()])
+        used = replace(config, rerank=rule)
+        center = Bias(token_center(made.tokens[view], "position", photos=False))
+        for name, bias in (("", center), (", no centre", Bias())):
+            yield _line(label + name, [judge(used, view, bias, start) for judge in judges.values()])
 
 
 def _matchings(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterator[str]:
@@ -348,14 +361,14 @@ def _matchings(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iter
         f"relaxed, tau {config.rerank.tau:g}, epsilon {config.rerank.epsilon:g}": config.rerank,
     }
     for view, tokens in made.tokens.items():
-        center = token_center(tokens, "position", photos=False)
+        center = Bias(token_center(tokens, "position", photos=False))
         pooled = replace(config, rerank=replace(rule, method="pooled"))
-        found = [judge(pooled, view, None, None) for name, judge in judges.items() if "flat" not in name]
+        found = [judge(pooled, view, Bias(), None) for name, judge in judges.items() if "flat" not in name]
         yield _line(f"block {view.block}, pooled alone", found) + " - |"  # it matches no patches
         for name, way in ways.items():
             used = replace(config, rerank=way)
-            for label, middle in (("", center), (", no centre", None)):
-                found = [judge(used, view, middle, None) for judge in judges.values()]
+            for label, bias in (("", center), (", no centre", Bias())):
+                found = [judge(used, view, bias, None) for judge in judges.values()]
                 yield _line(f"block {view.block}, {name}{label}", found)
 
 
