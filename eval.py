@@ -41,7 +41,16 @@ from vitjax.evaluation.gating import accept, find_gate, open_gate
 from vitjax.evaluation.protocols import find_truth, open_protocol
 from vitjax.evaluation.report_builder import draw, name_ranking
 from vitjax.evaluation.result_tables import print_results, show_answers, show_classes, show_table
-from vitjax.evaluation.search_run import PageField, Ranking, SearchRun, compare, rank, ranking_depth, refined
+from vitjax.evaluation.search_run import (
+    RANKED_TO_THE_END,
+    PageField,
+    Ranking,
+    SearchRun,
+    compare,
+    rank,
+    ranking_depth,
+    refined,
+)
 from vitjax.evaluation.summary import csv_row, summarize, summarize_index, uncounted
 from vitjax.evaluation.sweep import parse_sweep
 from vitjax.evaluation.text_queries import describe_text_queries
@@ -169,8 +178,12 @@ def write(ranking: Ranking, results: dict[str, Any], out: pathlib.Path) -> None:
     run_files.remove_outputs(out)
     run = ranking.run
     names = run.queries.names(), run.gallery.names()
-    runs.write_run(out / "run_pooled.trec", *names, ranking.before, ranking.scores, tag="pooled")
-    runs.write_run(out / "run.trec", *names, ranking.after.index, ranking.after.score, tag="reranked")
+    listed = slice(max(RANKED_TO_THE_END, run.config.rerank.top_k))  # of a whole large gallery, gigabytes
+    for name, tag, index, score in (
+        ("run_pooled.trec", "pooled", ranking.before, ranking.scores),
+        ("run.trec", "reranked", ranking.after.index, ranking.after.score),
+    ):
+        runs.write_run(out / name, *names, index[:, listed], score[:, listed], tag=tag)
     if run.truth.positives is not None:
         runs.write_qrels(out / "qrels.trec", *names, run.truth.positives)
     else:

@@ -14,7 +14,6 @@ reranked pairs/s from the disk, without compilation, the best of three.
 import argparse
 import math
 import pathlib
-import runpy
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,36 +21,26 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.searched import config_of, searched
 from vitjax.cli import flags
-from vitjax.config import EvalConfig, RerankConfig
-from vitjax.data.sources.base import FolderSource
+from vitjax.config import RerankConfig
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, Gallery, rerank
 from vitjax.retrieval.gallery.codecs import CODECS
 from vitjax.retrieval.gallery.quantize import ROW_ARRAYS
-from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
+from vitjax.retrieval.metrics.relevance import Truth
 
 HEAD = "| code | tokens | bytes/image | pooled R@1 | reranked R@1 | pairs/s |\n|---|---:|---:|---:|---:|---:|"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
-    config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
+    config = config_of(args.config)
     print(HEAD, flush=True)
     for count in args.tokens:
         chosen = replace(config, model=replace(config.model, tokens=count, aggregate=args.aggregate))
         reranker = Reranker.from_config(chosen)
-        source = FolderSource(args.gallery)
-        gallery, rows, _ = reranker.describe(source, batch_size=config.batch_size)
-        if args.query:
-            asked = FolderSource(args.query)
-            queries, ours, _ = reranker.describe(asked, batch_size=config.batch_size)
-            listed = read_ground_truth(args.ground_truth, len(asked), len(source))
-            right = [np.flatnonzero(np.isin(rows, listed.get(int(i), []))) for i in ours]
-            truth = Truth(right, None, np.full(len(ours), -1))
-        else:
-            queries, labels = gallery, np.asarray(source.labels)[rows]
-            truth = Truth.from_labels(labels, labels, np.arange(len(rows)))
+        queries, gallery, truth = searched(reranker, args.gallery, args.query, args.ground_truth)
         for name, bits in [(x, 0) for x in ("float16", "int8", "sign")] + [
             (x, bits) for x in ("itq", "pq") for bits in args.bits
         ]:
@@ -60,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
+    parser.add_argument("--config", default="configs/places.py", help="FILE.py or FILE.py:preset")
     parser.add_argument("--gallery", type=pathlib.Path, required=True, help="folder of images")
     parser.add_argument("--query", type=pathlib.Path, help="folder of images")
     parser.add_argument("--ground-truth", type=pathlib.Path, help="JSON, as for eval.py")
@@ -73,13 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 def _rows(
     name: str, bits: int, queries: Descriptors, gallery: Descriptors, truth: Truth, rule: RerankConfig
 ) -> Iterator[str]:
-    codec = CODECS[name](gallery.tokens[gallery.valid], bits) if name in CODECS else None
-    pooled = "float16" if codec is None else "int8"
     with tempfile.TemporaryDirectory() as folder:
-        stored = Gallery.create(folder, dtype=name, pooled_dtype=pooled, codec=codec)
-        stored.add(gallery)
-        stored.close()
-        found = Gallery.open(folder)
+        found = stored(folder, gallery, name, bits)
         _, before = found.search(queries, rule.top_k, exclude=truth.own)
         times = []
         for _ in range(4):  # the first compiles
@@ -92,6 +76,16 @@ def _rows(
             f"| {label} | {found.sizes.tokens} | {bytes_of(found):,} | {recall[0]:.1f} | {recall[1]:.1f} "
             f"| {before.size / min(times[1:]):,.0f} |"
         )
+
+
+def stored(folder: str, gallery: Descriptors, dtype: str, bits: int) -> Gallery:
+    """Descriptors on the disk, their tokens in this type or as codes of so many bits."""
+    codec = CODECS[dtype](gallery.tokens[gallery.valid], bits) if dtype in CODECS else None
+    pooled = "float16" if codec is None else "int8"
+    kept = Gallery.create(folder, dtype=dtype, pooled_dtype=pooled, codec=codec)
+    kept.add(gallery)
+    kept.close()
+    return Gallery.open(folder)
 
 
 def bytes_of(gallery: Gallery) -> int:

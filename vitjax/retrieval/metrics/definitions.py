@@ -114,7 +114,7 @@ def retrieval_metrics(
     for start in range(0, len(own), _ROWS):
         rows = slice(start, start + _ROWS)
         hits = (index[rows] >= 0) & (labels[index[rows]] == own[rows, None])
-        for name, value in _judge(hits, relevant[rows], ks).items():
+        for name, value in judge_hits(hits, relevant[rows], ks).items():
             if name in values:
                 values[name][rows] = np.where(counted[rows], value, np.nan)
     counts = {"queries": len(own), "queries_counted": int(counted.sum())}
@@ -123,7 +123,16 @@ def retrieval_metrics(
     return {name: _mean(value, own if avg_of_avgs else None) for name, value in values.items()} | counts
 
 
-def _judge(hits: Bool[np.ndarray, "q k"], relevant: Int[np.ndarray, " q"], ks: Sequence[int]) -> dict:
+def judge_hits(
+    hits: Bool[np.ndarray, "q k"], relevant: Int[np.ndarray, " q"], ks: Sequence[int]
+) -> dict[str, Any]:
+    """What `retrieval_metrics` says of each query, of which ranks are hits and how many there could be.
+
+    Args:
+        hits: which ranks hold a relevant image.
+        relevant: relevant images of each query.
+        ks: of recall_at_k.
+    """
     if not hits.shape[1]:
         hits = np.zeros((len(hits), 1), bool)
     rank = np.arange(1, hits.shape[1] + 1)
