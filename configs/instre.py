@@ -5,7 +5,7 @@ python eval.py --config configs/instre.py --workdir runs/instre --config.data.im
 
 DIR holds INSTRE-S1/, INSTRE-S2/ and INSTRE-M/, and gnd_instre.mat (or gnd_instre.pkl, read as data) with the
 queries of Iscen et al., CVPR 2017. mAP by trapezoids over the whole ranking, as there, and mAP@100, as ELViS
-reports it; recall at 1, 5 and 10.
+reports it; recall at 1, 5 and 10. run.trec lists the first 2,000 ranks.
 
 mAP@100, for comparison: ELViS, trained on landmarks, 81.1.
 Backbones: families of configs/folder.py, deit, cvt, swin, resnet; `--config configs/instre.py:dinov3`.

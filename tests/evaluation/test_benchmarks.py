@@ -76,6 +76,8 @@ def test_landmarks_have_a_figure_for_each_part(tmp_path: pathlib.Path):
 
 def test_queries_that_are_near_none_count_over_all(tmp_path: pathlib.Path):
     write_pittsburgh(tmp_path)
-    found = truth_of("pitts30k", tmp_path).metrics(np.array([[0, 1, *[-1] * 18]] * 2))
+    truth = truth_of("pitts30k", tmp_path)
+    assert truth.groups is None and truth.by_group() == {}  # one place: its figures stand once
+    found = truth.metrics(np.array([[0, 1, *[-1] * 18]] * 2))
     assert found["recall_at_1"] == 1.0
     assert found["recall_at_1_over_all_queries"] == 0.5

@@ -207,14 +207,15 @@ def judged_truth(
 
 
 def place_truth(data: DataConfig, queries: PlaceSource, gallery: PlaceSource) -> Truth:
-    """Relevance by position: images within a radius, and each city is searched on its own."""
+    """Relevance by position: images within a radius, and each of several cities is searched on its own."""
+    several = len(gallery.class_names) > 1
     return Truth(
         near(queries, gallery, data.angle, data.radius),
         None,
         np.full(len(queries), -1),
         ks=RECALL_AT["msls"],
-        groups=(queries.cities, gallery.cities),
-        group_names=tuple(gallery.class_names),
+        groups=(queries.cities, gallery.cities) if several else None,
+        group_names=tuple(gallery.class_names) if several else (),
     )
 
 
