@@ -7,7 +7,7 @@ import pytest
 from tests.parity import torch_side
 from tests.parity.fixture import assert_close
 from vitjax.models import build
-from vitjax.weights import load_weights
+from vitjax.weights import load_weights, load_with_report
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]  # torch and its libraries warn a lot
 
@@ -250,3 +250,39 @@ def test_tips_equals_transformers(tmp_path, gated):
     named = {"logits": out.logits, "tokens": _flat_tokens(out)}
     tokens = theirs.vision_model_output.last_hidden_state.numpy()
     _compare(named, {"logits": theirs.logits_per_image.numpy(), "tokens": tokens})
+
+
+_TRUNKS = {  # as OpenCLIP's configurations have them: timm's model and arguments, our fields
+    "siglip2_base_patch16_256": (
+        "vit_base_patch16_siglip_256", {"num_classes": 0, "global_pool": "map"}, {"mlp": "gelu"},
+    ),
+    "pe_core_t16_384": (
+        "vit_pe_core_tiny_patch16_384", {"num_classes": 24, "global_pool": "map", "ref_feat_shape": (6, 6)},
+        {"projection_dim": 24},
+    ),
+    "clip_vit_base_patch16_laion2b": (
+        "vit_base_patch16_clip_224", {"num_classes": 24, "global_pool": "token"}, {"projection_dim": 24},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _TRUNKS)
+def test_image_towers_of_timm_in_openclip_give_its_embedding(name):
+    trunk, theirs_fields, fields = _TRUNKS[name]
+    size = {"depth": 2, "img_size": 96}
+    model = torch_side.library("timm").create_model(trunk, **theirs_fields, **size)
+    model = torch_side.randomise(model)
+    if theirs_fields["num_classes"]:
+        torch_side.torch().nn.init.zeros_(model.head.bias)  # as timm has it of weights without one
+    images = torch_side.images((96, 96))
+    with torch_side.torch().inference_mode():
+        theirs = model(torch_side.tensor(images)).numpy()
+    text = {"embed_dim": 16, "depth": 1, "num_heads": 2, "vocab_size": 30, "context_length": 5}
+    ours = build(name, **size, **fields, text=text | {"projection_dim": theirs.shape[1]})
+    state = {f"visual.trunk.{name}": array.numpy() for name, array in model.state_dict().items()}
+    variables, report = load_with_report(state, ours, strict=False)
+    assert not report.unexpected and not report.mis_shaped
+    assert {each.name.split(".")[0] for each in report.missing} == {"text", "logit_scale"} | (
+        {"logit_bias"} if "siglip" in name else set()
+    )
+    _compare({"embedding": jax.jit(ours.apply)(variables, images).embedding}, {"embedding": theirs})

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+AGAIN = ".again"  # ends the timm name of an array that the checkpoint's code adds to that of the name before
+
 
 @dataclass(frozen=True)
 class Positions:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from vitjax.weights import names_google
-from vitjax.weights.layout import Layout, Positions
+from vitjax.weights.layout import AGAIN, Layout, Positions
 
 _PLAIN = Positions(antialias=False, square=True)
 
@@ -79,6 +79,8 @@ OPENAI_TABLE = {
     **OPENAI_TEXT,
 }
 _OPENCLIP_TABLE = {
+    # Without a projection of OpenCLIP's own, timm's classifier is the projection.
+    r"visual\.trunk\.head\.(weight|bias)": r"image_projection.\1",
     r"visual\.trunk\.(.*)": r"image.\1",
     r"visual\.head\.proj\.(.*)": r"image_projection.\1",
     **OPENAI_TEXT,
@@ -97,7 +99,9 @@ _BIG_VISION_TABLE = {
     r"img\.MAPHead_0\.MlpBlock_0\.Dense_0\.(.*)": r"image.attn_pool.mlp.fc1.\1",
     r"img\.MAPHead_0\.MlpBlock_0\.Dense_1\.(.*)": r"image.attn_pool.mlp.fc2.\1",
     r"txt\.Embed_0\.embedding": "text.token_embedding",
-    r"txt\.(?:Encoder_0\.)?pos_embedding": "text.position_embedding",
+    r"txt\.pos_embedding": "text.position_embedding",
+    # Older files have positions twice, and the code adds both.
+    r"txt\.Encoder_0\.pos_embedding": f"text.position_embedding{AGAIN}",
     r"txt\.head\.(.*)": r"text.projection.\1",
     r"txt\.Encoder_0\.encoder_norm\.(.*)": r"text.norm.\1",
     **{
@@ -133,6 +137,12 @@ def openai_to_torch(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndar
         yield name, array
 
 
+def _openclip_to_torch(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """As OpenAI's, but for a projection's bias where it is zero: timm's classifiers have one, CLIP none."""
+    if not re.fullmatch(r"visual\.(trunk\.head|head\.proj)\.bias", name) or array.any():
+        yield from openai_to_torch(name, array)
+
+
 def _from_flax(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     if name in ("t", "b") and array.size == 1:
         array = array.reshape(())
@@ -141,16 +151,22 @@ def _from_flax(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]
     yield from names_google.to_torch(name, array)
 
 
-def _layout(name: str, anchor: str, table: dict[str, str], mark: str = "") -> Layout:
-    return Layout(name, anchor, mark, table, _COUNTERS, _PLAIN, to_torch=openai_to_torch)
+def _layout(
+    name: str, anchor: str, table: dict[str, str], mark: str = "", claims: tuple[str, ...] = ()
+) -> Layout:
+    return Layout(name, anchor, mark, table, _COUNTERS, _PLAIN, to_torch=openai_to_torch, claims=claims)
+
+
+# OpenCLIP's text tower may stand behind "text.", beside an image tower that has no such prefix.
+_TEXT_TOWER = ("token_embedding.weight", "text.token_embedding.weight")
 
 
 # Those of a text tower alone come after those of both.
 LAYOUTS = (
     _layout("Hugging Face", "vision_model.embeddings.patch_embedding.weight", _HF_TABLE),
-    _layout("OpenAI CLIP", "visual.conv1.weight", OPENAI_TABLE),
+    _layout("OpenAI CLIP", "visual.conv1.weight", OPENAI_TABLE, claims=_TEXT_TOWER),
     Layout("OpenCLIP with timm", "visual.trunk.patch_embed.proj.weight", "", _OPENCLIP_TABLE, _COUNTERS,
-           to_torch=openai_to_torch),
+           to_torch=_openclip_to_torch, claims=_TEXT_TOWER),
     Layout("Google big_vision", "img.embedding.kernel", "", _BIG_VISION_TABLE,
            positions=Positions(prefix_rows=0, square=True, corners=True), to_torch=_from_flax),
     Layout("vitjax", "image.patch_embed.proj.weight", positions=Positions(antialias=False)),

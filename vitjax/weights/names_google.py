@@ -20,7 +20,7 @@ _ATTENTION = _BLOCK + r"MultiHeadDotProductAttention_\d\."
 TABLE = {
     r"cls": "cls_token",
     r"embedding\.(.*)": r"patch_embed.proj.\1",
-    r"(?:Transformer\.posembed_input\.)?pos_embedding": "pos_embed",
+    r"(?:Transformer\.(?:posembed_input\.)?)?pos_embedding": "pos_embed",
     _BLOCK + r"LayerNorm_0\.(.*)": _HERE + r"norm1.\2",
     _BLOCK + r"LayerNorm_[12]\.(.*)": _HERE + r"norm2.\2",
     _ATTENTION + r"(q|k|v)(?:uery|ey|alue)\.(.*)": _HERE + r"attn.\2.\3",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vitjax.weights.entries import Choice, choose
-from vitjax.weights.layout import Layout, Positions
+from vitjax.weights.layout import AGAIN, Layout, Positions
 from vitjax.weights.onnx_file import CLS_ROWS, PATCH_ROWS
 
 
@@ -83,6 +83,7 @@ def rename(state: Mapping[str, np.ndarray], choice: Choice | None = None) -> Ren
             name = target if len(found) == 1 else f"{raw} (one of {len(found)} for {target})"
             renamed.state[name], renamed.origin[name] = array, raw
     renamed.ignored |= choice.left_out
+    _add(renamed)
     _join(renamed, CLS_ROWS, (CLS_ROWS, PATCH_ROWS), "pos_embed", axis=1)
     _join_attention(renamed)
     for name in [n for n in renamed.state if re.search(r"\.attn_pool\.k\.\w+$", n)]:
@@ -109,6 +110,18 @@ def _without_chunks(names: Collection[str]) -> dict[str, str]:
         else name
         for name in names
     }
+
+
+def _add(renamed: Renamed) -> None:
+    """Adds arrays to those that their code adds them to; one that is alone stands for the sum."""
+    for name in [n for n in renamed.state if n.endswith(AGAIN)]:
+        target, array = name.removesuffix(AGAIN), renamed.state[name]
+        if target not in renamed.state:
+            _split(renamed, name, {target: slice(None)})
+        elif renamed.state[target].shape == array.shape:
+            renamed.state[target] = np.asarray(renamed.state[target], np.float32) + array
+            renamed.origin[target] += f" + {renamed.origin.pop(name)}"
+            del renamed.state[name]
 
 
 def _join_attention(renamed: Renamed) -> None:
