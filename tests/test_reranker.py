@@ -361,6 +361,23 @@ def test_a_model_that_the_config_does_not_name_needs_its_own_input():
     assert vitjax.Reranker(model, variables, preprocess=recipe).preprocess == recipe
 
 
+def test_images_that_the_model_cannot_take_are_refused_and_all_others_are_not():
+    small = {"embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}
+    model = vitjax.build("vit_small_patch16_dinov3", img_size=32, **small)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    for side in (48, 224):  # of any size: positions rotate; a table of positions is resampled
+        recipe = vitjax.preprocess("vit_small_patch16_dinov3", img_size=side)
+        assert vitjax.Reranker(model, variables, preprocess=recipe).patch_grid == (side // 16, side // 16)
+    with pytest.raises(ValueError, match="are 518x518 pixels; both sides must be multiples of patch_size 16"):
+        vitjax.Reranker(model, variables, preprocess=vitjax.preprocess("vit_small_patch14_dinov2"))
+    config = EvalConfig(model=ModelConfig(name="vit_small_patch16_dinov3"))
+    wide = vitjax.build("vit_small_patch16_dinov3", img_size=(32, 64), **small)
+    with pytest.raises(ValueError, match="built for images of 32 x 64 pixels"):
+        vitjax.Reranker(wide, variables, config)
+    config.model.img_size = 64
+    assert vitjax.Reranker(wide, variables, config).patch_grid == (4, 4)
+
+
 def test_candidates_may_come_one_by_one_as_bytes_and_with_a_bar(reranker, images, capsys):
     files = [encoded(Image.fromarray(image), "PNG") for image in images[:3]]
     hits = reranker.rank(images[0], (file for file in files), progress=True)

@@ -79,7 +79,8 @@ class ModelCard:
         inputs: what weights with other tags expect, by tag, where that differs.
         any_tag: whether weights with a tag that is not listed expect `input` too.
         text: what texts its text tower expects; None = it has none.
-        licence: of these weights, an SPDX identifier or a name; "" = not known here.
+        licence: of the published weights, an SPDX identifier or a name, as their repository has it; "" = not
+            known here.
     """
 
     module: str | type
@@ -90,6 +91,20 @@ class ModelCard:
     any_tag: bool = True
     text: TextSpec | None = None
     licence: str = ""
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that both sides of its images are a multiple of; 1 = any size.
+
+        Every module here takes images of any such size: those with a table of positions resample it.
+        """
+        fields = self.fields["image"] if self.module == "TwoTowers" else self.fields
+        default = _PATCHES.get(self.module, 1) if isinstance(self.module, str) else 1
+        return 1 if default == 1 or fields.get("drop_edge") else fields.get("patch_size", default)
+
+
+# Modules that refuse images of which pixels are left over, and the side of their patches.
+_PATCHES = {"VisionTransformer": 16, "TwoTowers": 16, "LVViT": 16, "SwinTransformer": 4}
 
 
 class ModelCost(NamedTuple):
@@ -433,9 +448,12 @@ MODELS: dict[str, ModelCard] = {
         licence="Apache-2.0",
     ),
     # timm's two forms: without any bias of queries, keys and values, and with those of queries and values.
+    # Input is timm's, too: the shorter side to 256, bicubic, and cropped. The original code squashes to 256,
+    # Hugging Face's to 224, both bilinear.
     **{
         f"vit_{size}_patch16_dinov3{form}": ModelCard(
-            "VisionTransformer", fields | _DINOV3_FIELDS | bias, "lvd1689m", InputSpec(256, 1.0),
+            "VisionTransformer", fields | _DINOV3_FIELDS | bias,
+            "" if (size, form) == ("7b", "_qkvb") else "lvd1689m", InputSpec(256, 1.0),
             {"sat493m": InputSpec(256, 1.0, SATELLITE)} if size in ("large", "7b") else {}, licence="DINOv3",
         )
         for form, bias in (("", {"qkv_bias": False}), ("_qkvb", {"key_bias": False}))
@@ -449,7 +467,9 @@ MODELS: dict[str, ModelCard] = {
         for size, fields in _CONVNEXT.items()
     },
     **{
-        f"dynamicvit_{name}": ModelCard(module, fields | {"reduce": "dynamicvit"}, "", _FROM_256)
+        f"dynamicvit_{name}": ModelCard(
+            module, fields | {"reduce": "dynamicvit"}, "", _FROM_256, licence="MIT"
+        )
         for name, module, fields in (
             ("deit_tiny_patch16_224", "VisionTransformer", _TINY),
             ("deit_256_patch16_224", "VisionTransformer", _DEIT256),
@@ -472,7 +492,7 @@ MODELS: dict[str, ModelCard] = {
     ),
     **{
         f"dynamicswin_{size}_patch4_window7_224": ModelCard(
-            "SwinTransformer", fields | {"pruning_loc": blocks}, "", _FROM_256
+            "SwinTransformer", fields | {"pruning_loc": blocks}, "", _FROM_256, licence="MIT"
         )
         for size, fields, blocks in (
             ("tiny", _SWIN_TINY, (1, 2, 3)),
@@ -481,16 +501,17 @@ MODELS: dict[str, ModelCard] = {
         )
     },
     # Crop: the evaluation transform of microsoft/CvT f851e68. Filter: not in its code, taken to be bicubic.
-    "cvt_13": ModelCard("CvT", {}, "hf:microsoft/cvt-13", _FROM_256),
-    "cvt_21": ModelCard("CvT", {"depths": (1, 4, 16)}, "hf:microsoft/cvt-21", _FROM_256),
-    "lvvit_t": ModelCard("LVViT", _LVVIT_T),
-    "lvvit_s": ModelCard("LVViT"),
-    "lvvit_m": ModelCard("LVViT", _LVVIT_M, "", _WHOLE),
+    "cvt_13": ModelCard("CvT", {}, "hf:microsoft/cvt-13", _FROM_256, licence="MIT"),
+    "cvt_21": ModelCard("CvT", {"depths": (1, 4, 16)}, "hf:microsoft/cvt-21", _FROM_256, licence="MIT"),
+    "lvvit_t": ModelCard("LVViT", _LVVIT_T, licence="Apache-2.0"),
+    "lvvit_s": ModelCard("LVViT", licence="Apache-2.0"),
+    "lvvit_m": ModelCard("LVViT", _LVVIT_M, "", _WHOLE, licence="Apache-2.0"),
     # Trained in many ways: the bare name stands for timm's default weights only.
     "resnet50": ModelCard(
         "ResNet", {}, "a1_in1k", InputSpec(crop_pct=0.95),
         {"a1_in1k": InputSpec(crop_pct=0.95), "tv_in1k": InputSpec(crop_pct=0.875, interpolation="bilinear")},
         any_tag=False,
+        licence="Apache-2.0",  # of timm's; torchvision's (tv_in1k) are BSD-3-Clause
     ),
 }  # fmt: skip
 

@@ -705,11 +705,21 @@ def model_input(config: EvalConfig, img_size: int | tuple[int, int] = 0) -> Prep
         config: names the weights and the model; `data.resize`, `data.interpolation` and `model.img_size`
             override.
         img_size: side the model was built for, used where the config names none; 0 = the weights' own.
+
+    Raises:
+        ValueError: the model was built for images that are not square, and the config names no side.
     """
+    sides = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if sides[0] != sides[1] and not config.model.img_size:
+        raise UserError(
+            f"the model is built for images of {' x '.join(map(str, sides))} pixels, but preprocessing "
+            "gives square ones: say of which side, or give preprocess=vitjax.preprocess(NAME, img_size=SIDE)",
+            fields=("model.img_size",),
+        )
     return transforms.model_input(
         config.weights,
         config.model.name,
-        img_size=config.model.img_size or (img_size if isinstance(img_size, int) else 0),
+        img_size=config.model.img_size or sides[0],
         resize=config.data.resize,
         interpolation=config.data.interpolation,
     )

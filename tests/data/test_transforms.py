@@ -9,7 +9,8 @@ import vitjax
 from tests.data.corpus import photo
 from vitjax.data import ImageError, Preprocess, preprocess, read_image
 from vitjax.data.transforms import model_input
-from vitjax.pretrained import HALF, IMAGENET, OPENAI, SATELLITE
+from vitjax.errors import UserError
+from vitjax.pretrained import HALF, IMAGENET, MODELS, OPENAI, SATELLITE
 
 CROP = Preprocess(224, 0.9, "bicubic", *IMAGENET)
 
@@ -136,7 +137,7 @@ def test_cropped_region_alone_equals_the_crop_of_the_whole(monkeypatch):
 
 
 def test_every_model_has_its_preprocessing():
-    for name in vitjax.list_models("*vit_*") + vitjax.list_models("deit*"):
+    for name in vitjax.list_models():
         recipe = preprocess(name)
         model = vitjax.build(name)
         assert recipe.image_size == model.img_size, name
@@ -210,6 +211,17 @@ VIT = {
     "image_std": [0.5] * 3,
 }
 
+DINOV3 = {  # transformers' processor, which squashes
+    "size": {"height": 224, "width": 224},
+    "crop_size": None,
+    "do_center_crop": None,
+    "do_resize": True,
+    "resample": 2,
+    "image_mean": list(IMAGENET[0]),
+    "image_std": list(IMAGENET[1]),
+    "rescale_factor": 1 / 255,
+}
+
 
 @pytest.mark.parametrize(
     ("file", "config", "expected"),
@@ -222,6 +234,7 @@ VIT = {
         ),
         ("preprocessor_config.json", DINOV2, Preprocess(224, 224 / 256, "bicubic", *IMAGENET)),
         ("preprocessor_config.json", VIT, Preprocess(224, 1.0, "bilinear", *HALF, resize="squash")),
+        ("preprocessor_config.json", DINOV3, Preprocess(224, 1.0, "bilinear", *IMAGENET, resize="squash")),
         (
             "preprocessor_config.json",
             VIT | {"size": 224},
@@ -315,3 +328,26 @@ def test_values_out_of_range_name_the_field(change):
 def test_each_family_and_tag_has_its_own_input(name, expected):
     size, crop, how, (mean, std), resize = expected
     assert preprocess(name) == Preprocess(size, crop, how, mean, std, resize)
+
+
+def test_dinov3_is_read_as_timm_does_or_as_transformers_does():
+    name, like = "vit_small_patch16_dinov3", {"resize": "squash", "interpolation": "bilinear"}
+    assert preprocess(name) == Preprocess(256, 1.0, "bicubic", *IMAGENET)
+    theirs = Preprocess(224, 1.0, "bilinear", *IMAGENET, "squash")
+    assert preprocess(name, img_size=224).replace(**like) == theirs
+    assert model_input(f"hf:timm/{name}.lvd1689m", name, img_size=224, **like) == theirs
+
+
+def test_a_size_that_a_model_refuses_is_none_of_its_preprocessing():
+    for name in vitjax.list_models():
+        step = MODELS[name].multiple
+        side = vitjax.build(name, img_size=70 * step).img_size
+        assert preprocess(name, img_size=side).image_size == side == 70 * step
+        if step == 1:
+            vitjax.build(name, img_size=99)
+            continue
+        wanted = f"model '{name}' takes .* multiples of {step} pixels: give {7 * step}, or {8 * step}"
+        with pytest.raises(UserError, match=wanted):
+            preprocess(name, img_size=7 * step + 1)
+        with pytest.raises(UserError, match="is not a multiple of patch_size"):
+            vitjax.build(name, img_size=7 * step + 1)

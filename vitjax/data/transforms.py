@@ -199,15 +199,33 @@ def preprocess(name_or_source: str | os.PathLike[str], *, img_size: int = 0) -> 
         img_size: side in pixels, as given to `vitjax.build`; 0 = the weights' own.
 
     Raises:
-        ValueError: nothing is known about it; the line says what to pass instead.
+        ValueError: nothing is known about it, or the named model cannot take images of that size; the line
+            says what to pass instead.
 
     >>> preprocess("deit_small_patch16_224").crop_pct
     0.9
     >>> preprocess("siglip2_base_patch16_256", img_size=384).image_size
     384
+
+    Codes differ in how they read images for the same weights: a name stands for timm's way, where timm has
+    one. DINOv3's as Hugging Face's processor has it (which resizes floats, where this resizes levels):
+
+    >>> squashed = preprocess("vit_small_patch16_dinov3", img_size=224).replace(resize="squash")
+    >>> squashed.replace(interpolation="bilinear").interpolation
+    'bilinear'
     """
     found = _known(name_or_source)
-    return found.replace(image_size=img_size) if img_size else found
+    if not img_size:
+        return found
+    name = str(name_or_source).removeprefix("hf:timm/").partition(".")[0]
+    step = MODELS[name].multiple if name in MODELS else 1
+    if img_size % step:
+        fits = max(img_size // step, 1) * step
+        raise UserError(
+            f"img_size is {img_size}; model {name!r} takes sides that are multiples of {step} pixels: give "
+            f"{fits}, or {fits + step}."
+        )
+    return found.replace(image_size=img_size)
 
 
 def _known(name_or_source: str | os.PathLike[str]) -> Preprocess:
