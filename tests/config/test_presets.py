@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +13,8 @@ import eval as program
 from configs.common import FAMILIES
 from tests.photos import write_folder
 from tests.text import tiny
-from vitjax.config import EvalConfig, validate
+from vitjax.config import train_config as training
+from vitjax.config import validate
 from vitjax.data.transforms import preprocess
 from vitjax.errors import UserError
 from vitjax.models import build
@@ -23,7 +26,7 @@ IMAGE = SMALL | {"patch_size": 28, "img_size": 224, "mlp_hidden": 32, "pool_hidd
 TEXT = SMALL | {"depth": 1, "vocab_size": len(tiny.pieces()), "context_length": 12, "mlp_hidden": 32}
 
 
-def config_of(task: str, arg: str) -> EvalConfig:
+def config_of(task: str, arg: str) -> Any:
     return importlib.import_module(f"configs.{task}").get_config(arg)
 
 
@@ -63,6 +66,24 @@ def test_weights_and_images_of_siglip_2_are_not_those_of_siglip():
     assert config.weights == "hf:timm/vit_base_patch16_siglip_256.v2_webli"
     assert preprocess(config.weights).interpolation == "bilinear"
     assert preprocess(config.model.name).interpolation == "bicubic"
+
+
+@pytest.mark.parametrize("arg", ["imgfocus", *sorted({*FAMILIES} - {"dinov3_convnext"})])
+def test_training_freezes_all_that_comes_before_the_blocks(arg):
+    config = config_of("caltech101", arg)
+    training.validate(config)
+    model = build(config.model.name, img_size=224, depth=1)
+    variables: Any = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    after = {"blocks_0", "norm", "attn_pool"}
+    assert {name for name in config.optim.frozen if not name.startswith("blocks_")} == set(
+        variables["params"]
+    ) - after
+    assert config.optim.frozen[-1] == f"blocks_{config.model.depth - 3}"
+
+
+def test_training_of_the_last_blocks_is_for_plain_transformers():
+    with pytest.raises(ValueError, match=r"known: clip, imgfocus, smoke, dinov2, .*siglip2"):
+        config_of("caltech101", "dinov3_convnext")
 
 
 def test_help_names_every_family():
