@@ -13,7 +13,10 @@ from vitjax.models import build
 from vitjax.models.vit import Block
 from vitjax.weights import load_weights
 
-_IMAGE = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_hidden", "eps")
+_IMAGE = (
+    "img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "mlp_hidden", "eps",
+    "class_token", "global_pool", "interpolate_antialias", "interpolate_offset",
+)  # fmt: skip
 _TEXT = (
     "embed_dim",
     "depth",
@@ -23,6 +26,7 @@ _TEXT = (
     "context_length",
     "vocab_size",
     "projection_dim",
+    "causal",
 )
 _BASES = {"f3": "clip_vit_base_patch16", "f4": "siglip_base_patch16_224"}
 
@@ -31,6 +35,11 @@ def make(fixture: Fixture, **changes):
     config, base = fixture.meta["config"], _BASES[fixture.stem[:2]]
     image = {k: config[k] for k in _IMAGE if k in config} | {"mlp": config["act"]}
     text = {k: config["text"][k] for k in _TEXT if k in config["text"]} | {"mlp": config["text"]["act"]}
+    if "mlp_ratio" in config["text"]:
+        text["mlp_hidden"] = int(text["embed_dim"] * config["text"]["mlp_ratio"])
+    # Of transformers, id 2 stands for the highest; the others' end token is the highest.
+    end = config["text"].get("config_eos_token_id", 2)
+    text |= {"end_token": end} if end != 2 else {}
     joint = config.get("projection_dim")
     if joint:
         text["projection_dim"] = joint

@@ -27,6 +27,8 @@ def _model(fixture: Fixture) -> Any:
     text = {k: config["text"][k] for k in _TEXT if k in config.get("text", {})}
     if "text" in config:
         text["mlp"] = config["text"]["act"]
+        if "mlp_ratio" in config["text"]:
+            text["mlp_hidden"] = int(text["embed_dim"] * config["text"]["mlp_ratio"])
     if tips:
         image["mlp"] = "swiglu" if config.get("gated_mlp") else "gelu"
         if config.get("text", {}).get("scale_sqrt_depth") is False:
@@ -36,6 +38,7 @@ def _model(fixture: Fixture) -> Any:
         both = build("tipsv2_b14", **image, text=text)
         return both.image if "cls_token" in fixture.weights else both.text
     image |= {"mlp": config["act"], "rope_base": config["rope_theta"]}
+    image["global_pool"] = {"attention": "map", "tok": "token"}[config["global_pool"]]
     if not any(name.endswith("ls_1.gamma") for name in fixture.weights):
         image["init_values"] = None
     joint = config["projection_dim"]
