@@ -139,6 +139,7 @@ def test_two_processes_share_rows_and_rank_alike(tmp_path):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     base = os.environ | {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2"}
+    base["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # most of the time is compiling
     command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "gallery")]
     runs = [
         subprocess.Popen(

@@ -6,6 +6,7 @@ own. With a folder as its argument it reads the files there instead.
 """
 
 import contextlib
+import functools
 import io
 import json
 import random
@@ -58,6 +59,7 @@ def rotated(kind: str, orientation: int) -> bytes:
     return encoded(photo(96, 64), kind, exif=exif.tobytes())
 
 
+@functools.cache
 def whole() -> dict[str, bytes]:
     """Good files of every mode the three formats have."""
     image = photo(200, 150)

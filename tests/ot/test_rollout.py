@@ -1,41 +1,45 @@
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
+from tests.compiled import compiled
+from tests.ot.problems import programs
 from vitjax import ot
 from vitjax.ot.attention_maps import count_of
 
 
-def _attention(seed: int, blocks: int, batch: int, heads: int, n: int) -> list[jax.Array]:
+def _attention(seed: int, blocks: int, batch: int, heads: int, n: int) -> list[np.ndarray]:
     logits = np.random.default_rng(seed).normal(size=(blocks, batch, heads, n, n)) * 2
-    return list(jax.nn.softmax(jnp.asarray(logits, jnp.float32), axis=-1))
+    return list(scipy.special.softmax(logits, axis=-1).astype("f"))
 
 
 def test_two_tokens_and_one_block_by_hand():
     # Mean over heads [[.5, .5], [.2, .8]], plus identity, rows over their sum: [[.75, .25], [.1, .9]].
-    attention = [jnp.asarray([[[[0.2, 0.8], [0.3, 0.7]], [[0.8, 0.2], [0.1, 0.9]]]])]
-    np.testing.assert_allclose(ot.rollout_matrix(attention), [[[0.75, 0.25], [0.1, 0.9]]], atol=1e-6)
-    np.testing.assert_allclose(ot.attention_rollout(attention), [[1.0]], atol=1e-6)
+    attention = [np.array([[[[0.2, 0.8], [0.3, 0.7]], [[0.8, 0.2], [0.1, 0.9]]]])]
+    np.testing.assert_allclose(programs.rollout_matrix(attention), [[[0.75, 0.25], [0.1, 0.9]]], atol=1e-6)
+    np.testing.assert_allclose(programs.attention_rollout(attention), [[1.0]], atol=1e-6)
 
 
 def test_later_blocks_multiply_from_the_left():
     attention = _attention(0, 3, 2, 2, 5)
     layers = [np.asarray(x).mean(1) + np.eye(5) for x in attention]
     layers = [x / x.sum(-1, keepdims=True) for x in layers]
-    np.testing.assert_allclose(ot.rollout_matrix(attention), layers[2] @ layers[1] @ layers[0], atol=1e-6)
-    np.testing.assert_allclose(ot.rollout_matrix(attention, start=1), layers[2] @ layers[1], atol=1e-6)
-    np.testing.assert_allclose(ot.rollout_matrix(attention, start=-1), layers[2], atol=1e-6)
+    np.testing.assert_allclose(
+        programs.rollout_matrix(attention), layers[2] @ layers[1] @ layers[0], atol=1e-6
+    )
+    np.testing.assert_allclose(programs.rollout_matrix(attention, start=1), layers[2] @ layers[1], atol=1e-6)
+    np.testing.assert_allclose(programs.rollout_matrix(attention, start=-1), layers[2], atol=1e-6)
 
 
 @pytest.mark.parametrize("heads", ["mean", "min", "max"])
 @pytest.mark.parametrize(("prefix", "grid"), [(1, None), (1, (2, 3)), (5, (2, 3)), (0, (2, 3))])
 def test_weights_sum_to_one_over_the_patches(heads, prefix, grid):
     attention = _attention(1, 3, 2, 3, 6 + prefix)
-    weights = ot.attention_rollout(attention, heads=heads, grid=grid, discard=0.1)
-    matrix = np.asarray(ot.rollout_matrix(attention, heads=heads, discard=0.1))
+    weights = programs.attention_rollout(attention, heads=heads, grid=grid, discard=0.1)
+    matrix = programs.rollout_matrix(attention, heads=heads, discard=0.1)
     row = matrix[:, 0, prefix:] if prefix else matrix.mean(1)
     assert weights.shape == (2, 6)
     np.testing.assert_allclose(weights, row / row.sum(-1, keepdims=True), atol=1e-6)
@@ -43,16 +47,16 @@ def test_weights_sum_to_one_over_the_patches(heads, prefix, grid):
 
 def test_an_image_does_not_depend_on_its_batch_mates():
     attention = _attention(2, 3, 4, 3, 7)
-    together = ot.attention_rollout(attention, heads="min", discard=0.3)
+    together = programs.attention_rollout(attention, heads="min", discard=0.3)
     for i in range(4):
-        alone = ot.attention_rollout([x[i : i + 1] for x in attention], heads="min", discard=0.3)
+        alone = programs.attention_rollout([x[i : i + 1] for x in attention], heads="min", discard=0.3)
         np.testing.assert_allclose(together[i : i + 1], alone, atol=1e-7)
 
 
 def test_the_smallest_share_of_entries_is_discarded():
     n = 10
     attention = _attention(3, 1, 2, 1, n)
-    matrix = np.asarray(ot.rollout_matrix(attention, discard=0.25))
+    matrix = programs.rollout_matrix(attention, discard=0.25)
     for image, fused in zip(matrix, np.asarray(attention[0])[:, 0], strict=True):
         cut = np.sort(fused, axis=None)[25]
         kept = np.where(fused < cut, 0.0, fused) + np.eye(n)
@@ -61,7 +65,7 @@ def test_the_smallest_share_of_entries_is_discarded():
 
 def test_bfloat16_attention_is_multiplied_in_float32():
     attention = [x.astype(jnp.bfloat16) for x in _attention(4, 2, 1, 2, 5)]
-    assert ot.rollout_matrix(attention).dtype == jnp.float32
+    assert programs.rollout_matrix(attention).dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
@@ -75,22 +79,22 @@ def test_bfloat16_attention_is_multiplied_in_float32():
 )
 def test_wrong_settings_say_what_to_do(settings, words):
     with pytest.raises(ValueError, match=words):
-        ot.attention_rollout(_attention(5, 3, 1, 2, 6), **settings)
+        programs.attention_rollout(_attention(5, 3, 1, 2, 6), **settings)
 
 
 def test_blocks_of_different_sizes_are_refused():
     attention = [*_attention(6, 1, 1, 2, 6), *_attention(6, 1, 1, 2, 4)]
     with pytest.raises(ValueError, match="one square size is needed"):
-        ot.attention_rollout(attention)
-    assert ot.attention_rollout(attention, start=1).shape == (1, 3)
+        programs.attention_rollout(attention)
+    assert programs.attention_rollout(attention, start=1).shape == (1, 3)
 
 
-def _stages(seed: int, batch: int = 2) -> list[jax.Array]:
+def _stages(seed: int, batch: int = 2) -> list[np.ndarray]:
     """CvT's kind: 16x12, 8x6 and 4x3 grids, keys on every second token, a class token in the last stage."""
     shapes = [(192, 48), (48, 12), (13, 5), (13, 5)]
     chance = np.random.default_rng(seed)
     return [
-        jax.nn.softmax(jnp.asarray(chance.normal(size=(batch, 2, *shape)) * 2, jnp.float32), axis=-1)
+        scipy.special.softmax(chance.normal(size=(batch, 2, *shape)) * 2, axis=-1).astype("f")
         for shape in shapes
     ]
 
@@ -123,43 +127,45 @@ def test_a_hierarchy_equals_the_product_of_its_stochastic_maps():
         np.testing.assert_allclose(maps.sum(-1), np.ones(maps.shape[:2]), atol=1e-6)
     row = last[:, :1, 1:] @ _share((4, 3), (8, 6)) @ second @ _share((8, 6), (16, 12)) @ first
     cells = row[:, 0] @ (_share((8, 6), (16, 12)) > 0).T @ (_share((4, 3), (8, 6)) > 0).T
-    weights = ot.attention_rollout(attention, grid=(4, 3))
+    weights = programs.attention_rollout(attention, grid=(4, 3))
     np.testing.assert_allclose(weights, cells / cells.sum(-1, keepdims=True), atol=1e-6)
     np.testing.assert_allclose(weights.sum(-1), np.ones(2), rtol=1e-6)
 
 
 def test_a_stage_may_be_left_out_by_a_later_start():
     attention = _stages(1)
-    late = ot.attention_rollout(attention, start=2, grid=(4, 3))
-    np.testing.assert_allclose(ot.attention_rollout(attention[2:], grid=(4, 3)), late, atol=1e-7)
-    assert np.abs(late - ot.attention_rollout(attention, grid=(4, 3))).max() > 1e-3
+    late = programs.attention_rollout(attention, start=2, grid=(4, 3))
+    np.testing.assert_allclose(programs.attention_rollout(attention[2:], grid=(4, 3)), late, atol=1e-7)
+    assert np.abs(late - programs.attention_rollout(attention, grid=(4, 3))).max() > 1e-3
 
 
 def test_attention_to_one_corner_gives_the_corner_its_weight():
     # Every query of an even 4x4 grid attends to the first of 2x2 keys: half of each row stays with the token,
     # half goes to the four tokens of the first cell. The mean row gives them 1/32 + 1/8 each, others 1/32.
-    attention = [jnp.zeros((1, 1, 16, 4)).at[..., 0].set(1.0)]
+    attention = [np.tile(np.array([1, 0, 0, 0], "f"), (1, 1, 16, 1))]
     wanted = np.full((4, 4), 1 / 32)
     wanted[:2, :2] += 1 / 8
-    np.testing.assert_allclose(ot.attention_rollout(attention, grid=(4, 4))[0], wanted.ravel(), atol=1e-6)
+    np.testing.assert_allclose(
+        programs.attention_rollout(attention, grid=(4, 4))[0], wanted.ravel(), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("settings", [{"discard": 0.2, "heads": "min"}, {"compat": "released", "pool": 2}])
 def test_an_image_of_a_hierarchy_does_not_depend_on_its_batch_mates(settings):
     attention = _stages(2, batch=3)
-    together = ot.attention_rollout(attention, grid=(4, 3), **settings)
-    alone = ot.attention_rollout([x[1:2] for x in attention], grid=(4, 3), **settings)
+    together = programs.attention_rollout(attention, grid=(4, 3), **settings)
+    alone = programs.attention_rollout([x[1:2] for x in attention], grid=(4, 3), **settings)
     np.testing.assert_allclose(together[1:2], alone, atol=1e-7)
 
 
 def test_the_released_form_has_its_papers_settings_by_default():
     attention = _stages(3)
-    weights = ot.attention_rollout(attention, grid=(4, 3), compat="released", pool=2)
-    named = ot.released.cvt_rollout(attention, grid=(4, 3), pool=2, heads="min", discard=0.1)
+    weights = programs.attention_rollout(attention, grid=(4, 3), compat="released", pool=2)
+    named = compiled(ot.released.cvt_rollout)(attention, grid=(4, 3), pool=2, heads="min", discard=0.1)
     np.testing.assert_array_equal(weights, named.marginal)
     assert weights.shape == (2, 4)
     np.testing.assert_allclose(weights.sum(-1), 1 / (1 + 1e-5) * np.ones(2), rtol=1e-5)
-    plain = ot.released.cvt_rollout(attention, grid=(4, 3), pool=2, heads="mean", discard=0.0)
+    plain = compiled(ot.released.cvt_rollout)(attention, grid=(4, 3), pool=2, heads="mean", discard=0.0)
     # Averaging an 8x6 grid of keys to 2x2 leaves 4 / 48 of each row: why it is not the default.
     np.testing.assert_allclose(plain.resized[0].sum(-1), np.full((2, 4), 4 / 48), rtol=1e-5)
 
@@ -179,29 +185,29 @@ class _Cut(NamedTuple):
 
 
 class _Windowed(NamedTuple):
-    weights: jax.Array
+    weights: np.ndarray
     windows: _Cut
 
 
 def _windowed(seed: int, batch: int) -> tuple[_Windowed, np.ndarray]:
     """Attention in windows, and the same on the whole grid, padding left out and rows whole again."""
     logits = np.random.default_rng(seed).normal(size=(batch * 4, 2, 4, 4))
-    maps = jax.nn.softmax(jnp.asarray(logits, jnp.float32), axis=-1)
+    maps = scipy.special.softmax(logits, axis=-1).astype("f")
     dense, cut = np.zeros((batch, 2, 12, 12)), _Cut()
     for window, places in enumerate(cut.positions()):
         for q, row in enumerate(places):
             for k, column in enumerate(places):
                 if row >= 0 and column >= 0:
-                    dense[:, :, row, column] = np.asarray(maps).reshape(batch, 4, 2, 4, 4)[:, window, :, q, k]
-    return _Windowed(maps, cut), dense / dense.sum(-1, keepdims=True)
+                    dense[:, :, row, column] = maps.reshape(batch, 4, 2, 4, 4)[:, window, :, q, k]
+    return _Windowed(jnp.asarray(maps), cut), dense / dense.sum(-1, keepdims=True)
 
 
 @pytest.mark.parametrize("heads", ["mean", "max"])
 def test_windows_followed_one_by_one_equal_the_dense_map(heads):
     pairs = [_windowed(seed, 2) for seed in (0, 1)]
-    dense = [jnp.asarray(x, jnp.float32) for _, x in pairs]
+    dense = [x.astype("f") for _, x in pairs]
     weights = ot.attention_rollout([x for x, _ in pairs], heads=heads)
-    wanted = ot.attention_rollout(dense, heads=heads, grid=(3, 4))
+    wanted = programs.attention_rollout(dense, heads=heads, grid=(3, 4))
     np.testing.assert_allclose(weights, wanted, atol=1e-6)
     np.testing.assert_allclose(
         ot.attention_rollout([x for x, _ in pairs], grid=(3, 4), heads=heads), wanted, atol=1e-6
@@ -232,14 +238,14 @@ def test_discarding_in_windows_counts_real_pairs_of_each_image_only():
 )
 def test_grids_that_cannot_be_told_are_an_error(shapes, settings, words):
     with pytest.raises(ValueError, match=words):
-        ot.attention_rollout([jnp.ones((1, 1, *shape)) for shape in shapes], **settings)
+        programs.attention_rollout([jnp.ones((1, 1, *shape)) for shape in shapes], **settings)
 
 
 @pytest.mark.parametrize(("fine", "coarse"), [((5, 7), (3, 4)), ((27, 14), (14, 7)), ((1, 3), (1, 2))])
 def test_odd_grids_are_found_and_lose_no_weight(fine, coarse):
     count, before = coarse[0] * coarse[1], fine[0] * fine[1]
-    attention = [jnp.full((1, 1, n, n), 1 / n) for n in (before, count)]
-    weights = ot.attention_rollout(attention, grid=coarse)
+    attention = [np.full((1, 1, n, n), 1 / n, "f") for n in (before, count)]
+    weights = programs.attention_rollout(attention, grid=coarse)
     assert weights.shape == (1, count)
     cell = np.outer(*(np.bincount(np.arange(n) // 2) for n in fine)).ravel()
     # Two uniform blocks: half of the uniform row of the fine grid comes from there, half from the coarse one.

@@ -7,6 +7,7 @@ import sys
 import jax
 import pytest
 
+from tests import QUICK
 from vitjax.system import compilation_cache
 
 FRONT = """
@@ -30,7 +31,7 @@ def front(folder, switch: str, **env: str) -> tuple[int, str]:
     """Programs that a process took from the cache, and where that lies."""
     gone = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
     kept = {name: value for name, value in os.environ.items() if name not in gone}
-    env = kept | {"VITJAX_CACHE": str(folder), "JAX_PLATFORMS": "cpu"} | env
+    env = kept | QUICK | {"VITJAX_CACHE": str(folder), "JAX_PLATFORMS": "cpu"} | env
     command = [sys.executable, "-c", FRONT, switch]
     out = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     hits, path = out.split()
