@@ -103,6 +103,22 @@ def test_a_text_tower_behind_a_prefix_belongs_to_the_image_tower_beside_it(clip)
     same(load_with_report(words, model.text)[0]["params"], load_with_report(weights, model.text)[0]["params"])
 
 
+@pytest.mark.parametrize("stem", ["f3_clip_hf", "f4_siglip_hf"])
+def test_a_tower_of_transformers_alone_lacks_its_prefix(stem):
+    found = fixture.load(GOLDEN / f"{stem}.npz")
+    model, weights = checks_clip.make(found)[0], found.weights
+    wanted = load_with_report(weights, model)[0]["params"]
+    for tower, prefix in (("image", "vision_model."), ("text", "text_model.")):
+        alone = {name.removeprefix(prefix): x for name, x in weights.items() if name.startswith(prefix)}
+        own = getattr(model, tower)
+        if tower == "text" and own.projection_dim and "head.weight" not in alone:  # outside of the tower
+            own = own.clone(projection_dim=None)
+            wanted["text"].pop("projection")
+        variables, report = load_with_report(alone, own)
+        assert report.layout == "Hugging Face" and report.fits
+        same(variables["params"], wanted[tower])
+
+
 def test_names_of_timm_are_those_of_its_siglip():
     manifest = GOLDEN / "manifests" / "timm_vit_base_patch16_siglip_224.json"
     shapes = {name: shape for name, shape in json.loads(manifest.read_text()).items() if name != "_meta"}

@@ -7,7 +7,9 @@ from tests.parity import fixture
 from vitjax.models import build
 from vitjax.weights import load_with_report
 
-STATE = fixture.load(pathlib.Path(__file__).parents[1] / "golden" / "f1_dinov3_facebook.npz").weights
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+STATE = fixture.load(GOLDEN / "f1_dinov3_facebook.npz").weights
+GATED = fixture.load(GOLDEN / "f1_dinov3_gated_hf.npz").weights
 FIELDS = {"img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 3}
 
 
@@ -37,3 +39,10 @@ def test_a_norm_that_only_training_uses_is_left_out():
     more = {f"local_cls_norm.{leaf}": np.zeros(48, "f") for leaf in ("weight", "bias")}
     _, report = _loaded(STATE | more)
     assert report.ignored["local_cls_norm.weight"] == "only local crops of training use it"
+
+
+def test_transformers_writes_registers_that_are_none_as_an_empty_array():
+    state = {name: x[:, :0] if name.endswith("register_tokens") else x for name, x in GATED.items()}
+    model = build("vit_small_plus_patch16_dinov3_qkvb", **FIELDS, mlp_hidden=136, reg_tokens=0)
+    _, report = load_with_report(state, model)
+    assert report.fits and report.ignored["embeddings.register_tokens"] == "it is empty"

@@ -8,7 +8,7 @@ Source: transformers (modeling_clip.py, modeling_siglip.py), openai/CLIP (model.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -143,6 +143,11 @@ def _openclip_to_torch(name: str, array: np.ndarray) -> Iterator[tuple[str, np.n
         yield from openai_to_torch(name, array)
 
 
+def _behind(prefix: str) -> Callable[[str, np.ndarray], Iterator[tuple[str, np.ndarray]]]:
+    """As OpenAI's, of one tower of Hugging Face whose names lack the tower's own prefix."""
+    return lambda name, array: openai_to_torch(f"{prefix}.{name}", array)
+
+
 def _from_flax(name: str, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     if name in ("t", "b") and array.size == 1:
         array = array.reshape(())
@@ -155,6 +160,13 @@ def _layout(
     name: str, anchor: str, table: dict[str, str], mark: str = "", claims: tuple[str, ...] = ()
 ) -> Layout:
     return Layout(name, anchor, mark, table, _COUNTERS, _PLAIN, to_torch=openai_to_torch, claims=claims)
+
+
+def _alone(anchor: str, prefix: str) -> Layout:
+    return Layout(
+        "Hugging Face", anchor, r"encoder\.layers\.\d+\.self_attn\..*", _HF_TABLE, _COUNTERS, _PLAIN,
+        to_torch=_behind(prefix),
+    )  # fmt: skip
 
 
 # OpenCLIP's text tower may stand behind "text.", beside an image tower that has no such prefix.
@@ -172,5 +184,7 @@ LAYOUTS = (
     Layout("vitjax", "image.patch_embed.proj.weight", positions=Positions(antialias=False)),
     _layout("Hugging Face", "text_model.embeddings.token_embedding.weight", _HF_TABLE),
     _layout("OpenAI CLIP", "token_embedding.weight", OPENAI_TABLE, r"(text\.)?transformer\.resblocks\..*"),
+    _alone("embeddings.patch_embedding.weight", "vision_model"),
+    _alone("embeddings.token_embedding.weight", "text_model"),
     Layout("vitjax", "text.token_embedding"),
 )  # fmt: skip

@@ -62,7 +62,7 @@ def rename(state: Mapping[str, np.ndarray], choice: Choice | None = None) -> Ren
     inside = {name.removeprefix(prefix): raw for name, raw in choice.names.items() if name.startswith(prefix)}
     unchunked = _without_chunks(inside)
     for name, raw in inside.items():
-        if reason := _reason_to_ignore(layout, name):
+        if reason := "it is empty" if not state[raw].size else _reason_to_ignore(layout, name):
             renamed.ignored[raw] = reason
             continue
         for inner, array in layout.to_torch(unchunked[name], state[raw]):
