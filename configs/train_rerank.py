@@ -5,10 +5,11 @@ python train.py --config configs/train_rerank.py:views --workdir runs/head --con
 python eval.py --config configs/folder.py --workdir runs/mine --config.data.gallery=DIR2 \
   --config.rerank.marginals=learned --config.rerank.head=runs/head/best.safetensors
 
-classes: DIR has a sub-folder for each class; thirty photos of each are learned from. views: photos of
-anything; each is learned from beside views and composites of it. The recipe of tokens and matching is the
-demo's. Descriptors are computed once and kept in the run's folder (100 kB a photo). The first evaluation is
-of the untrained head, which weighs all tokens alike.
+classes: DIR has a sub-folder for each class; the last fifth of the classes by name is held out. views: photos
+of anything, in sub-folders or in one folder; each is learned from beside an augmented view and a composite.
+Tokens and matching are the demo's. Descriptors are computed once and kept in the run's folder (100 kB a
+photo). The first evaluation is of the untrained head, which weighs all tokens alike. Fewer photos:
+--config.data.per_class=4 --config.data.test_per_class=2. docs/results.md has what it gains.
 """
 
 from configs.common import smoke
@@ -32,9 +33,9 @@ def get_config(arg: str = "classes") -> TrainConfig:
     config = TrainConfig(
         task="rerank",
         batch_size=24,
-        steps=300,
+        steps=100,
         eval_start=True,
-        eval_every=100,
+        eval_every=50,
         log_every=20,
         model=StudentConfig(name=recipe.model.name, weights=recipe.weights, img_size=recipe.model.img_size),
         metric=MetricConfig(per_class=2, held_out=0.2),
@@ -50,7 +51,7 @@ def get_config(arg: str = "classes") -> TrainConfig:
         ),
         data=TrainDataConfig(train="images"),
         optim=OptimConfig(lr=2e-3, warmup_epochs=0.0, weight_decay=0.05, clip=1.0),
-        checkpoint=CheckpointConfig(every=100),
+        checkpoint=CheckpointConfig(every=50),
     )
     if arg == "views":
         config.head.views, config.augment = 3, AugmentConfig(crop=0.4, flip=True, jitter=0.4)

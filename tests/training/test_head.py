@@ -1,7 +1,6 @@
 """A head that is learned through transport plans: its gradient, its run, and where it is used."""
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,12 +19,13 @@ from vitjax.models.token_head import TokenHead
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors
 from vitjax.training.batch import Batch
+from vitjax.training.data import open_sources
 from vitjax.training.head import HeadOnRows, pack
 from vitjax.training.losses import make_rerank_loss
 from vitjax.training.preemption import Stop
 from vitjax.weights import load_weights
 
-EXACT = {"epsilon": 0.1, "iterations": 150, "temperature": 0.2}
+EXACT = {"epsilon": 0.1, "iterations": 300, "tolerance": 1e-6, "temperature": 0.2}
 RULES = {
     "relaxed": HeadConfig(tau=0.8, weight=0.25, **EXACT),
     "partial": HeadConfig(mass=0.7, **EXACT),
@@ -59,24 +59,16 @@ def test_rows_hold_pooled_vectors_of_any_length_and_which_tokens_are_there(task)
 def test_the_gradient_through_plans_is_that_of_finite_differences(task, kind):
     model, params, found = task
     batch = Batch(jnp.asarray(pack(found)), jax.nn.one_hot(np.repeat(np.arange(3), 2), 3), jnp.arange(6))
-    rule = RULES[kind]
-    exact, implicit = (
-        jax.jit(jax.value_and_grad(lambda p, loss=loss: loss({"params": p}, {}, batch, jax.random.key(0))[0]))
-        for loss in (
-            make_rerank_loss(model, rule),
-            make_rerank_loss(model, replace(rule, tolerance=1e-6)),
-        )
-    )
-    value, unrolled = exact(params)
-    _, optimal = implicit(params)
-    assert np.isfinite(value) and (float(np.abs(unrolled["price"])) > 1e-3) == (kind == "priced")
-    largest = max(float(np.abs(x).max()) for x in jax.tree.leaves(unrolled))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-3 * largest), unrolled, optimal)
+    loss = make_rerank_loss(model, RULES[kind])
+    exact = jax.jit(jax.value_and_grad(lambda p: loss({"params": p}, {}, batch, jax.random.key(0))[0]))
+    value, found = exact(params)
+    assert np.isfinite(value) and (float(np.abs(found["price"])) > 1e-3) == (kind == "priced")
     draw, step = np.random.default_rng(1), 1e-2
-    way = jax.tree.map(lambda x: draw.normal(size=np.shape(x)).astype(np.float32), params)
-    ends = [exact(jax.tree.map(lambda p, w, s=s: p + s * w, params, way))[0] for s in (step, -step)]
-    slope = sum(jax.tree.leaves(jax.tree.map(lambda g, w: float(np.sum(g * w)), unrolled, way)))
-    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.03, abs=2e-3)
+    for _ in range(3):
+        way = jax.tree.map(lambda x: draw.normal(size=np.shape(x)).astype(np.float32), params)
+        ends = [exact(jax.tree.map(lambda p, w, s=s: p + s * w, params, way))[0] for s in (step, -step)]
+        slope = sum(jax.tree.leaves(jax.tree.map(lambda g, w: float(np.sum(g * w)), found, way)))
+        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=0.03, abs=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +151,11 @@ def test_a_trained_head_weighs_the_tokens_that_a_reranker_describes(folder, run)
     assert "learned, " in reranker.recipe["tokens_weighed"]
 
 
-def test_without_labels_each_image_is_a_class_of_its_views(folder, tmp_path):
-    config = _config(folder, views=3)
-    config.augment.crop = 0.5
-    results = _run(config, tmp_path / "run")
-    assert np.load(tmp_path / "run" / "frozen" / "train.npy").shape[0] == 3 * 8
-    assert np.isfinite(results["metrics"]["train_loss"])
+def test_without_labels_each_image_is_a_class_of_its_views(folder):
+    learn, held_out = open_sources(_config(folder, views=3))
+    assert (len(learn), len(held_out)) == (3 * 8, 3 * 8)
+    assert np.asarray(learn.labels).tolist() == np.repeat(np.arange(8), 3).tolist()
+    assert learn.read(1).size == (32, 32) and not set(learn.names) & set(held_out.names)
 
 
 @pytest.mark.parametrize(
