@@ -38,6 +38,7 @@ from vitjax.data.sources.base import notes_of
 from vitjax.evaluation import classify
 from vitjax.evaluation.described_images import describe_gallery, describe_images
 from vitjax.evaluation.gating import accept, find_gate, open_gate
+from vitjax.evaluation.index_images import suited_to_stored
 from vitjax.evaluation.protocols import find_truth, open_protocol
 from vitjax.evaluation.report_builder import draw, name_ranking
 from vitjax.evaluation.result_tables import print_results, show_answers, show_classes, show_table
@@ -126,7 +127,7 @@ def describe(config: EvalConfig) -> SearchRun:
     with clock.stage("load"):
         gallery_source, query_source = open_protocol(config.data)
         warn(*notes_of(gallery_source, query_source))
-        reranker = Reranker.from_config(config)
+        reranker = suited_to_stored(Reranker.from_config(config), config.index.path)
         config = measure(reranker, config)
     if not config.weights:
         warn("the weights are RANDOM: the figures mean nothing; set config.weights")
@@ -141,9 +142,12 @@ def describe(config: EvalConfig) -> SearchRun:
 
 
 def measure(reranker: Reranker, config: EvalConfig) -> EvalConfig:
-    """Measures what a config asks for on images without labels, and returns the config with its price."""
+    """Measures what a config asks for on images without labels, and returns the config with its price.
+
+    What was measured before is read from the cache folder.
+    """
     if config.model.center != "none":
-        say(f"measuring the centre of the tokens ({config.model.center})")
+        say(f"centre of the tokens: {config.model.center}")
         reranker.subspace, reranker.center  # noqa: B018  (measured on first use; here it counts as loading)
     if config.task == "index":
         return config

@@ -34,7 +34,7 @@ ALLOWED = {
     "viz": {"viz", "system"},
     "cli": {"cli", "config", "doctor", "pretrained", "sharding", "system", "weights"},
     "__main__": {"cli"},
-    "reranker": {"config", "data", "models", "retrieval", "sharding", "system", "text", "weights"},
+    "reranker": {"config", "data", "doctor", "models", "retrieval", "sharding", "system", "text", "weights"},
     "training": {
         "training",
         "reranker",

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -489,3 +490,87 @@ def test_the_price_belongs_to_the_model_and_not_to_the_candidates(reranker, imag
     assert alone.score == pytest.approx({hit.corpus_id: hit.score for hit in whole}[1], abs=2e-6)
     told = dataclasses.replace(config, rerank=vitjax.RerankConfig(mass="auto", price=0.3))
     assert vitjax.Reranker(reranker.model, reranker.variables, told).rule.price == 0.3
+
+
+KEPT = EvalConfig(
+    model=ModelConfig(
+        "vit_small_patch14_dinov2", img_size=28, embed_dim=8, depth=1, num_heads=2, center="position+subspace"
+    ),
+    rerank=RerankConfig(mass="auto", tau=1.0),
+)
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path) -> pathlib.Path:
+    """An empty folder of measured values, and few images to measure on."""
+    monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(front, "SYNTHETIC_IMAGES", 2)
+    return tmp_path / "cache" / "measured"
+
+
+def never(*_):
+    raise AssertionError("measured again")
+
+
+def test_values_out_of_the_cache_give_the_same_hits_to_the_last_bit(cache, images, monkeypatch):
+    without = vitjax.Reranker.from_config(KEPT, keep_measured=False)
+    model, variables = without.model, without.variables
+    want = without.rank(images[0], images[1:4])
+    assert not cache.exists()
+    first = vitjax.Reranker(model, variables, KEPT)
+    assert first.rank(images[0], images[1:4]) == want
+    assert len(list(cache.iterdir())) == 3
+    monkeypatch.setattr(front, "SyntheticSource", never)
+    again = vitjax.Reranker(model, variables, KEPT)
+    assert again.rank(images[0], images[1:4]) == want
+    assert again.measured.digest == first.measured.digest == without.measured.digest
+    assert again.rule.price == without.rule.price > 0
+
+
+def test_whatever_decides_a_value_is_part_of_its_key(cache, monkeypatch, tmp_path):
+    plain = vitjax.Reranker.from_config(KEPT)
+    model, variables, _ = plain.model, plain.variables, plain.center
+
+    def differ(config=KEPT, variables=variables, **options) -> bool:
+        """Whether the centre is measured and not read."""
+        before = set(cache.iterdir())
+        _ = vitjax.Reranker(model, variables, config, **options).center
+        return set(cache.iterdir()) > before
+
+    def changed(name, **new) -> EvalConfig:
+        return dataclasses.replace(KEPT, **{name: dataclasses.replace(getattr(KEPT, name), **new)})
+
+    assert not differ()
+    assert not differ(changed("rerank", tau=0.5, mass=1.0)), "how tokens are matched does not move them"
+    assert differ(
+        variables={"params": variables["params"] | {"cls_token": variables["params"]["cls_token"] + 1}}
+    )
+    assert differ(changed("model", grid=1)) and differ(changed("data", interpolation="bilinear"))
+    assert differ(changed("model", smooth=3))
+    photos = write_folder(tmp_path / "photos", kinds=2, variants=1)
+    assert differ(changed("data", center=str(photos)))
+    copied = tmp_path / "copied"
+    shutil.copytree(photos, copied)
+    assert not differ(changed("data", center=str(copied))), "the photos count, not when they were copied"
+    file = next(copied.rglob("*.png"))
+    status = file.stat()
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert differ(changed("data", center=str(copied)))
+    monkeypatch.setattr(front.disk_cache, "code_version", lambda package: "later")
+    assert differ() and not differ()
+    monkeypatch.setattr(front, "SYNTHETIC_IMAGES", 3)
+    assert differ()
+
+
+def test_values_of_a_model_of_ones_own_are_not_kept(cache):
+    plain = vitjax.Reranker.from_config(KEPT)
+
+    class Mine(type(plain.model)):
+        pass
+
+    fields = {x.name: getattr(plain.model, x.name) for x in dataclasses.fields(plain.model)}
+    mine = Mine(**{name: x for name, x in fields.items() if name != "parent"})
+    own = vitjax.Reranker(mine, plain.variables, KEPT, preprocess=plain.preprocess)
+    np.testing.assert_array_equal(own.center, plain.center)
+    assert len(list(cache.iterdir())) == 1, "of the package's own"

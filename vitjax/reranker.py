@@ -1,5 +1,6 @@
 """Reranker and similarity: models, weights, data, search and transport behind one Python interface."""
 
+import copy
 import functools
 import inspect
 import os
@@ -17,7 +18,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import track
 
-from vitjax import models, sharding
+from vitjax import doctor, models, sharding
 from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
 from vitjax.data import transforms
 from vitjax.data.eval_loader import Batch, Batches, Skipped, batches
@@ -49,7 +50,9 @@ from vitjax.retrieval.descriptors import NothingToDescribe, describe_each
 from vitjax.retrieval.explanation.matches import Match, match_pairs
 from vitjax.retrieval.gallery import image_ids
 from vitjax.retrieval.gallery.manifest import check_recipe, check_same
+from vitjax.retrieval.measured import Measured
 from vitjax.retrieval.words import describe_words
+from vitjax.system import disk_cache
 from vitjax.system.compilation_cache import use_compilation_cache
 from vitjax.text import Text, Tokenizer, load_tokenizer
 from vitjax.weights import LoadReport, load_weights, load_with_report
@@ -101,6 +104,8 @@ class Reranker:
             by the rules of `config.model.name`.
         compilation_cache: keep compiled programs in the cache folder, for a faster next start; what is set of
             JAX's cache already stays (see `use_compilation_cache`).
+        keep_measured: keep centre, subspace and price in the cache folder, for a faster next start; only of
+            models of this package, whose code is part of the key.
 
     Raises:
         ValueError: a config field is out of range, or neither `config` nor `preprocess` says what images
@@ -117,6 +122,7 @@ class Reranker:
         mesh: Mesh | None = None,
         tokenizer: Tokenizer | None = None,
         compilation_cache: bool = True,
+        keep_measured: bool = True,
     ) -> None:
         if compilation_cache:
             use_compilation_cache()
@@ -146,6 +152,8 @@ class Reranker:
         self.variables: Any = sharding.replicate(variables, self.mesh)
         self.load_report: LoadReport | None = None
         self._tokenizer = tokenizer
+        self._keep_measured = keep_measured
+        self._suited: dict[tuple[str, str], Reranker] = {}
         if self.config.model.space == "joint" and not has_text_tower(model):
             raise UserError(
                 f"Reranker: space is 'joint', but {type(model).__name__} has no text tower; use 'model'",
@@ -202,13 +210,17 @@ class Reranker:
         """(t, d), subtracted from tokens before they are normalised; None = nothing is.
 
         Measured once, when it is first needed, on the photos of `config.data.center` or on synthetic images;
-        see `vitjax.retrieval.token_center`.
+        see `vitjax.retrieval.token_center`. Kept in the cache folder; a gallery brings its own (`suited_to`).
         """
         kind, folder = self.config.model.center.partition("+")[0], self.config.data.center
         if kind in ("none", "subspace"):
             return None
-        raw = self._raw(FolderSource(folder)) if folder else self._leaves
-        return token_center(raw.tokens, kind, photos=bool(folder), valid=raw.valid)
+
+        def measure() -> np.ndarray:
+            raw = self._raw(FolderSource(folder)) if folder else self._leaves
+            return token_center(raw.tokens, kind, photos=bool(folder), valid=raw.valid)
+
+        return self._kept("center", measure)
 
     @functools.cached_property
     def subspace(self) -> np.ndarray | None:
@@ -219,9 +231,13 @@ class Reranker:
         """
         if not self.config.model.center.endswith("subspace"):
             return None
-        side = self.preprocess.image_size
-        flat = self._raw(ListSource([np.full((side, side, 3), grey, np.uint8) for grey in FLAT_IMAGES]))
-        return positional_subspace(flat.tokens, self._leaves.tokens)
+
+        def measure() -> np.ndarray:
+            side = self.preprocess.image_size
+            flat = self._raw(ListSource([np.full((side, side, 3), grey, np.uint8) for grey in FLAT_IMAGES]))
+            return positional_subspace(flat.tokens, self._leaves.tokens)
+
+        return self._kept("subspace", measure)
 
     @functools.cached_property
     def _leaves(self) -> Descriptors:
@@ -248,9 +264,7 @@ class Reranker:
 
     def priced(self, rule: RerankConfig) -> RerankConfig:
         """Another way to match, with the price it needs, as `rule` has it."""
-        if rule.method != "transport" or not isinstance(rule.mass, str) or rule.price > 0:
-            return rule
-        return replace(rule, price=self._price)
+        return replace(rule, price=self._price) if _needs_price(rule) else rule
 
     @functools.cached_property
     def _head(self) -> tuple[TokenHead, dict[str, Any]] | None:
@@ -276,11 +290,79 @@ class Reranker:
     def _price(self) -> float:
         if self._head is not None:
             return float(np.clip(self._head[1]["params"]["price"], 1e-3, 2.0))
+        bias = Measured(self.center, self.subspace).digest
+        return float(self._kept("price", lambda: np.asarray(self._measure_price()), center=bias))
+
+    def _measure_price(self) -> float:
         if folder := self.config.data.center:
             photos = self.describe(FolderSource(folder), on_bad_image=self.config.data.on_bad_image)[0]
             return match_price(photos)
         leaves, clouds = (self.describe(SyntheticSource(kind, SYNTHETIC_IMAGES))[0] for kind in KINDS)
         return match_price(leaves, clouds)
+
+    def _kept(self, what: str, measure: Callable[[], Any], **also: str) -> np.ndarray:
+        """What is measured without labels, out of the cache folder where it was measured before."""
+        # Processes that measure together must not find it one by one.
+        if not self._keep_measured or jax.process_count() > 1 or not _of_this_package(self.model):
+            return measure()
+        return disk_cache.kept("measured", {"what": what, **self._made_of, **also}, measure)
+
+    @functools.cached_property
+    def _made_of(self) -> dict[str, Any]:
+        """Whatever decides, to the last bit, what is measured without labels."""
+        data, names = self.config.data, ("jax_default_matmul_precision", "jax_enable_x64")
+        return self.recipe | {
+            "center": FolderSource(data.center).content() if data.center else "",
+            "on_bad_image": data.on_bad_image,
+            "images": [SYNTHETIC_IMAGES, FLAT_IMAGES],
+            "code": disk_cache.code_version(os.path.dirname(models.__path__[0])),
+            "versions": doctor.versions(),
+            "devices": [
+                self.mesh.size,
+                self.mesh.devices.flat[0].device_kind,
+                os.environ.get("XLA_FLAGS", ""),
+            ],
+            "numbers": {name: str(getattr(jax.config, name)) for name in names},
+        }
+
+    @property
+    def measured(self) -> Measured:
+        """What belongs to the descriptors beside the weights; the price where `config.rerank` needs one."""
+        price = self._price if _needs_price(self.config.rerank) else 0.0
+        return Measured(self.center, self.subspace, price)
+
+    def suited_to(self, gallery: Any, name: str) -> "Reranker":
+        """This reranker, or one with the centre, subspace and price of a gallery: nothing is measured then.
+
+        What a gallery keeps is what its descriptors were made with, so the photos it was measured on need not
+        be there: unless `config.data.center` names some, those of the gallery count.
+
+        Args:
+            gallery: whose queries are to be described.
+            name: for the message.
+
+        Raises:
+            GalleryError: another model, other weights, another block, ... made it; the text says which.
+        """
+        there = getattr(gallery, "recipe", {})
+        self.check_described_alike(gallery, name)
+        values: Measured | None = getattr(gallery, "measured", None)
+        if values is None or not self.recipe.keys() <= there.keys():
+            return self
+        known = {"center", "subspace"} <= self.__dict__.keys()
+        if known and there["center"] == self.recipe["center"]:
+            price = self.__dict__.get("_price", values.price)
+            if values.same(Measured(self.center, self.subspace, price)):
+                return self
+        key = values.digest, there["center"]
+        if key not in self._suited:
+            other = self._suited[key] = copy.copy(self)
+            for cached in ("rule", "_price", "_describe"):
+                other.__dict__.pop(cached, None)
+            other.__dict__ |= {"center": values.center, "subspace": values.subspace}
+            other.__dict__ |= {"_price": values.price} if values.price > 0 else {}
+            other.__dict__["recipe"] = self.recipe | {"center": there["center"]}
+        return self._suited[key]
 
     @functools.cached_property
     def _describe(self) -> Callable[[Any, Any, Any], Descriptors]:
@@ -333,9 +415,12 @@ class Reranker:
         Raises:
             GalleryError: another model, other weights, another block, ... made it; the text says which.
         """
-        there = getattr(found, "recipe", {})
-        if self.recipe.keys() <= there.keys():
-            check_same(name, {key: there[key] for key in self.recipe}, self.recipe)
+        there, here = getattr(found, "recipe", {}), dict(self.recipe)
+        if not here.keys() <= there.keys():
+            return
+        if getattr(found, "measured", None) is not None and not self.config.data.center:
+            here["center"] = there["center"]
+        check_same(name, {key: there[key] for key in here}, here)
 
     @property
     def _layout(self) -> dict[str, Any]:
@@ -361,12 +446,15 @@ class Reranker:
         return self._rounded(min(batch_size, -(-max(images, 1) // step) * step))
 
     @classmethod
-    def from_config(cls, config: EvalConfig, *, compilation_cache: bool = True) -> "Reranker":
+    def from_config(
+        cls, config: EvalConfig, *, compilation_cache: bool = True, keep_measured: bool = True
+    ) -> "Reranker":
         """Builds the model a config names and loads its weights; without weights they are random.
 
         Args:
             config: of the model, its weights, and how images are described and matched.
             compilation_cache: as for `Reranker`.
+            keep_measured: likewise.
 
         Raises:
             ValueError: a wrong field, or weights that cannot be had or do not fit; one line says which.
@@ -381,7 +469,10 @@ class Reranker:
             variables, report = load_with_report(config.weights, model, entry=config.entry or None)
         else:
             variables = init_variables(model, preprocess.image_size, config.seed)
-        reranker = cls(model, variables, config, preprocess=preprocess, compilation_cache=compilation_cache)
+        reranker = cls(
+            model, variables, config, preprocess=preprocess, compilation_cache=compilation_cache,
+            keep_measured=keep_measured,
+        )  # fmt: skip
         reranker.load_report = report
         return reranker
 
@@ -545,24 +636,25 @@ class Reranker:
             raise UserError(f"rank: id {twice!r} is given twice; a hit could be either candidate.")
         if top_k is not None and (not isinstance(top_k, int | np.integer) or top_k < 1):
             raise UserError(f"rank: top_k is {top_k!r}; give 1 or more, or None for all.")
+        own = self if isinstance(candidates, ImageSource) else self.suited_to(candidates, _called(candidates))
         by_text = isinstance(query, Text)
-        described, *_ = self.describe_texts([query]) if by_text else self.describe([query], batch_size=1)
+        described, *_ = own.describe_texts([query]) if by_text else own.describe([query], batch_size=1)
         if isinstance(candidates, ImageSource):
-            candidates, *_ = self.describe(candidates, batch_size=batch_size, progress=progress)
+            candidates, *_ = own.describe(candidates, batch_size=batch_size, progress=progress)
         rows, gallery = np.arange(count), candidates
         if not candidates.in_memory:
-            rows = self._nearest(described, candidates, searcher)
+            rows = own._nearest(described, candidates, searcher)
             gallery = candidates.take(rows)
         ids = candidates.ids(rows) if ids is None else [ids[i] for i in rows]
-        shortlist = Shortlist(described, gallery, self.rule, self.token_grid)
-        found = refine(shortlist, self._ranked(described, gallery))
+        shortlist = Shortlist(described, gallery, own.rule, self.token_grid)
+        found = refine(shortlist, own._ranked(described, gallery))
         if accept := accept or self.config.rerank.accept:
             rule = accept if isinstance(accept, Acceptance) else Acceptance.read(accept)
             if not rule.accepted(shortlist, found)[0]:
                 return []
         order = found.index[0, :top_k]
         grid = (1, described.sizes.tokens) if by_text else self.token_grid
-        matches = self._matches(described, gallery, order, grid) if return_matches else [()] * len(order)
+        matches = own._matches(described, gallery, order, grid) if return_matches else [()] * len(order)
         score, structural, pooled = (x[0].tolist() for x in (found.score, found.structural, found.pooled))
         return [
             Hit(ids[i], score[rank], rank, structural[rank], pooled[rank], m)
@@ -571,8 +663,7 @@ class Reranker:
 
     def _nearest(self, query: Descriptors, gallery: DescriptorSet, searcher: Searcher | None) -> np.ndarray:
         """Rows of a gallery that one query is compared with."""
-        name, content = f"gallery {getattr(gallery, 'path', gallery)}", getattr(gallery, "content", None)
-        self.check_described_alike(gallery, name)
+        name, content = _called(gallery), getattr(gallery, "content", None)
         if searcher is not None:
             self.check_described_alike(searcher, "rank: what the searcher searches")
             if getattr(searcher, "content", content) != content:
@@ -622,6 +713,11 @@ class Reranker:
         )
         grids = grid, self.token_grid
         return [tuple(found.explanation(pair, *grids).matches) for pair in range(len(rows))]
+
+
+def _called(gallery: Any) -> str:
+    """A gallery in messages."""
+    return f"gallery {getattr(gallery, 'path', type(gallery).__name__)}"
 
 
 def _joint(module: Any, images: jax.Array, **call: Any) -> Any:
@@ -688,6 +784,21 @@ def _built_with(model: Any) -> dict[str, Any]:
     if (reducer := values.get("reducer")) is not None:
         found["reducer"] = {"name": reducer.name, **asdict(reducer)}
     return found
+
+
+def _needs_price(rule: RerankConfig) -> bool:
+    return rule.method == "transport" and isinstance(rule.mass, str) and not rule.price > 0
+
+
+def _of_this_package(model: Any) -> bool:
+    """Whether all of a model's code is the package's, so that its hash tells a change."""
+    parts = [getattr(model, field.name) for field in fields(model) if field.name != "parent"]
+    reducer = getattr(model, "reducer", None)
+    ours = all(type(x).__module__.startswith("vitjax.") for x in (model, reducer) if x is not None)
+    plain = all(
+        isinstance(x, bool | int | float | str | tuple | nn.Module | None) or x is reducer for x in parts
+    )
+    return ours and plain and all(_of_this_package(x) for x in parts if isinstance(x, nn.Module))
 
 
 def _could_be(model: nn.Module, name: str) -> bool:

@@ -118,26 +118,3 @@ def test_a_completion_script_holds_commands_flags_configs_and_words(shell, monke
     script = capsys.readouterr().out
     for words in (*COMMANDS, "--config.rerank.epsilon", "--config.optim.lr", "fashion_mnist_vit", "chamfer"):
         assert words in script
-
-
-@pytest.mark.parametrize(
-    ("line", "found"),
-    [
-        (("vitjax", "ev"), "eval"),
-        (("vitjax", "train", "--config", "smo"), "smoke"),
-        (("vitjax", "eval", "--config.rerank.method", "cham"), "chamfer"),
-        (("vitjax", "eval", "--config.rerank.eps"), "--config.rerank.epsilon"),
-    ],
-)
-def test_bash_completes_with_the_script(line, found, monkeypatch, capsys, tmp_path):
-    pytest.importorskip("shtab")
-    assert called(monkeypatch, "completion", "bash") == 0
-    (tmp_path / "vitjax.bash").write_text(capsys.readouterr().out)
-    words = " ".join(f"'{word}'" for word in line)
-    code = (
-        f"source {tmp_path}/vitjax.bash; COMP_WORDS=({words}); COMP_CWORD={len(line) - 1}; "
-        f"COMP_LINE='{' '.join(line)}'; COMP_POINT=${{#COMP_LINE}}; "
-        f"_shtab_vitjax vitjax '{line[-1]}' '{line[-2]}' 2>/dev/null; echo ${{COMPREPLY[@]}}"
-    )
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True)
-    assert found in done.stdout.split()

@@ -21,10 +21,12 @@ from tests.photos import write_folder
 from tests.retrieval.cases import tree
 from tests.test_eval import SMALL, read_run, run, start
 from vitjax import config as configuration
+from vitjax import reranker as front
 from vitjax.cli import flags
 from vitjax.data import FolderSource, ImageError
 from vitjax.evaluation.index_images import index_images
 from vitjax.retrieval import Gallery, GalleryError
+from vitjax.retrieval.gallery import manifest
 from vitjax.sparsify import make_reducer
 
 CONFIG = configuration.EvalConfig(
@@ -156,6 +158,83 @@ def test_a_image_is_ranked_in_a_gallery_as_among_the_images_themselves(reranker,
 
     (only,) = reranker.rank(query, gallery, searcher=Last())
     assert only.corpus_id == gallery.ids([13])[0]
+
+
+def centred(reranker, photos: pathlib.Path | str = "", **rule) -> vitjax.Reranker:
+    """The same model with a centre and a price."""
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(CONFIG.model, center="position"),
+        data=dataclasses.replace(CONFIG.data, center=str(photos)),
+        rerank=configuration.RerankConfig(mass="auto", tau=1.0, **rule),
+    )
+    return vitjax.Reranker(reranker.model, reranker.variables, config, keep_measured=False)
+
+
+def never(*_):
+    raise AssertionError("measured again")
+
+
+def test_a_query_of_a_gallery_takes_centre_and_price_from_it(reranker, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(front, "SYNTHETIC_IMAGES", 2)
+    builder = centred(reranker)
+    index(builder, folder, tmp_path / "g")
+    stored = Gallery.open(tmp_path / "g").measured
+    assert stored is not None and stored.center is not None and builder.center is not None
+    np.testing.assert_array_equal(stored.center, builder.center)
+    assert stored.price == builder.rule.price > 0 and stored.subspace is None
+    query = FolderSource(folder).path(0)
+    want = builder.rank(query, Gallery.open(tmp_path / "g"), top_k=3)
+    monkeypatch.setattr(front, "SyntheticSource", never)
+    reader = centred(reranker)
+    assert reader.rank(query, Gallery.open(tmp_path / "g"), top_k=3) == want
+    index(centred(reranker), folder, tmp_path / "g")  # nor does a build that resumes
+    with pytest.raises(AssertionError, match="measured again"):
+        _ = reader.center  # of its own it still has none
+
+
+def test_two_galleries_are_each_searched_with_their_own_centre(reranker, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(front, "SYNTHETIC_IMAGES", 2)
+    photos = tmp_path / "few"
+    shutil.copytree(folder / "class_2", photos)
+    of_leaves, of_photos = centred(reranker), centred(reranker, photos)
+    index(of_leaves, folder, tmp_path / "leaves")
+    index(of_photos, folder, tmp_path / "photos_centre")
+    query = FolderSource(folder).path(0)
+    for builder, name in ((of_leaves, "leaves"), (of_photos, "photos_centre"), (of_leaves, "leaves")):
+        gallery = Gallery.open(tmp_path / name)
+        assert of_leaves.rank(query, gallery) == builder.rank(query, gallery)
+    with pytest.raises(GalleryError, match="center is "):
+        of_photos.rank(query, Gallery.open(tmp_path / "leaves"))
+    shutil.rmtree(photos)  # the gallery holds what was measured on them
+    assert centred(reranker).rank(query, Gallery.open(tmp_path / "photos_centre"))
+
+
+def test_a_damaged_centre_of_a_gallery_is_refused_by_name(reranker, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(front, "SYNTHETIC_IMAGES", 2)
+    index(centred(reranker), folder, tmp_path / "g")
+    file = tmp_path / "g" / "measured.npz"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(GalleryError, match=r"measured\.npz is damaged or missing"):
+            centred(reranker).rank(FolderSource(folder).path(0), Gallery.open(tmp_path / "g"))
+        file.unlink(missing_ok=True)
+
+
+def test_a_gallery_without_a_centre_keeps_none_and_an_older_one_is_read(reranker, folder, tmp_path):
+    gallery, *_ = index(reranker, folder, tmp_path / "g")
+    assert gallery.measured is None and not (tmp_path / "g" / "measured.npz").exists()
+    file = tmp_path / "g" / "manifest.json"
+    older = json.loads(file.read_text())["gallery"]
+    del older["measured"]
+    last = file.with_name("committed.json")
+    committed = json.loads(last.read_text())["gallery"] | {"manifest": manifest._digest(older)}
+    for path, body in ((file, older), (last, committed)):
+        path.write_bytes(manifest._text(body, 2, manifest._digest(body)))
+    assert Gallery.open(tmp_path / "g").measured is None
+    assert reranker.rank(FolderSource(folder).path(0), Gallery.open(tmp_path / "g"))
 
 
 def others(reranker) -> dict[str, tuple[vitjax.Reranker, str]]:

@@ -104,3 +104,80 @@ def test_programs_run_without_a_cache_and_say_so_once(no_home, monkeypatch, tmp_
         assert capsys.readouterr().err == ""
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def counted(array: np.ndarray):
+    """What makes an array, and the list of its calls."""
+    calls = []
+    return (lambda: calls.append(1) or array), calls
+
+
+def test_what_is_kept_is_measured_once_for_each_key(monkeypatch, tmp_path):
+    monkeypatch.setenv("VITJAX_CACHE", str(tmp_path))
+    array = np.asfortranarray(np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32))
+    measure, calls = counted(array)
+    for made_of in ({"w": "a", "block": 7}, {"block": 7, "w": "a"}, {"w": "a", "block": 7}):
+        found = disk_cache.kept("measured", made_of, measure)
+        np.testing.assert_array_equal(found, array)
+        assert (found.dtype, found.strides) == (array.dtype, array.strides) and len(calls) == 1
+    disk_cache.kept("measured", {"w": "b", "block": 7}, measure)
+    assert len(calls) == 2 and len(list((tmp_path / "measured").iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "exchanged"])
+def test_a_damaged_file_is_measured_again_with_a_line(damage, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("VITJAX_CACHE", str(tmp_path))
+    array = np.arange(40, dtype=np.float32)
+    measure, calls = counted(array)
+    disk_cache.kept("measured", {"key": 1}, measure)
+    (file,) = (tmp_path / "measured").iterdir()
+    whole = file.read_bytes()
+    if damage == "flipped":  # in the array
+        at = whole.index(array.tobytes()) + 17
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    elif damage == "exchanged":  # whole, but of another key
+        disk_cache.save(file, "other", array + 1)
+    else:
+        file.write_bytes(whole[: len(whole) // 2 if damage == "cut" else 0])
+    np.testing.assert_array_equal(disk_cache.kept("measured", {"key": 1}, measure), array)
+    assert len(calls) == 2 and file.read_bytes() == whole
+    assert caplog.text.count(str(file)) == 1 and "measured again" in caplog.text
+
+
+def test_an_array_that_was_put_in_by_hand_is_not_taken(tmp_path):
+    path = tmp_path / "a.npz"
+    disk_cache.save(path, "x", np.arange(3))
+    with np.load(path) as file:
+        parts = dict(file)
+    np.savez(path, **parts | {"array": np.arange(1, 4)})
+    assert disk_cache.load(path, "x") is None
+
+
+def test_without_a_cache_folder_everything_is_measured(no_home):
+    measure, calls = counted(np.zeros(2))
+    for _ in range(2):
+        assert disk_cache.kept("measured", {}, measure).tolist() == [0, 0]
+    assert len(calls) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_measured_without(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("VITJAX_CACHE", str(tmp_path / "file"))
+    assert disk_cache.kept("measured", {}, lambda: np.ones(1)).tolist() == [1]
+
+
+def test_the_version_of_code_follows_every_source_file(tmp_path):
+    def version() -> str:
+        disk_cache.code_version.cache_clear()
+        return disk_cache.code_version(tmp_path)
+
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "a.py").write_text("x = 1\n")
+    before = version()
+    assert version() == before
+    (tmp_path / "notes.txt").write_text("no code")
+    assert version() == before
+    (tmp_path / "part" / "a.py").write_text("x = 2\n")
+    changed = version()
+    (tmp_path / "part" / "a.py").rename(tmp_path / "part" / "b.py")
+    assert len({before, changed, version()}) == 3

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 
 import vitjax
-from vitjax.cli import builtin
+from vitjax.cli import builtin, completion
 
 DEMO = ("--config", "demo", "--workdir", "runs/demo")
 
@@ -77,9 +77,9 @@ def parser() -> argparse.ArgumentParser:
     models.set_defaults(run=_models)
     doctor = commands.add_parser("doctor", help="versions, devices, caches, and what is missing")
     doctor.set_defaults(run=_doctor)
-    completion = commands.add_parser("completion", help="print a completion script for your shell")
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
-    completion.set_defaults(run=_completion)
+    shells = commands.add_parser("completion", help="print a completion script for your shell")
+    shells.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    shells.set_defaults(run=_completion)
     return top
 
 
@@ -91,12 +91,15 @@ def _program_parser(commands: argparse._SubParsersAction, name: str, text: str) 
 
     program = commands.add_parser(name, help=text)
     program.add_argument("--config", choices=builtin.config_names(), metavar="NAME|FILE")
-    program.add_argument("--workdir", metavar="DIR")
+    paths: list[argparse.Action] = [program.add_argument("--workdir", metavar="DIR")]
     program.add_argument("--print_config", action="store_true")
     for path, kind, _, option in walk(TrainConfig() if name == "train" else EvalConfig()):
         words = ("true", "false") if kind == "bool" else option.words
         meaning = option.help.replace("%", "%%")
-        program.add_argument(f"--{path}", choices=words or None, metavar="VALUE", help=meaning)
+        flag = program.add_argument(f"--{path}", choices=words or None, metavar="VALUE", help=meaning)
+        paths += [flag] * (kind == "str" and not words)
+    for flag in paths:
+        setattr(flag, "complete", completion.FILES)  # noqa: B010  (an attribute that only shtab knows)
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -137,9 +140,7 @@ def _doctor(_: argparse.Namespace) -> int:
 
 
 def _completion(options: argparse.Namespace) -> int:
-    import shtab
-
-    print(shtab.complete(parser(), shell=options.shell))
+    print(completion.script(parser(), options.shell))
     return 0
 
 

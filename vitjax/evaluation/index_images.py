@@ -16,6 +16,7 @@ from vitjax.reranker import ImageLike, Progress, Reranker
 from vitjax.retrieval import Descriptors, Gallery, GalleryError
 from vitjax.retrieval.gallery.build import Described, fill
 from vitjax.retrieval.gallery.codecs import CODECS, Codec
+from vitjax.retrieval.measured import Measured
 
 LEARNED_ON = 256  # images, for a codec
 
@@ -34,8 +35,9 @@ def index_images(
     """Describes images into a gallery; what is there already is not described again.
 
     The gallery holds what it was made of: model, weights, preprocessing, and the images with their sizes
-    and times of change. The same call after a kill resumes, and the files are those of an undisturbed build.
-    A gallery made of anything else is refused and stays as it is. Memory does not grow with the number of
+    and times of change; and the centre, subspace and price of its tokens, with which queries and later images
+    are described. The same call after a kill resumes, and the files are those of an undisturbed build. A
+    gallery made of anything else is refused and stays as it is. Memory does not grow with the number of
     images, apart from their names. With several processes each describes its share, and process 0 writes;
     all must see `path`.
 
@@ -64,11 +66,14 @@ def index_images(
     if not len(source):
         raise UserError("index_images: there are no images; give at least one image.")
     new = sharding.from_main(int(not Gallery.exists(path)) if sharding.is_main_process() else 0)
+    reranker = reranker if new else suited_to_stored(reranker, path)
+    measured = reranker.measured if new else None
     codec = _learned(reranker, source, dtype, bits) if new and dtype in CODECS else None
     if sharding.is_main_process():
         try:
             stored = f"{dtype}, {bits} bits" if dtype in CODECS else dtype
-            gallery = _open_or_create(path, dtype, recipe(reranker, source) | {"stored": stored}, codec)
+            made_by = recipe(reranker, source) | {"stored": stored}
+            gallery = _open_or_create(path, dtype, made_by, codec, measured)
             gallery.claim()
         except BaseException:
             sharding.from_main(-1)
@@ -96,6 +101,13 @@ def index_images(
     return gallery, rows, skipped
 
 
+def suited_to_stored(reranker: Reranker, path: str | os.PathLike[str]) -> Reranker:
+    """The reranker with the centre and price that the gallery at `path` keeps; itself where there is none."""
+    if not path or not Gallery.exists(path):
+        return reranker
+    return reranker.suited_to(Gallery.open(path), f"gallery {os.fspath(path)}")
+
+
 def recipe(reranker: Reranker, source: ImageSource) -> dict[str, Any]:
     """Everything that decides the descriptors of some images, as plain data."""
     images = {"count": len(source), "names_sizes_and_times": fingerprint(source)}
@@ -103,12 +115,18 @@ def recipe(reranker: Reranker, source: ImageSource) -> dict[str, Any]:
 
 
 def _open_or_create(
-    path: str | os.PathLike[str], dtype: str, made_by: dict[str, Any], codec: Codec | None
+    path: str | os.PathLike[str],
+    dtype: str,
+    made_by: dict[str, Any],
+    codec: Codec | None,
+    measured: Measured | None,
 ) -> Gallery:
     if Gallery.exists(path):
         return Gallery.open(path, recipe=made_by)
     pooled = "float32" if codec is None else "int8"
-    return Gallery.create(path, dtype=dtype, pooled_dtype=pooled, recipe=made_by, codec=codec)
+    return Gallery.create(
+        path, dtype=dtype, pooled_dtype=pooled, recipe=made_by, codec=codec, measured=measured or None
+    )
 
 
 def _learned(reranker: Reranker, source: ImageSource, dtype: str, bits: int) -> Codec:

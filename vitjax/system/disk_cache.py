@@ -3,17 +3,25 @@
 Of anything else such an array is no copy.
 """
 
+import contextlib
+import functools
+import hashlib
+import json
+import logging
 import os
 import pathlib
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from vitjax.errors import UserError
 from vitjax.system.files import expanded, replacing
 
+_LOG = logging.getLogger(__name__)
 # What NumPy raises for files that are cut short, damaged, or of another kind.
 _DAMAGE = (
     OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, MemoryError, NotImplementedError,
@@ -51,11 +59,52 @@ def writable_folder(name: str) -> pathlib.Path | None:
         return None
 
 
+def kept(name: str, made_of: Mapping[str, Any], measure: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array out of the cache folder; measured, and kept there, where it is not.
+
+    A file that is damaged is measured again, with a line in the log; without a folder that can be written
+    nothing is kept.
+
+    Args:
+        name: of the sub-folder.
+        made_of: everything that decides the array, as plain data.
+        measure: what makes it.
+    """
+    key = json.dumps(made_of, sort_keys=True)
+    try:
+        path = cache_dir() / name / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    except ValueError:
+        return measure()
+    found = load(path, key)
+    if found is None:
+        if path.exists():
+            _LOG.warning("%s is damaged: what it held is measured again.", path)
+        found = measure()
+        with contextlib.suppress(OSError):
+            save(path, key, found)
+    return found
+
+
+@functools.cache
+def code_version(package: str | os.PathLike[str]) -> str:
+    """Hash of the sources of a package, for keys of what its code decides.
+
+    Args:
+        package: its folder.
+    """
+    folder, whole = pathlib.Path(package), hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        whole.update(f"{file.relative_to(folder).as_posix()}\n".encode() + file.read_bytes())
+    return whole.hexdigest()[:32]
+
+
 def load(path: str | os.PathLike[str], made_of: str) -> np.ndarray | None:
     """The array that was kept; None where there is none of this key, or its file cannot be read."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
-            return kept["array"] if str(kept["made_of"]) == made_of else None
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
+            array = found["array"] if str(found["made_of"]) == made_of else None
+            whole = array is not None and str(found["sha256"]) == _digest(made_of, array)
+            return array if whole else None
     except _DAMAGE:
         return None
 
@@ -73,4 +122,10 @@ def save(path: str | os.PathLike[str], made_of: str, array: np.ndarray) -> None:
     """
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "wb") as file:
-        np.savez(file, made_of=np.array(made_of), array=array)
+        sha256 = np.array(_digest(made_of, array))
+        np.savez(file, made_of=np.array(made_of), array=array, sha256=sha256)
+
+
+def _digest(made_of: str, array: np.ndarray) -> str:
+    head = f"{made_of}\n{array.dtype} {array.shape}\n".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()

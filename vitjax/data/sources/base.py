@@ -70,6 +70,11 @@ class ListedSource:
         files = ((name, self.root / file) for name, file in zip(self.names, self._files, strict=True))
         return _hash(f"{name}\0{_state(file)}" for name, file in files)
 
+    def content(self) -> str:
+        """Hash of names and files, which are read: copies and times of change do not count."""
+        files = ((name, self.root / file) for name, file in zip(self.names, self._files, strict=True))
+        return _hash(f"{name}\0{_bytes(file)}" for name, file in files)
+
     def path(self, i: int) -> Path:
         """The file of image i, links resolved."""
         return (self.root / self._files[i]).resolve()
@@ -258,6 +263,14 @@ def _hash(parts: Iterable[str]) -> str:
     for part in parts:
         whole.update(part.encode(errors="surrogatepass") + b"\n")
     return whole.hexdigest()[:32]
+
+
+def _bytes(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return "not there"
 
 
 def _state(item: Any) -> str:

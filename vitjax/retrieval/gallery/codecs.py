@@ -7,7 +7,6 @@ precision, so that reranking compares exact tokens with decoded ones; `hamming` 
 `CODECS` maps `config.index.dtype` to how each is learned.
 """
 
-import hashlib
 import io
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from vitjax.errors import UserError
 from vitjax.retrieval.aggregate import lloyd
 from vitjax.retrieval.centering import signed
 from vitjax.retrieval.descriptors import unit_vectors
-from vitjax.retrieval.gallery.storage import REMEDY, GalleryError, Location, plain_errors
+from vitjax.retrieval.gallery.storage import Location, read_whole, write_whole
 
 FILE = "codec.npz"
 ITQ_ITERATIONS = 50
@@ -211,18 +210,12 @@ def write(place: Location, codec: Codec) -> str:
     file = io.BytesIO()
     arrays: dict[str, Any] = {name: np.asarray(x) for name, x in vars(codec).items() if x is not None}
     np.savez(file, **arrays)
-    with plain_errors(place, FILE):
-        place.keys().write(FILE, file.getvalue()).result()
-    return hashlib.sha256(file.getvalue()).hexdigest()
+    return write_whole(place, FILE, file.getvalue())
 
 
 def read(place: Location, digest: str) -> Codec:
     """Reads the codec of a gallery; raises GalleryError where it is not the one that was written."""
-    with plain_errors(place, FILE):
-        found = place.keys().read(FILE).result()
-    if found.state != "value" or hashlib.sha256(found.value).hexdigest() != digest:
-        raise GalleryError(f"gallery {place.name}: {FILE} is damaged or missing; {REMEDY}")
-    with np.load(io.BytesIO(found.value)) as file:
+    with np.load(io.BytesIO(read_whole(place, FILE, digest))) as file:
         parts = {name: file[name] for name in file.files}
     return ProductCodec(**parts) if "codebooks" in parts else SignCodec(**{"directions": None} | parts)
 

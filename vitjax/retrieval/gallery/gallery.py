@@ -1,5 +1,6 @@
 """Descriptors of any number of images on a disk or in an object store, never all of them in memory."""
 
+import functools
 import itertools
 import os
 import weakref
@@ -22,11 +23,15 @@ from vitjax.retrieval.gallery.codecs import CODECS, Codec
 from vitjax.retrieval.gallery.image_ids import ENDS, NUMBERS, TEXT, PackedIds, RowIndex
 from vitjax.retrieval.gallery.manifest import Manifest
 from vitjax.retrieval.gallery.quantize import MATCHED, POOLED_DTYPES, ROW_ARRAYS, Stored
-from vitjax.retrieval.gallery.storage import GalleryError, Location, Pending, locate
+from vitjax.retrieval.gallery.storage import GalleryError, Location, Pending, locate, read_whole, write_whole
+from vitjax.retrieval.measured import Measured
 
+MEASURED = "measured.npz"
 _IDS_AT_ONCE = 2**16
 _LEFTOVERS = {
     writer_lock.FILE,
+    codecs.FILE,
+    MEASURED,
     *(f"{x}.__lock" for x in (manifest.FILE, manifest.COMMITTED)),
 }  # of a killed create
 
@@ -67,6 +72,7 @@ class Gallery:
         pooled_dtype: str = "float32",
         recipe: Mapping[str, Any] | None = None,
         codec: Codec | None = None,
+        measured: Measured | None = None,
     ) -> "Gallery":
         """Makes an empty gallery; the first `add` decides how long vectors are and what ids are.
 
@@ -78,6 +84,7 @@ class Gallery:
             recipe: what makes the descriptors, plain data (the model, a hash of its weights, ...): kept, and
                 compared by `open`.
             codec: what `CODECS[dtype]` learned, where `dtype` is a name of that.
+            measured: centre, subspace and price that the descriptors are made with, kept for queries.
 
         Raises:
             GalleryError: something lies there already, or nothing can be written there.
@@ -100,6 +107,8 @@ class Gallery:
         try:
             if codec is not None:
                 content = replace(content, needs=("codec",), codec=codecs.write(location, codec))
+            if measured is not None:
+                content = replace(content, measured=write_whole(location, MEASURED, measured.to_bytes()))
             gallery = cls(location, content, manifest.write(location, content, replaces=None), {}, codec)
         except BaseException:
             release()
@@ -155,6 +164,12 @@ class Gallery:
     def recipe(self) -> dict[str, Any]:
         """What made the descriptors, as given to `create`."""
         return dict(self._content.recipe)
+
+    @functools.cached_property
+    def measured(self) -> Measured | None:
+        """Centre, subspace and price that its descriptors were made with; None: it keeps none."""
+        digest = self._content.measured
+        return Measured.from_bytes(read_whole(self._location, MEASURED, digest)) if digest else None
 
     @property
     def content(self) -> str:

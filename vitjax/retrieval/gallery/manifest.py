@@ -62,6 +62,7 @@ class Manifest:
         last: checksums of the files that still grow, see `sums`.
         needs: names of what a reader has to know beyond this.
         codec: SHA-256 of the codec of its tokens; empty: they are numbers.
+        measured: SHA-256 of the centre, subspace and price of its tokens; empty: it keeps none.
     """
 
     dtype: str
@@ -76,6 +77,7 @@ class Manifest:
     last: dict[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     codec: str = ""
+    measured: str = ""
 
 
 def row_count(manifest: Manifest, name: str) -> int:
@@ -143,7 +145,7 @@ def read(location: Location) -> tuple[Manifest, bytes]:
             "(rows without a manifest cannot be trusted)"
         )
     written = _body(location, FILE, found.value)
-    body: dict[str, Any] = {"codec": ""} | written  # galleries from before there were codecs
+    body: dict[str, Any] = {"codec": "", "measured": ""} | written  # a gallery from before there were these
     unknown = [need for need in body.get("needs") or () if need not in NEEDS]
     if unknown:
         raise GalleryError(f"gallery {location.name}: it needs {unknown}, unknown here; update vitjax")

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 import pathlib
 import re
@@ -55,6 +56,22 @@ class Location:
     def below(self, name: str) -> dict[str, Any]:
         """What TensorStore opens for a sub-folder."""
         return self.kvstore | {"path": f"{self.kvstore['path']}{name}/"}
+
+
+def write_whole(place: Location, name: str, data: bytes) -> str:
+    """Writes a file that never changes into a gallery, and returns its SHA-256."""
+    with plain_errors(place, name):
+        place.keys().write(name, data).result()
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_whole(place: Location, name: str, digest: str) -> bytes:
+    """Reads such a file; raises GalleryError where it is not the one that was written."""
+    with plain_errors(place, name):
+        found = place.keys().read(name).result()
+    if found.state != "value" or hashlib.sha256(found.value).hexdigest() != digest:
+        raise GalleryError(f"gallery {place.name}: {name} is damaged or missing; {REMEDY}")
+    return found.value
 
 
 def locate(path: str | os.PathLike[str]) -> Location:
