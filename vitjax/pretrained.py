@@ -500,6 +500,12 @@ MODELS: dict[str, ModelCard] = {
             ("base", _SWIN_BASE, (2, 4, 6)),
         )
     },
+    **{
+        f"dynamic_convnext_{size}": ModelCard(
+            "ConvNeXt", _CONVNEXT[size] | {"pruning_loc": blocks}, "", _FROM_256, licence="MIT"
+        )
+        for size, blocks in (("tiny", (1, 2, 3)), ("small", (3, 6, 9)), ("base", (3, 6, 9)))
+    },
     # Crop: the evaluation transform of microsoft/CvT f851e68. Filter: not in its code, taken to be bicubic.
     "cvt_13": ModelCard("CvT", {}, "hf:microsoft/cvt-13", _FROM_256, licence="MIT"),
     "cvt_21": ModelCard("CvT", {"depths": (1, 4, 16)}, "hf:microsoft/cvt-21", _FROM_256, licence="MIT"),

@@ -57,6 +57,7 @@ _RESNET = {"img_size": (64, 96), "layers": (2, 1, 1, 1), "channels": (4, 4, 6, 8
 _CONVNEXT = {
     "img_size": (48, 80), "depths": (2, 1, 1), "dims": (8, 12, 16), "kernel_size": 3, "num_classes": 5,
 }  # fmt: skip
+_DYNAMIC_CONVNEXT = _CONVNEXT | {"depths": (1, 1, 3), "pruning_loc": (1, 2)}
 _STAGE = {
     "patch_size": (7,), "patch_stride": (4,), "patch_padding": (2,), "embed_dim": (8,), "depths": (1,),
     "num_heads": (1,), "mlp_ratio": (4.0,), "cls_token": (False,),
@@ -126,6 +127,15 @@ FAMILIES = {
         shorter={1: {"depths": (2,), "dims": (8,)}, 2: {"depths": (2, 1), "dims": (8, 12)}},
         misfit=(12, 64, 3), asks="too small for a single token of 16 pixels", other_size=(40, 97), depth=4,
         products=11, pools_tokens=False,  # 9 of the depthwise convolution
+    ),
+    "dynamic_convnext": Family(
+        "dynamic_convnext_tiny", _DYNAMIC_CONVNEXT, (3, 5), (15, 16), 0, [],
+        shorter={
+            0: {"depths": (1,), "dims": (8,), "pruning_loc": ()},
+            3: {"depths": (1, 1, 2), "pruning_loc": (1,)},
+        },
+        misfit=(12, 64, 3), asks="too small for a single token of 16 pixels", other_size=(40, 97), depth=5,
+        products=12, pools_tokens=False,  # the second block opens a stage
     ),
 }  # fmt: skip
 

@@ -140,6 +140,7 @@ def test_a_backbone_of_ones_own_is_built_listed_and_searched_with(monkeypatch):
         ("dynamicvit_deit_tiny_patch16_224", {}, ("dynamicvit", True, 0.7, (0.7, 0.49, 0.343), 3)),
         ("dynamicvit_lvvit_s", {"keep_ratio": 0.5}, ("dynamicvit", True, 0.5, (0.5, 0.25, 0.125), 3)),
         ("dynamicswin_tiny_patch4_window7_224", {}, ("dynamicswin", True, 0.7, (0.7, 0.5, 0.3), 3)),
+        ("dynamic_convnext_tiny", {}, ("dynamic_convnext", True, 0.7, (0.7, 0.5, 0.3), 3)),
         ("vit_tiny_patch16_224", {"reduce": "tome"}, ("tome", False, None, (), 12)),
     ],
 )

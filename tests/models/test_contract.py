@@ -13,6 +13,7 @@ from vitjax.models import build
 from vitjax.weights import load_with_report
 
 # Tests of code that these share with "vit", "dinov2" and "pe" word for word.
+DYNAMIC = {"dynamicswin", "dynamic_convnext"}
 ALIKE = {"distilled", "clip", "siglip", "tips"}
 SHARED = {
     "test_an_image_does_not_depend_on_its_batch",
@@ -47,7 +48,7 @@ def test_the_result_is_as_documented(label):
         assert out.logits.shape == out.heads["cls"].shape == (BATCH, 5)
     else:
         assert out.logits is None
-    assert out.attention is None and (out.decisions is None) == (label != "dynamicswin")
+    assert out.attention is None and (out.decisions is None) == (label not in DYNAMIC)
     if not family.pools_tokens:
         return
     of = out.prefix[:, : 2 if "dist" in out.heads else 1] if family.prefix else out.tokens
@@ -92,7 +93,7 @@ def test_an_image_does_not_depend_on_its_batch(label):
 def test_bfloat16_is_close_to_float32(label):
     model, variables, images = made(label)
     # A rounded score may drop another token, which is no rounding: none is dropped.
-    none = {"keep_ratio": (1.0, 1.0)} if label == "dynamicswin" else {}
+    none = {"keep_ratio": (1.0, 1.0)} if label in DYNAMIC else {}
     exact = run(model, variables, images, **none)
     maps = bool(FAMILIES[label].attention)
     low = run(model.clone(dtype="bfloat16"), variables, images, **none, return_attention=maps)
@@ -217,7 +218,7 @@ def test_what_a_model_cannot_serve_is_an_error_that_says_what_to_do(label):
     depth = family.depth
     blocks = f"{depth} blocks: give 0 to {depth - 1}"
     cases = [({"block": depth}, blocks), ({"block": -depth - 1}, blocks)]
-    if label != "dynamicswin":
+    if label not in DYNAMIC:
         cases += [
             ({"keep_ratio": (0.7,)}, "no predictor"),
             ({"decisions": jnp.ones((BATCH, 1, 4))}, "no predictor"),

@@ -150,6 +150,9 @@ COSTS = {
     "dynamicswin_tiny_patch4_window7_224": _reference("DySwin-T/0.7"),
     "dynamicswin_small_patch4_window7_224": _reference("DySwin-S/0.7"),
     "dynamicswin_base_patch4_window7_224": _reference("DySwin-B/0.7"),
+    "dynamic_convnext_tiny": _reference("DyCNX-T/0.7"),
+    "dynamic_convnext_small": _reference("DyCNX-S/0.7"),
+    "dynamic_convnext_base": _reference("DyCNX-B/0.7"),
 }
 DYNAMIC = {
     "DyViT-DeiT-T": "dynamicvit_deit_tiny_patch16_224",
@@ -161,6 +164,9 @@ DYNAMIC = {
     "DySwin-T": "dynamicswin_tiny_patch4_window7_224",
     "DySwin-S": "dynamicswin_small_patch4_window7_224",
     "DySwin-B": "dynamicswin_base_patch4_window7_224",
+    "DyCNX-T": "dynamic_convnext_tiny",
+    "DyCNX-S": "dynamic_convnext_small",
+    "DyCNX-B": "dynamic_convnext_base",
 }
 
 
@@ -327,6 +333,7 @@ def _models() -> list:
         "dynamicvit_deit_tiny_patch16_224", "dynamicvit_lvvit_s", "dynamicswin_tiny_patch4_window7_224",
         "vit_small_patch16_dinov3", "clip_vit_base_patch32",
         "vit_base_patch16_siglip_224", "convnext_tiny_dinov3", "pe_core_t16_384",
+        "dynamic_convnext_tiny",
     }  # fmt: skip
     return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in sorted(COSTS)]
 
@@ -369,7 +376,7 @@ def test_cvt_costs_what_its_reference_says_which_knows_one_part_to_three_digits(
 
 def _rows() -> list:
     """Every row of the dynamic models; one model of each family by default, at 0.7 all (see `COSTS`)."""
-    quick = ("DyViT-DeiT-T/", "DyViT-LVViT-S/0.5", "DySwin-T/")
+    quick = ("DyViT-DeiT-T/", "DyViT-LVViT-S/0.5", "DySwin-T/", "DyCNX-T/0.9")
     rows = [row for row in REFERENCE if row.split("/")[0] in DYNAMIC]
     return [pytest.param(row, marks=() if row.startswith(quick) else pytest.mark.slow) for row in rows]
 

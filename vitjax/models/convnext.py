@@ -1,9 +1,10 @@
-"""ConvNeXt: a convolutional network in stages, whose last map is the tokens.
+"""ConvNeXt: a convolutional network in stages, whose last map is the tokens; DynamicCNN is one of its forms.
 
 Submodules carry timm's names (`stem_0`, `stages_0`, `downsample_1`, `blocks_0`, `conv_dw`), but for the final
 norm and the classifier, which are `norm` and `head` (timm: `head.norm`, `head.fc`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,43 +13,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vitjax.errors import UserError
-from vitjax.layers.basic import LayerNorm, Mlp, drop_branch, drop_rates, linear_init
-from vitjax.layers.depthwise import DepthwiseConv
+from vitjax.layers.basic import LayerNorm, drop_rates, linear_init
 from vitjax.layers.pos_embed import resize_positions
 from vitjax.models.block_stack import run_blocks
 from vitjax.models.call_checks import check_colour_last, last_block, refuse_attention, refuse_pruning
-from vitjax.models.outputs import BackboneOutput
+from vitjax.models.convnext_blocks import Block, downsampled, patches
+from vitjax.models.convnext_dynamic import DynamicStage
+from vitjax.models.outputs import BackboneOutput, TokenReduction
+from vitjax.models.two_paths import SPARSE_STAGE, two_path_errors, two_path_ratios, two_path_reduction
 
 _STEM = 4  # pixels, side of the first convolution's patches
-
-
-class Block(nn.Module):
-    """Residual block: a depthwise convolution mixes positions, then an MLP works on each position alone."""
-
-    kernel_size: int = 7
-    mlp_ratio: float | int = 4.0
-    act: str = "gelu"
-    init_values: float | int | None = 1e-6
-    eps: float | int = 1e-6
-    dtype: str = "float32"
-    drop_path: float | int = 0.0
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w d"]) -> tuple[Float[Array, "b h w d"], None]:
-        """Returns the updated map; there are no attention maps, the second result of other blocks."""
-        update = self._pointwise(DepthwiseConv(self.kernel_size, name="conv_dw")(x))
-        return x + drop_branch(self, update, self.drop_path), None
-
-    def _pointwise(self, mixed: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-        """Update of every position from what the convolution gathered there."""
-        batch, height, width, channels = mixed.shape
-        flat = LayerNorm(self.eps, name="norm")(mixed).astype(self.dtype).reshape(batch, -1, channels)
-        update = Mlp(int(channels * self.mlp_ratio), self.dtype, self.act, name="mlp")(flat)
-        if self.init_values is not None:
-            start = nn.initializers.constant(self.init_values)
-            gamma = self.param("gamma", start, (channels,), jnp.float32)
-            update = update * gamma.astype(self.dtype)[None, None, :]
-        return update.reshape(batch, height, width, channels)
 
 
 class Stage(nn.Module):
@@ -68,8 +42,7 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, last: int) -> Float[Array, "b y x d"]:
         """Returns the map after block `last` of this stage."""
         if self.downsamples:
-            x = LayerNorm(self.eps, name="downsample_0")(x).astype(self.dtype)
-            x = _patches(self.dim, 2, self.dtype, "downsample_1")(x)
+            x = downsampled(x, self.dim, self.eps, self.dtype)
         return run_blocks(self, Block, self.block, x, last=last)[0]
 
 
@@ -100,6 +73,12 @@ class ConvNeXt(nn.Module):
         scan_layers: of each stage one block is compiled and scanned; see `run_blocks`.
         drop_path_rate: probability that an image goes without the last block, where a call has the rng
             "dropout"; that of the others rises evenly from 0.
+        pruning_loc: blocks of the third stage, from 0, that a predictor comes before; from the first of them
+            on each position takes either the MLP or one linear layer. () = a plain ConvNeXt.
+        keep_ratio: share of that stage's positions on the slow path after each predictor: r, r - 0.2,
+            r - 0.4, or one number for each. Decisions are made anew each time: a position may come back.
+        compat: "released": training as in the official code, with two values of every position, which is not
+            the function that its evaluation computes. None: one value, the same function in both.
     """
 
     img_size: int | tuple[int, int] = 224
@@ -116,6 +95,9 @@ class ConvNeXt(nn.Module):
     remat: bool = False
     scan_layers: bool = False
     drop_path_rate: float | int = 0.0
+    pruning_loc: tuple[int, ...] = ()
+    keep_ratio: float | int | tuple[float, ...] = 0.7
+    compat: str | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -123,6 +105,11 @@ class ConvNeXt(nn.Module):
         height, width = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
         side = self.pseudo_patch_size or self._stride
         return height // side, width // side
+
+    @property
+    def token_reduction(self) -> TokenReduction | None:
+        """Token reduction of the third stage; None = none."""
+        return two_path_reduction("dynamic_convnext", self)
 
     @property
     def _stride(self) -> int:
@@ -145,7 +132,9 @@ class ConvNeXt(nn.Module):
             wrong.append(
                 f"drop_path_rate {self.drop_path_rate} is not in [0, 1), or above 0 with scan_layers"
             )
-        return wrong
+        if self.pruning_loc and self.scan_layers:
+            wrong.append("scan_layers needs blocks of equal form, and pruning_loc makes them differ")
+        return wrong + two_path_errors(self)
 
     @nn.compact
     def __call__(
@@ -155,20 +144,23 @@ class ConvNeXt(nn.Module):
         train: bool = False,
         return_attention: bool = False,
         block: int | None = None,
-        keep_ratio: object = None,
-        decisions: object = None,
+        keep_ratio: float | int | Sequence[float] | None = None,
+        decisions: Float[Array, "b stages _"] | None = None,
     ) -> BackboneOutput:
         """Runs the network.
 
         Args:
             images: normalised pixels, of any size; what fills no position right and below is left out.
-            train: changes nothing; stochastic depth follows the rng "dropout".
+            train: with `pruning_loc`, which positions take which path is sampled, from the rng "gumbel", and
+                both are computed for all. A plain ConvNeXt computes the same either way; stochastic depth
+                follows the rng "dropout".
             return_attention: must be False.
             block: stop after this block, from 0 over all stages, negative from the end: its map is the
                 tokens, on its own grid (a quarter of the image's side in stage 0, then halved by each stage).
                 Logits are None where blocks are left out.
-            keep_ratio: must be None: this model drops no tokens.
-            decisions: must be None.
+            keep_ratio: as the field, instead of it; static under jit. For models with `pruning_loc`.
+            decisions: 1 = slow path, instead of sampled ones, per predictor on the grid of the third stage;
+                both paths are computed in evaluation too. For models with `pruning_loc`.
 
         Returns:
             Tokens and pooled in float32. Stopped before the last stage, they are not normalised (the final
@@ -178,7 +170,8 @@ class ConvNeXt(nn.Module):
             ValueError: image size, block or arguments this model cannot serve.
         """
         images = jnp.asarray(images)
-        refuse_pruning(keep_ratio, decisions)
+        if not self.pruning_loc:
+            refuse_pruning(keep_ratio, decisions)
         check_colour_last(images)
         height, width = images.shape[1:3]
         refuse_attention(return_attention, "a ConvNeXt")
@@ -188,7 +181,8 @@ class ConvNeXt(nn.Module):
                 "resize them."
             )
         last = last_block(block, sum(self.depths))
-        x = self._maps(images, last)
+        ratios = two_path_ratios(self.keep_ratio if keep_ratio is None else keep_ratio, len(self.pruning_loc))
+        x, parts = self._maps(images, last, ratios=ratios, train=train, decisions=decisions)
         pooled = x.mean(axis=(1, 2))
         ends = last >= sum(self.depths[:-1])
         if ends and self.pseudo_patch_size:
@@ -208,36 +202,41 @@ class ConvNeXt(nn.Module):
             logits=heads.get("cls"),
             heads=heads,
             grid=(grid[0], grid[1]),
+            **parts,
         )
 
-    def _maps(self, images: Array, last: int) -> Float[Array, "b y x d"]:
-        """The map after block `last`, counted over all stages, in float32."""
-        x = _patches(self.dims[0], _STEM, self.dtype, "stem_0")(images)
+    def _maps(self, images: Array, last: int, **call: Any) -> tuple[Float[Array, "b y x d"], dict[str, Any]]:
+        """The map after block `last`, counted over all stages, in float32, and what the third stage decided.
+
+        `call` has the arguments of a stage with two paths.
+        """
+        x = patches(self.dims[0], _STEM, self.dtype, "stem_0")(images)
         x = LayerNorm(self.eps, name="stem_1")(x).astype(self.dtype)
         rates = drop_rates(self.drop_path_rate, sum(self.depths))
         fields = {
             "kernel_size": self.kernel_size, "mlp_ratio": self.mlp_ratio, "act": self.act,
             "init_values": self.init_values, "eps": self.eps, "dtype": self.dtype,
         }  # fmt: skip
-        done = 0
+        done, parts = 0, {}
         for i, (depth, dim) in enumerate(zip(self.depths, self.dims, strict=True)):
             if last < done:
                 break
             own = rates[done : done + depth] if self.drop_path_rate else ()
-            stage = Stage(
-                dim, depth, i > 0, fields, self.eps, self.dtype, self.remat, self.scan_layers, own,
-                name=f"stages_{i}",
-            )  # fmt: skip
-            x = stage(x, last=min(depth - 1, last - done))
+            ends, name = min(depth - 1, last - done), f"stages_{i}"
+            if self.pruning_loc and i == SPARSE_STAGE:
+                sparse = DynamicStage(
+                    dim, depth, fields, self.pruning_loc, self.eps, self.dtype, self.remat, self.compat, own,
+                    name=name,
+                )  # fmt: skip
+                x, parts = sparse(x, last=ends, **call)
+            else:
+                stage = Stage(
+                    dim, depth, i > 0, fields, self.eps, self.dtype, self.remat, self.scan_layers, own,
+                    name=name,
+                )  # fmt: skip
+                x = stage(x, last=ends)
             done += depth
-        return x.astype(jnp.float32)
-
-
-def _patches(dim: int, size: int, dtype: str, name: str) -> nn.Conv:
-    """A convolution whose windows do not overlap."""
-    return nn.Conv(
-        dim, (size, size), (size, size), padding="VALID", dtype=dtype, kernel_init=linear_init, name=name
-    )
+        return x.astype(jnp.float32), parts
 
 
 def _resized(x: Float[Array, "b h w d"], grid: tuple[int, int]) -> Float[Array, "b y x d"]:

@@ -17,9 +17,8 @@ from vitjax.layers.windows import WindowAttention
 from vitjax.models.call_checks import last_block, patch_grid, refuse_pruning
 from vitjax.models.outputs import BackboneOutput, TokenReduction
 from vitjax.models.swin_blocks import Block, PatchMerging
-from vitjax.models.swin_dynamic import DynamicStage, swin_ratios
-
-SPARSE_STAGE = 2  # the third: 14 x 14 tokens at 224 pixels, and most of the blocks
+from vitjax.models.swin_dynamic import DynamicStage
+from vitjax.models.two_paths import SPARSE_STAGE, two_path_errors, two_path_ratios, two_path_reduction
 
 
 class Stage(nn.Module):
@@ -136,12 +135,7 @@ class SwinTransformer(nn.Module):
     @property
     def token_reduction(self) -> TokenReduction | None:
         """Token reduction of the third stage; None = none."""
-        stages = len(self.pruning_loc)
-        if not stages:
-            return None
-        ratios = swin_ratios(self.keep_ratio, stages)
-        off = {"pruning_loc": (), "keep_ratio": 1.0}  # a ratio per stage would have no stages
-        return TokenReduction("dynamicswin", True, self.keep_ratio, ratios, stages, off, drops=False)
+        return two_path_reduction("dynamicswin", self)
 
     @property
     def windows(self) -> list[tuple[int, int]]:
@@ -174,20 +168,7 @@ class SwinTransformer(nn.Module):
             wrong.append(f"window_size {self.window_size} and depths {self.depths} differ in length")
         if min(map(min, sizes), default=1) < 1:
             wrong.append(f"window_size {self.window_size} is below 1")
-        if self.pruning_loc:
-            blocks = self.depths[SPARSE_STAGE] if stages > SPARSE_STAGE else 0
-            loc = list(self.pruning_loc)
-            if loc != sorted(set(loc)) or not all(0 <= i < blocks for i in loc):
-                wrong.append(
-                    f"pruning_loc {self.pruning_loc} must be ascending blocks of a third stage of {blocks}"
-                )
-            try:
-                swin_ratios(self.keep_ratio, len(self.pruning_loc))
-            except ValueError as error:
-                wrong.append(str(error).removesuffix("."))
-        if self.compat not in (None, "released"):
-            wrong.append(f"compat {self.compat!r} is neither None nor 'released'")
-        return wrong
+        return wrong + two_path_errors(self)
 
     @nn.compact
     def __call__(
@@ -223,7 +204,7 @@ class SwinTransformer(nn.Module):
         """
         if not self.pruning_loc:
             refuse_pruning(keep_ratio, decisions)
-        ratios = swin_ratios(self.keep_ratio if keep_ratio is None else keep_ratio, len(self.pruning_loc))
+        ratios = two_path_ratios(self.keep_ratio if keep_ratio is None else keep_ratio, len(self.pruning_loc))
         images = jnp.asarray(images)
         last = last_block(block, sum(self.depths))
         height, width = patch_grid(images, self.patch_size)

@@ -1,35 +1,15 @@
 """The dynamic stage of DynamicSwin: selected tokens take the MLP (slow path), others a linear layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from vitjax.errors import UserError
 from vitjax.layers.basic import LayerNorm, Mlp, drop_branch, linear_init
 from vitjax.layers.windows import WindowAttention, Windows
 from vitjax.models.swin_blocks import Block, PatchMerging, WindowSelfAttention
-from vitjax.models.token_pruning import decide
-from vitjax.sparsify.decisions import as_keep, keep_count, stage_ratios, take, top_k_index
-from vitjax.sparsify.predictor import Predictor
-
-Split = tuple[Int[Array, "b k"], Int[Array, "b m"]]  # positions that take the slow path, and the others
-
-
-def swin_ratios(keep_ratio: float | int | Sequence[float | int], stages: int) -> tuple[float, ...]:
-    """Share of tokens on the slow path after each predictor: r, r - 0.2, r - 0.4, or the shares themselves.
-
-    Different from the official code, where 0.7 - 0.2 falls short of 0.5 in floating point and 97 of 196
-    tokens stay: decimal differences, 98, which is what the published costs hold.
-
-    Raises:
-        ValueError: not one share per predictor, or one outside (0, 1].
-    """
-    if not isinstance(keep_ratio, Sequence):
-        keep_ratio = tuple(round(keep_ratio - 0.2 * stage, 9) for stage in range(stages))
-    return stage_ratios(keep_ratio, stages)
+from vitjax.models.two_paths import Split, each_its_way, run_two_paths
 
 
 class FastMlp(nn.Module):
@@ -105,7 +85,7 @@ class DynamicBlock(nn.Module):
             return mlp(norm2(x).astype(self.dtype))
 
         if split is not None:
-            update = _each_its_way(flat(tokens), split, slow, fast)
+            update = each_its_way(flat(tokens), split, slow, fast)
             return tokens + self._dropped(update).reshape(shape), None, weights
         if other is None:
             update = flat(keep) * slow(flat(tokens)) + (1 - flat(keep)) * fast(flat(tokens))
@@ -161,68 +141,19 @@ class DynamicStage(nn.Module):
             return_attention: whether maps are wanted.
         """
         tokens = PatchMerging(self.eps, self.dtype, name="downsample")(tokens)
-        batch, height, width, _ = tokens.shape
-        cells = height * width
-        masked = train or decisions is not None
-        if decisions is not None and decisions.shape != (batch, len(self.pruning_loc), cells):
-            raise UserError(
-                f"decisions have shape {decisions.shape}; expected (images, predictors, tokens of the sparse "
-                f"stage) = {(batch, len(self.pruning_loc), cells)}."
-            )
         fields = {
             "num_heads": self.num_heads, "window": self.window, "mlp_ratio": self.mlp_ratio,
             "qkv_bias": self.qkv_bias, "eps": self.eps, "dtype": self.dtype, "attention": self.attention,
             "return_attention": return_attention,
         }  # fmt: skip
-        keep, split, other = None, None, None
-        maps, scores, applied, index = [], [], [], []
-        for i in range(depth):
-            if i in self.pruning_loc:
-                stage = self.pruning_loc.index(i)
-                merged = tokens if other is None or keep is None else tokens * keep + other * (1 - keep)
-                predictor = Predictor(dtype=self.dtype, name=f"score_predictor_{stage}")
-                scores.append(predictor(merged.reshape(batch, cells, merged.shape[-1])))
-                if masked:
-                    flat = decide(self, scores[-1], None if decisions is None else decisions[:, stage])
-                else:
-                    split = split_tokens(scores[-1][..., 0], ratios[stage])
-                    flat = as_keep(split[0], cells)
-                    index.append(split[0])
-                applied.append(flat)
-                keep = flat.reshape(batch, height, width, 1)
-                if masked and self.compat == "released" and other is None:
-                    other = tokens
-            fields["drop_path"] = self.drop_path[i] if self.drop_path else 0.0
-            if keep is None:
-                tokens, weights = self._layer(Block, i, fields)(tokens)
-            else:
-                layer = self._layer(DynamicBlock, i, fields | {"mask_keys": self.mask_keys})
-                tokens, other, weights = layer(tokens, keep.astype(tokens.dtype), split, other)
-            maps.append(weights)
-        if other is not None and keep is not None:
-            tokens = tokens * keep + other * (1 - keep)
-        parts: dict[str, Any] = {"scores": tuple(scores), "keep_index": tuple(index)}
-        if applied:
-            parts["decisions"] = jnp.stack(applied, axis=1)
-        return tokens, maps, parts
 
-    def _layer(self, kind: type[nn.Module], i: int, fields: dict[str, Any]) -> Any:
-        made: Any = nn.remat(kind) if self.remat else kind
-        return made(**fields, shifted=i % 2 == 1, name=f"blocks_{i}")
+        def layer(i: int, two_paths: bool) -> Callable:
+            kind: Any = DynamicBlock if two_paths else Block
+            own = fields | ({"mask_keys": self.mask_keys} if two_paths else {})
+            own["drop_path"] = self.drop_path[i] if self.drop_path else 0.0
+            made: Any = nn.remat(kind) if self.remat else kind
+            return made(**own, shifted=i % 2 == 1, name=f"blocks_{i}")
 
-
-def split_tokens(scores: Float[Array, "b n"], ratio: float) -> Split:
-    """Ascending positions of the best int(n * ratio) tokens, and of the others."""
-    count = scores.shape[1]
-    best = top_k_index(scores, keep_count(count, ratio, alive=count))
-    order = jnp.argsort(as_keep(best, count), axis=1, stable=True)  # those that are not among the best first
-    return best, order[:, : count - best.shape[1]]
-
-
-def _each_its_way(tokens: Array, split: Split, slow: Any, fast: Any) -> Array:
-    """Updates of all tokens in their order, each path computed for its own tokens."""
-    best, rest = split
-    if not rest.shape[1]:
-        return slow(tokens)
-    updates = jnp.concatenate([slow(take(tokens, best)), fast(take(tokens, rest))], axis=1)
-    return take(updates, jnp.argsort(jnp.concatenate([best, rest], axis=1), axis=1))
+        return run_two_paths(
+            self, layer, tokens, depth=depth, ratios=ratios, train=train, decisions=decisions
+        )

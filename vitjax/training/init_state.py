@@ -70,7 +70,11 @@ def check_dynamic(config: TrainConfig, model: Any) -> None:
 
 def _dynamic_name(name: str) -> str:
     known = [x for x in models.list_models() if x.startswith("dynamic") and x.endswith(name)]
-    return repr(known[0]) if known else "one of the models 'dynamicvit_*' or 'dynamicswin_*'"
+    return (
+        repr(known[0])
+        if known
+        else "one of the models 'dynamicvit_*', 'dynamicswin_*' or 'dynamic_convnext_*'"
+    )
 
 
 def initial(

@@ -1,4 +1,8 @@
-"""Names of ConvNeXt: timm, the original repositories (ConvNeXt, DINOv3), Hugging Face's DINOv3."""
+"""Names of ConvNeXt: timm, the original repositories (ConvNeXt, DINOv3, DynamicCNN), Hugging Face."""
+
+from collections.abc import Iterable
+
+import numpy as np
 
 from vitjax.weights.layout import Layout
 
@@ -8,6 +12,7 @@ _ORIGINAL = {
     r"stages\.(\d+)\.(\d+)\.dwconv\.(.*)": r"stages.\1.blocks.\2.conv_dw.\3",
     r"stages\.(\d+)\.(\d+)\.pwconv(\d)\.(.*)": r"stages.\1.blocks.\2.mlp.fc\3.\4",
     r"stages\.(\d+)\.(\d+)\.(.*)": r"stages.\1.blocks.\2.\3",
+    r"score_predictor\.(.*)": r"stages.2.score_predictor.\1",
 }
 _LAYER = r"stages\.(\d+)\.layers\.(\d+)\."
 _HERE = r"stages.\1.blocks.\2."
@@ -23,8 +28,18 @@ _HF = {
 _TIMM = {r"head\.norm\.(.*)": r"norm.\1", r"head\.fc\.(.*)": r"head.\1"}
 _TWICE = {r"norms\.\d+\..*": "the final norm, a second time"}
 
+
+def _linear(name: str, array: np.ndarray) -> Iterable[tuple[str, np.ndarray]]:
+    """Predictors of the original are convolutions of one pixel: linear layers."""
+    if name.startswith("score_predictor.") and array.ndim == 4 and array.shape[2:] == (1, 1):
+        array = array[:, :, 0, 0]
+    return ((name, array),)
+
+
 LAYOUTS = (
     Layout("Hugging Face", "stages.0.downsample_layers.0.weight", table=_HF),
-    Layout("original ConvNeXt or DINOv3", "downsample_layers.0.0.weight", "", _ORIGINAL, _TWICE),
+    Layout(
+        "original ConvNeXt or DINOv3", "downsample_layers.0.0.weight", "", _ORIGINAL, _TWICE, to_torch=_linear
+    ),
     Layout("timm", "stem.0.weight", r"stages\.\d+\.blocks\.\d+\.conv_dw\.weight", _TIMM),
 )
