@@ -18,6 +18,7 @@ from tests.parity import (
     checks_maxsim,
     checks_ot,
     checks_positions,
+    checks_reducers,
     checks_retrieval,
     checks_sparsify,
     checks_swin,
@@ -43,6 +44,7 @@ CHECKS = {
     **checks_tips_pe.CHECKS,
     **checks_ot.CHECKS,
     **checks_positions.CHECKS,
+    **checks_reducers.CHECKS,
     **checks_retrieval.CHECKS,
     **checks_sparsify.CHECKS,
 }

@@ -1,0 +1,1 @@
+"""Published methods of token reduction as pure functions of a whole sequence, one file each."""
