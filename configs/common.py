@@ -160,11 +160,11 @@ def dynamic_on_imagenet(name: str, *, weights: str, ratio: float, keep_ratio: fl
     )
 
 
-def dynamic_swin_on_imagenet(name: str, *, weights: str) -> TrainConfig:
-    """What the official recipes of DynamicSwin share: 120 epochs at four times the batch.
+def two_paths_on_imagenet(name: str, *, weights: str) -> TrainConfig:
+    """What the official recipes of DynamicSwin and DynamicCNN share: 120 epochs at four times the batch.
 
     Different: a token has one value in training as at inference; the official code trains with two, another
-    function than it evaluates (`compat="released"` of `vitjax.models.swin.SwinTransformer`).
+    function than it evaluates (`compat="released"` of `SwinTransformer` and `ConvNeXt`).
     """
     config = dynamic_on_imagenet(name, weights=weights, ratio=10.0)
     config.batch_size, config.epochs, config.optim.accumulate = 4096, 120.0, 4

@@ -11,12 +11,12 @@ Not trained by us yet: the figure is theirs, and how long the 37,440 steps take 
 Stochastic depth is 0.5, as there.
 """
 
-from configs.common import dynamic_swin_on_imagenet, smoke
+from configs.common import smoke, two_paths_on_imagenet
 from vitjax.config.train_config import TrainConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:
-    config = dynamic_swin_on_imagenet(
+    config = two_paths_on_imagenet(
         "dynamicswin_base_patch4_window7_224", weights="hf:timm/swin_base_patch4_window7_224.ms_in1k"
     )
     config.model.drop_path = 0.5

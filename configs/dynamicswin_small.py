@@ -11,12 +11,12 @@ Not trained by us yet: the figure is theirs, and how long the 37,440 steps take 
 Stochastic depth is 0.2, as there.
 """
 
-from configs.common import dynamic_swin_on_imagenet, smoke
+from configs.common import smoke, two_paths_on_imagenet
 from vitjax.config.train_config import TrainConfig
 
 
 def get_config(arg: str = "") -> TrainConfig:
-    config = dynamic_swin_on_imagenet(
+    config = two_paths_on_imagenet(
         "dynamicswin_small_patch4_window7_224", weights="hf:timm/swin_small_patch4_window7_224.ms_in1k"
     )
     return smoke(config, arg, img_size=56, embed_dim=24)

