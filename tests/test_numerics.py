@@ -104,7 +104,9 @@ def _of_sparsify(dtype):
         reducer = sparsify.make_reducer(name, blocks=(0,), keep_ratio=0.5, r=3)
 
         def call(t, s, r=reducer):
-            return r.step(t, token_map, sparsify.StepInput(s, t, prefix=1))
+            return r.step(
+                t, token_map, sparsify.StepInput(s, t, prefix=1, received=jnp.exp(s), significance=jnp.exp(s))
+            )
 
         yield name, call, (tokens, jnp.log(third))
     labels = jnp.asarray([0, 0])

@@ -345,6 +345,19 @@ def test_an_image_keeps_what_its_predictor_wants_as_far_as_there_is_room(images)
 
 
 @pytest.mark.parametrize("reduce", REDUCERS)
+def test_every_reducer_is_built_into_a_model_with_rotary_positions(reduce, images):
+    share = {"keep_ratio": 0.5} if hasattr(REDUCERS[reduce], "keep_ratio") else {}
+    model = build("vit_small_patch16_dinov3", **TINY | {"depth": 2}, reduce=reduce, **share)
+
+    def run(key, images):
+        out, _ = model.init_with_output(key, images)
+        return out.tokens, out.sizes
+
+    tokens, sizes = jax.eval_shape(run, jax.random.key(0), images)
+    assert tokens.shape[1] == sizes.shape[1] < 64
+
+
+@pytest.mark.parametrize("reduce", REDUCERS)
 def test_a_model_that_stops_early_has_reduced_as_far_as_it_came(reduce, images):
     model = build("vit_small_patch14_dinov2", **TINY | LOC, reduce=reduce, r=5)
 
@@ -353,8 +366,9 @@ def test_a_model_that_stops_early_has_reduced_as_far_as_it_came(reduce, images):
         return out.tokens, out.owner
 
     tokens, owner = jax.eval_shape(run, jax.random.key(0), images)
-    left = {"tome": 64 - 2 * 5, "evit": 46, "topk": 45}.get(reduce, 44)
-    assert tokens.shape[1] == left and len(owner) == (2 if reduce == "tome" else 1)
+    left = {"evit": 46, "topk": 45, "ats": 45, "diffrate": 45}.get(reduce, 44)
+    every = REDUCERS[reduce].in_every_block
+    assert tokens.shape[1] == (64 - 2 * 5 if every else left) and len(owner) == (2 if every else 1)
 
 
 def test_a_budget_of_its_own_needs_a_predictor():

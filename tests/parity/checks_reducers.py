@@ -288,7 +288,8 @@ def check_diffrate(fixture: Fixture) -> None:
             continue
         _, x, sizes = _given(fixture, case)
         kept = {name: wanted[name] for name in ("prune_kept", "merge_kept")}
-        found = compiled(diffrate.prune_and_merge)(x, fixture.inputs[f"{case}/attn"], **kept, sizes=sizes)
+        by_cls = compiled(evit.cls_attention)(fixture.inputs[f"{case}/attn"])
+        found = compiled(diffrate.prune_and_merge)(x, by_cls, **kept, sizes=sizes)
         ours |= _named(case, found.groups, order=found.order, similarity=found.similarity)
     _only(fixture, ours)
 
@@ -298,20 +299,22 @@ def check_mctf(fixture: Fixture) -> None:
     for case, wanted in fixture.meta["config"].items():
         _, x, sizes = _given(fixture, case)
         attention = fixture.inputs[f"{case}/attn"]
-        match = compiled(mctf.multi_criteria_match)(
-            x,
-            attention,
-            r=wanted["r"],
-            sizes=sizes,
-            criteria=mctf.Criteria(*(wanted[f"tau_{name}"] for name in ("sim", "info", "size"))),
-            protected=wanted["protected"],
-            both_ways=bool(wanted["bidirection"]),
-        )
-        match = mctf.Match(jnp.asarray(match.source), int(match.count))
-        pool = functools.partial(mctf.pool, pooling=mctf.POOLINGS[wanted["pooling"]])
-        found, after = jax.jit(lambda x, a, s, pool=pool, match=match: pool(x, match, a, sizes=s))(
-            x, attention, sizes
-        )
+        pooling = mctf.POOLINGS[wanted["pooling"]]
+        criteria = mctf.Criteria(*(wanted[f"tau_{name}"] for name in ("sim", "info", "size")))
+
+        @jax.jit
+        def fused(
+            x: Any, attention: Any, sizes: Any, wanted=wanted, pooling=pooling, criteria=criteria
+        ) -> Any:
+            heard, both = mctf.received(attention), bool(wanted["bidirection"])
+            match = mctf.multi_criteria_match(
+                x, heard, wanted["r"], sizes=sizes, criteria=criteria,
+                protected=wanted["protected"], both_ways=both,
+            )  # fmt: skip
+            after = mctf.pool_attention(attention, match, sizes=sizes, pooling=pooling)
+            return mctf.pool(x, match, heard, sizes=sizes, pooling=pooling), after
+
+        found, after = fused(x, attention, sizes)
         ours |= _named(case, found, attn=after)
     _only(fixture, ours)
 

@@ -8,15 +8,16 @@ import pytest
 from tests.compiled import on_host
 from vitjax.sparsify import reducers
 from vitjax.sparsify.reducers import REDUCERS, StepInput, make_reducer
+from vitjax.sparsify.reduction import diffrate, groups, mctf, pitome, tofu, tome
 from vitjax.sparsify.token_map import ReducedAttention, TokenMap, restore
 
 B, N, D = 2, 12, 5
 merge = jax.jit(functools.partial(reducers.merge, prefix=1), static_argnums=3)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="grid")
-def reduce(reducer, stage, tokens, token_map, grid=None, **given):
-    return reducer.step(tokens, token_map, StepInput(stage=stage, grid=grid, **given))
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames=("grid", "prefix"))
+def reduce(reducer, stage, tokens, token_map, grid=None, prefix=0, **given):
+    return reducer.step(tokens, token_map, StepInput(stage=stage, grid=grid, prefix=prefix, **given))
 
 
 @pytest.fixture
@@ -26,7 +27,9 @@ def tokens() -> np.ndarray:
 
 def _settings(seed: int = 1) -> dict:
     chance = np.random.default_rng(seed)
-    return {"scores": chance.random((B, N)).astype("f"), "keys": chance.normal(size=(B, N, 3)).astype("f")}
+    scores, received, significance = chance.random((3, B, N)).astype("f")
+    keys = chance.normal(size=(B, N, 3)).astype("f")
+    return {"scores": scores, "keys": keys, "received": received, "significance": significance}
 
 
 @pytest.mark.parametrize("name", REDUCERS)
@@ -42,8 +45,8 @@ def test_every_reducer_says_for_each_cell_which_token_stands_for_it(name, tokens
             if place < N:
                 assert owner[image, place] == row
             assert size[image, row] == (owner[image] == row).sum()
-        assert ((owner[image] < 0).sum() == 0) == (name in ("tome", "evit"))
-    if name not in ("tome", "evit"):
+        assert ((owner[image] < 0).sum() == 0) == reducer.keeps_all_patches
+    if not (reducer.keeps_all_patches or reducer.merges):
         np.testing.assert_array_equal(out, np.take_along_axis(np.asarray(tokens), index[:, :, None], axis=1))
         dense = restore(out, token_map.owner, fill=jnp.asarray(tokens))
         np.testing.assert_array_equal(dense, tokens)
@@ -187,15 +190,15 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 
 def test_missing_scores_or_keys_are_asked_for(tokens):
-    for name in ("topk", "dynamicvit", "tome"):
+    for name in ("topk", "dynamicvit", "tome", "ats", "pitome", "tofu", "diffrate", "mctf"):
         with pytest.raises(ValueError, match="give `"):
             reduce(make_reducer(name, blocks=(0,), keep_ratio=0.5), 0, tokens, TokenMap.all(B, N))
 
 
 def test_a_token_as_likely_kept_as_dropped_is_kept():
     scores = jnp.log(jnp.array([[[0.5, 0.5], [0.25, 0.75], [0.75, 0.25], [0.5, 0.5]]]))
-    wanted = (
-        reducers.DynamicViT(budget="own").bound(4).wanted(0, scores, jnp.array([[1.0, 1, 1, 0]]), total=4)
+    wanted = reducers.DynamicViT(budget="own", blocks=(1, 2, 3)).wanted(
+        0, scores, jnp.array([[1.0, 1, 1, 0]]), total=4
     )
     assert wanted.tolist() == [[1, 0, 1, 0]]
 
@@ -203,3 +206,71 @@ def test_a_token_as_likely_kept_as_dropped_is_kept():
 def test_a_step_that_keeps_all_tokens_fuses_none():
     evit = reducers.EViT(keep_ratio=(1.0, 0.5), blocks=(0, 1))
     assert [evit.tokens_after(stage, alive=9, total=9) for stage in (0, 1)] == [9, 6]
+
+
+@pytest.mark.parametrize("name", REDUCERS)
+def test_a_step_of_one_image_does_not_depend_on_the_others(name, tokens):
+    reducer, given = make_reducer(name, blocks=(1, 2), keep_ratio=0.6, r=3), _settings()
+    whole, _ = reduce(reducer, 0, tokens, TokenMap.all(B, N), **given)
+    other = {k: np.concatenate([v[:1, ::-1] * 2, v[1:]]) for k, v in (given | {"tokens": tokens}).items()}
+    again, _ = reduce(reducer, 0, other.pop("tokens"), TokenMap.all(B, N), **other)
+    np.testing.assert_allclose(again[1:], whole[1:], rtol=1e-5, atol=1e-6)
+
+
+def _of_sequence(name: str, x, keys, heard, sizes, prefix: int, r: int):
+    """A published step over a whole sequence: tokens and where each went."""
+    if name == "mctf":
+        match = mctf.multi_criteria_match(x, heard, r, sizes=sizes, protected=prefix)
+        return mctf.pool(x, match, heard, sizes=sizes)
+    if name == "pitome":
+        found = pitome.energy_match(keys, r, margin=0.45, class_token=prefix == 1)
+        return groups.merged(x, found.source, found.count, sizes)
+    if name == "diffrate":
+        return diffrate.prune_and_merge(x, heard[:, 1:], prune_kept=10, merge_kept=8, sizes=sizes).groups
+    source, count = tome.alternating_match(keys, r, class_token=prefix > 0, distill_token=prefix > 1)
+    return tofu.fuse(x, source, count)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("tofu", 0),
+        ("tofu", 1),
+        ("tofu", 2),
+        ("mctf", 0),
+        ("mctf", 1),
+        ("pitome", 0),
+        ("pitome", 1),
+        ("diffrate", 1),
+    ],
+)
+def test_a_step_over_patches_is_the_published_one_over_the_sequence(name, prefix):
+    rng, r = np.random.default_rng(prefix), 4
+    x, keys = (rng.normal(size=(3, prefix + 11, 5)).astype("f") for _ in range(2))
+    heard = rng.uniform(0.5, 1, (3, prefix + 11)).astype("f")
+    heard[:, :prefix] = 1
+    sizes = rng.integers(1, 4, (3, prefix + 11)).astype("f")
+    if name == "diffrate":
+        sizes[:] = 1
+    want, _, source = on_host(
+        jax.jit(_of_sequence, static_argnums=(0, 5, 6))(name, x, keys, heard, sizes, prefix, r)
+    )
+    token_map = TokenMap.all(3, 11).replace(size=jnp.asarray(sizes[:, prefix:]))
+    blocks = (0,) if name == "diffrate" else tuple(range(2))
+    reducer = make_reducer(name, blocks=blocks, r=r, keep_ratio=0.6)
+    stage = 0 if name == "diffrate" else 1
+    given = {"scores": heard, "received": heard, "keys": keys}
+    given = {field: value[:, prefix:] for field, value in given.items()}
+    found, after = on_host(reduce(reducer, stage, x[:, prefix:], token_map, prefix=prefix, **given))
+    for i in range(3):
+        rows, theirs = after.owner[i], source[i, prefix:]
+        np.testing.assert_array_equal(rows < 0, theirs < 0)
+        there = rows >= 0
+        np.testing.assert_allclose(found[i][rows[there]], want[i][theirs[there]], rtol=1e-4, atol=1e-5)
+
+
+def test_sampling_fills_what_doubles_leave_free_with_the_next_best(tokens):
+    share = np.array([[0.02, 0.6, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.01, 0.01, 0.02, 0.01]] * B, "f")
+    ats = make_reducer("ats", blocks=(0,), keep_ratio=0.5)
+    _, token_map = reduce(ats, 0, tokens, TokenMap.all(B, N), scores=share, significance=share)
+    assert token_map.index.tolist() == [[0, 1, 4, 5, 6, 7]] * B  # 0, 1, 4, 7 are sampled

@@ -63,21 +63,22 @@ def test_crowded_tokens_have_the_highest_energy():
     assert set(found.order[0, :3]) == {0, 1, 2} and len(set(found.source[0, 3:])) == 2
 
 
-def test_every_way_of_mctf_keeps_what_tokens_add_up_to(tokens):
+@pytest.mark.parametrize("both", [True, False])
+def test_every_way_of_mctf_keeps_what_tokens_add_up_to(both, tokens):
     attention = np.random.default_rng(1).dirichlet(np.ones(11), size=(3, 2, 11)).astype("f")
-    for both in (True, False):
-        match = compiled(mctf.multi_criteria_match)(tokens, attention, r=4, both_ways=both)
-        assert (match.source[:, 0] == 0).all() and ((match.source == 0).sum(axis=1) == 1).all()
-        source, count = jnp.asarray(match.source), int(match.count)
-        found, after = jax.jit(
-            lambda x, a, s, c=count: mctf.pool(x, mctf.Match(s, c), a, pooling="size")
-        )(tokens, attention, source)  # fmt: skip
-        np.testing.assert_allclose(
-            (found.tokens * found.sizes[..., None]).sum(axis=1), tokens.sum(axis=1), rtol=1e-4, atol=1e-4
-        )
-        np.testing.assert_allclose(after.sum(axis=-1), 1, rtol=1e-5)
-    with pytest.raises(ValueError, match="pooling 'sum' is unknown"):
-        mctf.pool(jnp.asarray(tokens), mctf.Match(source, count), jnp.asarray(attention), pooling="sum")
+
+    @jax.jit
+    def fused(x, attention):
+        heard = mctf.received(attention)
+        match = mctf.multi_criteria_match(x, heard, 4, both_ways=both)
+        after = mctf.pool_attention(attention, match, pooling="size")
+        return mctf.pool(x, match, heard, pooling="size"), after
+
+    found, after = fused(tokens, attention)
+    assert (found.source[:, 0] == 0).all() and ((found.source == 0).sum(axis=1) == 1).all()
+    total = (found.tokens * found.sizes[..., None]).sum(axis=1)
+    np.testing.assert_allclose(total, tokens.sum(axis=1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(after.sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_unknown_fusions_and_impossible_steps_are_refused(tokens):
@@ -90,7 +91,7 @@ def test_unknown_fusions_and_impossible_steps_are_refused(tokens):
 
 def test_merged_tokens_count_by_how_alike_they_are(tokens):
     attention = np.random.default_rng(1).dirichlet(np.ones(11), size=(3, 2, 11)).astype("f")
-    found = compiled(diffrate.prune_and_merge)(tokens, attention, prune_kept=9, merge_kept=6)
+    found = compiled(diffrate.prune_and_merge)(tokens, attention[:, 0, 0, 1:], prune_kept=9, merge_kept=6)
     np.testing.assert_allclose(
         found.groups.sizes.sum(axis=1), 6 + found.similarity.sum(axis=1), rtol=1e-5, atol=1e-5
     )

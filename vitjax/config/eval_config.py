@@ -34,7 +34,10 @@ ENTRY = (  # help of the fields that say so
 )
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
 BUDGETS = ("fixed", "own", "batch")
-REDUCERS = ("", "dynamicvit", "topk", "evit", "tome", "random", "uniform")
+REDUCERS = (
+    "", "dynamicvit", "topk", "evit", "tome", "random", "uniform",
+    "dpcknn", "kmedoids", "ats", "pitome", "tofu", "diffrate", "mctf",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -261,11 +264,13 @@ class ReduceConfig:
 
     name: str = option(
         "",
-        "reducer: pruning, or merging (tome); empty = as the model is built",
+        "reducer, pruning or merging; empty = as the model is built",
         choices=open_names(REDUCERS, "vitjax.sparsify.reducers", "REDUCERS"),
     )
-    keep_ratio: float = option(0.7, "share of the tokens that each step keeps; not of tome", above=0, high=1)
-    r: int = option(13, "tome: tokens that each block merges away", low=0)
+    keep_ratio: float = option(
+        0.7, "share of the tokens that each step keeps; not of those with r", above=0, high=1
+    )
+    r: int = option(13, "tome, pitome, tofu, mctf: tokens that each block merges away", low=0)
     budget: str = option(
         "fixed",
         "dynamicvit: whose number of kept tokens is fixed: each image's (fixed), as each image needs up to "

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from vitjax.errors import UserError
 from vitjax.layers.activations import ACTIVATIONS
-from vitjax.layers.attention import Attention
+from vitjax.layers.attention import Attention, Facets
 from vitjax.layers.attention_pool import AttentionPool
 from vitjax.layers.basic import LayerNorm, LayerScale, Mlp, PatchEmbed, SwiGlu, drop_branch, linear_init
 from vitjax.layers.pos_embed import resize_positions
@@ -84,7 +84,7 @@ class Block(nn.Module):
             update = LayerScale(self.init_values, self.dtype, name="ls1")(update)
         tokens = tokens + self._scaled(update)
         if self.reducer is not None and token_map is not None:
-            tokens, token_map = self._reduce(self.reducer, tokens, token_map, weights, facets.key)
+            tokens, token_map = self._reduce(self.reducer, tokens, token_map, weights, facets)
             weights = weights if self.return_attention else None
         hidden = self.mlp_hidden or int(tokens.shape[-1] * self.mlp_ratio)
         if self.mlp == "swiglu":
@@ -100,13 +100,19 @@ class Block(nn.Module):
         return tokens, weights if self.reducer is None else (weights, token_map)
 
     def _reduce(
-        self, reducer: Reducer, tokens: Array, token_map: TokenMap, weights: Array | None, keys: Array
+        self, reducer: Reducer, tokens: Array, token_map: TokenMap, weights: Array | None, facets: Facets
     ) -> tuple[Array, TokenMap]:
-        by_cls = None
+        given = StepInput(
+            keys=facets.key[:, self.prefix :].mean(axis=2), stage=self.stage, prefix=self.prefix
+        )
         if weights is not None:  # without a CLS token: the attention of all patches, as in VisionZip
-            asking = weights[:, :, 0] if self.prefix else weights.mean(axis=2)
-            by_cls = asking[:, :, self.prefix :].mean(axis=1)
-        given = StepInput(by_cls, keys[:, self.prefix :].mean(axis=2), self.stage, self.prefix)
+            asking = (weights[:, :, 0] if self.prefix else weights.mean(axis=2))[:, :, self.prefix :]
+            norm = jnp.linalg.norm(facets.value[:, self.prefix :].astype(jnp.float32), axis=-1)
+            given = given.replace(  # pyright: ignore[reportAttributeAccessIssue]
+                scores=asking.mean(axis=1),
+                received=weights.mean(axis=(1, 2))[:, self.prefix :],
+                significance=jnp.einsum("bhn,bnh->bn", asking, norm),
+            )
         patches, token_map = reducer.step(tokens[:, self.prefix :], token_map, given)
         return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1), token_map
 

@@ -9,15 +9,11 @@ tokens stay in raster order after every step, and prefix tokens are neither prun
 nor merged.
 """
 
-import abc
 import dataclasses
 import difflib
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,152 +21,18 @@ from jaxtyping import Array, Float, Int
 
 from vitjax.errors import UserError
 from vitjax.sparsify.decisions import as_keep, keep_count, stage_ratios, take, top_k_index
+from vitjax.sparsify.reduction.ats import ATS
+from vitjax.sparsify.reduction.base import ByAttention, EveryBlock, KeepRatio, Reducer, StepInput
+from vitjax.sparsify.reduction.diffrate import DiffRate
+from vitjax.sparsify.reduction.dpcknn import DpcKnn
+from vitjax.sparsify.reduction.kmedoids import KMedoids
+from vitjax.sparsify.reduction.mctf import MCTF
+from vitjax.sparsify.reduction.pitome import PiToMe
+from vitjax.sparsify.reduction.tofu import ToFu
 from vitjax.sparsify.token_map import TokenMap, rows_after_keeping
 
 BUDGETS = ("fixed", "own", "batch")
 SLACK = 1.25  # of budget "batch": room that each image has, in units of what it would have alone
-
-
-class StepInput(flax.struct.PyTreeNode):
-    """Inputs of a reduction step beside the tokens.
-
-    Attributes:
-        scores: log-probabilities of being kept, for a method with a predictor; the attention of CLS to each
-            patch token, mean over heads, for one that needs attention (in a model without CLS the mean over
-            all tokens that look, as in VisionZip, arXiv:2412.04467); None for all others.
-        keys: the block's keys, mean over heads; only inside a block.
-        stage: which step this is, from 0; static, like the next two.
-        prefix: number of tokens beside the patches.
-        grid: (h, w) of the patches before the first step; None: one row.
-    """
-
-    scores: Float[Array, "b n"] | None = None
-    keys: Float[Array, "b n w"] | None = None
-    stage: int = flax.struct.field(pytree_node=False, default=0)
-    prefix: int = flax.struct.field(pytree_node=False, default=0)
-    grid: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
-
-
-@dataclass(frozen=True)
-class Reducer(abc.ABC):
-    """A token reduction method: at which blocks it acts, and how many tokens stay; static under jit.
-
-    A method of your own derives from this class, names itself, and defines `count` and `select` or `step`.
-
-    Attributes:
-        blocks: before which blocks, from 0, it happens, or inside which ones; None = after each quarter of
-            them.
-        round_to: numbers of tokens, prefix included, become multiples of this; see `keep_count`.
-    """
-
-    blocks: tuple[int, ...] | None = None
-    round_to: int = 1
-
-    name: ClassVar[str]
-    inside: ClassVar[bool] = False  # between attention and MLP of its blocks, instead of before them
-    in_every_block: ClassVar[bool] = False
-    needs_attention: ClassVar[bool] = False  # the attention of CLS in the block, or of all tokens
-    trained: ClassVar[bool] = False  # a predictor before each step, trained with masks
-    scores_tokens: ClassVar[bool] = False  # its scores can be weights of the tokens
-    merges: ClassVar[bool] = False  # tokens stand for several patches, and attention counts them by size
-    keeps_all_patches: ClassVar[bool] = False  # no patch is without a token that stands for it
-
-    def bound(self, depth: int) -> "Reducer":
-        """The same with its blocks chosen, for a model of so many blocks."""
-        if self.blocks is not None:
-            return self
-        blocks = (
-            range(depth) if self.in_every_block else sorted({depth * quarter // 4 for quarter in (1, 2, 3)})
-        )
-        return dataclasses.replace(self, blocks=tuple(blocks))
-
-    def stage(self, block: int) -> int | None:
-        """Which step happens at a block, from 0; None = none."""
-        if self.in_every_block:
-            return block
-        return self.blocks.index(block) if self.blocks and block in self.blocks else None
-
-    @property
-    def steps(self) -> int:
-        """Number of steps of a bound reducer."""
-        return len(self.blocks or ())
-
-    @abc.abstractmethod
-    def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
-        """Tokens that stay themselves after a step.
-
-        Args:
-            stage: from 0.
-            alive: patch tokens before it.
-            total: patch tokens before the first.
-            prefix: tokens that always stay.
-        """
-
-    def select(self, token_map: TokenMap, given: StepInput, kept: int) -> Int[Array, "b k"]:
-        """Ascending rows of the tokens that stay; by default those of the highest scores."""
-        if given.scores is None:
-            raise UserError(f"reducer {self.name!r} ranks tokens: give `scores`.")
-        return top_k_index(given.scores, kept).astype(jnp.int32)
-
-    def step(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
-    ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """One step: fewer tokens, in raster order, and what they stand for; by default those of `select`."""
-        count = tokens.shape[1]
-        kept = self.count(given.stage, alive=count, total=token_map.owner.shape[1], prefix=given.prefix)
-        token_map = self.scored(token_map, given)
-        if kept >= count:
-            return tokens, token_map
-        index = self.select(token_map, given, kept)
-        row = rows_after_keeping(index, count)
-        return take(tokens, index), token_map.moved(
-            row, take(token_map.index, index), take(token_map.score, index)
-        )
-
-    def scored(self, token_map: TokenMap, given: StepInput) -> TokenMap:
-        """The same tokens with the scores of this step, where it gives them any."""
-        if not self.scores_tokens or given.scores is None:
-            return token_map
-        scores = jnp.exp(given.scores) if self.trained else given.scores
-        return token_map.replace(score=scores.astype(jnp.float32))  # pyright: ignore[reportAttributeAccessIssue]
-
-    def tokens_after(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
-        """Tokens after a step, those that it makes included."""
-        return self.count(stage, alive=alive, total=total, prefix=prefix)
-
-    def field_errors(self, depth: int) -> list[str]:
-        """Returns which fields do not go together, for a model of so many blocks."""
-        blocks, wrong = self.bound(depth).blocks or (), []
-        if list(blocks) != sorted(set(blocks)) or not all(0 <= i < depth for i in blocks):
-            wrong.append(f"pruning_loc {blocks} must be ascending blocks from 0 to {depth - 1}")
-        if self.round_to < 1:
-            wrong.append(f"round_to is {self.round_to}; it must be 1 or more")
-        return wrong
-
-
-@dataclass(frozen=True)
-class KeepRatio(Reducer):
-    """Base of methods with keep ratios relative to the first tokens.
-
-    Attributes:
-        keep_ratio: kept share of the first tokens: rho, then rho^2, and so on, or one number per step.
-    """
-
-    keep_ratio: float | int | tuple[float, ...] = 0.7
-
-    def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
-        """See `Reducer.count`."""
-        ratio = stage_ratios(self.keep_ratio, self.steps)[stage]
-        return keep_count(total, ratio, alive=alive, prefix=prefix, round_to=self.round_to)
-
-    def field_errors(self, depth: int) -> list[str]:
-        """See `Reducer.field_errors`."""
-        wrong = super().field_errors(depth)
-        try:
-            stage_ratios(self.keep_ratio, self.bound(depth).steps)
-        except UserError as error:
-            wrong.append(str(error).removesuffix("."))
-        return wrong
 
 
 @dataclass(frozen=True)
@@ -229,24 +91,6 @@ class DynamicViT(KeepRatio):
 
 
 @dataclass(frozen=True)
-class ByAttention(KeepRatio):
-    """What methods share that rank tokens by the attention that CLS, or all tokens where it lacks, pay them.
-
-    Source: Liang et al. 2022, EViT (arXiv:2202.07800), Sec. 3.2. `keep_ratio` is the kept share of the tokens
-    before each step: one number, or one per step.
-    """
-
-    inside = True
-    needs_attention = True
-    scores_tokens = True
-
-    def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
-        """See `Reducer.count`."""
-        rate = self.keep_ratio[stage] if isinstance(self.keep_ratio, Sequence) else self.keep_ratio
-        return keep_count(math.ceil(rate * alive), 1.0, alive=alive, prefix=prefix, round_to=self.round_to)
-
-
-@dataclass(frozen=True)
 class TopK(ByAttention):
     """Keeps the tokens with the highest attention from CLS: EViT without its fused token."""
 
@@ -287,41 +131,18 @@ class EViT(ByAttention):
 
 
 @dataclass(frozen=True)
-class ToMe(Reducer):
-    """Merges the r most similar pairs of tokens; Bolya et al. 2023, ToMe (arXiv:2210.09461).
-
-    Attributes:
-        r: tokens merged away in every block, at most half of those that are left.
-    """
-
-    r: int = 13
+class ToMe(EveryBlock):
+    """Merges the r most similar pairs of tokens; Bolya et al. 2023, ToMe (arXiv:2210.09461)."""
 
     name = "tome"
-    inside = True
-    in_every_block = True
     merges = True
     keeps_all_patches = True
 
-    def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
-        """See `Reducer.count`."""
-        return alive - min(self.r, alive // 2)
-
-    def step(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `Reducer.step`."""
-        count = tokens.shape[1]
-        kept = self.count(given.stage, alive=count, total=token_map.owner.shape[1])
-        if kept >= count:
-            return tokens, token_map
-        if given.keys is None:
-            raise UserError("reducer 'tome' compares keys: give `keys`.")
-        return merge(tokens, token_map, given.keys, count - kept, prefix=given.prefix)
-
-    def field_errors(self, depth: int) -> list[str]:
-        """See `Reducer.field_errors`."""
-        wrong = super().field_errors(depth)
-        return [*wrong, f"r is {self.r}; it must be 0 or more"] if self.r < 0 else wrong
+        """See `EveryBlock.fewer`."""
+        return merge(tokens, token_map, self.given_keys(given), r, prefix=given.prefix)
 
 
 @dataclass(frozen=True)
@@ -352,8 +173,12 @@ class UniformTokens(KeepRatio):
 
 
 REDUCERS: dict[str, type[Reducer]] = {
-    reducer.name: reducer for reducer in (DynamicViT, TopK, EViT, ToMe, RandomTokens, UniformTokens)
-}
+    reducer.name: reducer
+    for reducer in (
+        DynamicViT, TopK, EViT, ToMe, RandomTokens, UniformTokens,
+        DpcKnn, KMedoids, ATS, PiToMe, ToFu, DiffRate, MCTF,
+    )
+}  # fmt: skip
 
 
 def make_reducer(name: str, **fields: Any) -> Reducer:

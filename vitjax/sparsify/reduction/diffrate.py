@@ -1,14 +1,18 @@
 """DiffRate: tokens sorted by CLS's attention, the tail pruned, the next ones merged; learned rates."""
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vitjax.errors import UserError
 from vitjax.sparsify.decisions import take
-from vitjax.sparsify.reduction.evit import cls_attention
+from vitjax.sparsify.reduction.base import ByAttention, StepInput, in_raster_order
 from vitjax.sparsify.reduction.groups import Groups, cosine, falling, group_mean, group_sum, rows_of
+from vitjax.sparsify.token_map import TokenMap
 
 
 class PrunedAndMerged(NamedTuple):
@@ -21,7 +25,7 @@ class PrunedAndMerged(NamedTuple):
 
 def prune_and_merge(
     tokens: Float[Array, "b n d"],
-    attention: Float[Array, "b heads n n"],
+    attention: Float[Array, "b m"],
     *,
     prune_kept: int,
     merge_kept: int,
@@ -35,7 +39,7 @@ def prune_and_merge(
 
     Args:
         tokens: CLS first; they are compared themselves, not their keys.
-        attention: after softmax.
+        attention: of CLS to all others, mean over heads.
         prune_kept: tokens before the dropped ones, CLS included.
         merge_kept: tokens that stay, CLS included; at least 2 where any are merged.
         sizes: None = one patch each.
@@ -44,7 +48,7 @@ def prune_and_merge(
         Rows by falling attention, CLS first.
     """
     sizes = jnp.ones(tokens.shape[:2], jnp.float32) if sizes is None else sizes
-    rest = 1 + falling(cls_attention(attention))
+    rest = 1 + falling(attention)
     order = jnp.concatenate([jnp.zeros((len(tokens), 1), jnp.int32), rest], axis=1)
     ranked, joining = take(tokens, order[:, :merge_kept]), order[:, merge_kept:prune_kept]
     source = rows_of(order[:, :merge_kept], tokens.shape[1])
@@ -55,7 +59,7 @@ def prune_and_merge(
     similarity = alike.max(axis=-1)
     each = jnp.arange(len(tokens))[:, None]
     source = source.at[each, joining].set(alike.argmax(axis=-1).astype(jnp.int32))
-    counted = sizes.astype(jnp.float32).at[each, joining].multiply(similarity)
+    counted = sizes.astype(jnp.float32).at[each, joining].set(take(sizes, joining) * similarity)
     mean = group_mean(tokens, source, merge_kept).astype(tokens.dtype)
     return PrunedAndMerged(Groups(mean, group_sum(counted, source, merge_kept), source), order, similarity)
 
@@ -91,3 +95,45 @@ def learned_rates(
     probability = jnp.where(numbers[None, :] + extra > places[:, None], share[None, :], 0.0).sum(axis=-1)
     hard = jnp.where((places < jax.lax.stop_gradient(number)) | (places >= patches), 1.0, 0.0)
     return Rates(number, probability, hard + probability - jax.lax.stop_gradient(probability))
+
+
+@dataclass(frozen=True)
+class DiffRate(ByAttention):
+    """Prunes the tokens of the lowest attention and merges the next ones; see `prune_and_merge`.
+
+    Needs attention; without CLS that of all tokens. The rates are given: `keep_ratio` is the share of the
+    tokens before each step that stays, from a schedule that was learned with `learned_rates`, say. Different
+    from its code: sizes are numbers of patches.
+
+    Attributes:
+        pruned: share of those that leave that is dropped; the others are merged.
+    """
+
+    pruned: float | int = 0.5
+
+    name = "diffrate"
+    merges = True
+
+    def step(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `Reducer.step`."""
+        if given.scores is None:
+            raise UserError(f"reducer {self.name!r} ranks tokens: give `scores`.")
+        alive = tokens.shape[1]
+        kept = self.count(given.stage, alive=alive, total=token_map.owner.shape[1], prefix=given.prefix)
+        token_map = self.scored(token_map, given)
+        if kept >= alive:
+            return tokens, token_map
+        stay = alive - math.floor(self.pruned * (alive - kept))
+        front = jnp.pad(tokens, ((0, 0), (1, 0), (0, 0)))  # in the place of CLS, which none joins
+        found = prune_and_merge(front, given.scores, prune_kept=stay + 1, merge_kept=kept + 1)
+        source = jnp.maximum(found.groups.source[:, 1:] - 1, -1)
+        return in_raster_order(
+            found.groups.tokens[:, 1:], token_map, source, found.order[:, 1 : kept + 1] - 1
+        )
+
+    def field_errors(self, depth: int) -> list[str]:
+        """See `Reducer.field_errors`."""
+        wrong = super().field_errors(depth)
+        return wrong if 0 <= self.pruned <= 1 else [*wrong, f"pruned is {self.pruned}; it must be in [0, 1]"]

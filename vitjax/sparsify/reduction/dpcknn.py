@@ -1,5 +1,6 @@
 """DPC-KNN: clusters around tokens that are dense and far from denser ones, each merged to one token."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vitjax.sparsify.decisions import take
+from vitjax.sparsify.reduction.base import KeepRatio, StepInput, in_raster_order
 from vitjax.sparsify.reduction.groups import Groups, distances, group_sum
+from vitjax.sparsify.token_map import TokenMap
 
 
 class Clusters(NamedTuple):
@@ -77,3 +80,32 @@ def merge_clusters(
     mean = group_sum(share[..., None] * tokens.astype(jnp.float32), cluster, count)
     sizes = group_sum(jnp.ones(cluster.shape, jnp.float32), cluster, count)
     return Groups(mean.astype(tokens.dtype), sizes, cluster), share
+
+
+@dataclass(frozen=True)
+class DpcKnn(KeepRatio):
+    """Merges clusters around density peaks, as many as `DynamicViT` keeps; see `density_peaks`.
+
+    Works before a block, from the tokens alone: no attention, no CLS, no training. Tokens of a cluster count
+    alike (equal weights of Haurum et al. 2023, arXiv:2308.04657), whatever they stand for already.
+
+    Attributes:
+        neighbours: of the density.
+    """
+
+    neighbours: int = 5
+
+    name = "dpcknn"
+    keeps_all_patches = True
+
+    def step(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `Reducer.step`."""
+        alive = tokens.shape[1]
+        kept = self.count(given.stage, alive=alive, total=token_map.owner.shape[1], prefix=given.prefix)
+        if kept >= alive:
+            return tokens, token_map
+        found = density_peaks(tokens, kept, neighbours=self.neighbours)
+        merged, _ = merge_clusters(tokens, found.cluster, kept)
+        return in_raster_order(merged.tokens, token_map, found.cluster, found.centres)

@@ -114,3 +114,11 @@ def falling(scores: Float[Array, "b n"]) -> Int[Array, "b n"]:
 def positions(where: Bool[Array, "b n"], count: int) -> Int[Array, "b k"]:
     """Ascending positions of the `count` true values of each image."""
     return jnp.argsort(~where, axis=-1, stable=True)[:, :count].astype(jnp.int32)
+
+
+def targets_of(source: Int[Array, "b n"], stays: Bool[Array, "b n"], count: int) -> Int[Array, "b m"]:
+    """The token of each group that stays, of which there is one."""
+    each, places = jnp.arange(len(source))[:, None], jnp.arange(source.shape[1], dtype=jnp.int32)[None]
+    found = jnp.zeros((len(source), count), jnp.int32)
+    rows = jnp.where(stays, source, count)
+    return found.at[each, rows].set(jnp.broadcast_to(places, source.shape), mode="drop")

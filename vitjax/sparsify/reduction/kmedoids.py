@@ -1,11 +1,15 @@
 """K-medoids of tokens: the medoids stay, nothing is averaged."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vitjax.sparsify.decisions import take
+from vitjax.sparsify.reduction.base import KeepRatio, StepInput, in_raster_order
 from vitjax.sparsify.reduction.groups import distances
+from vitjax.sparsify.token_map import TokenMap
 
 
 def k_medoids(
@@ -44,10 +48,44 @@ def k_medoids(
 
 
 def _farthest(gap: Float[Array, "b n n"], count: int, first: int) -> Int[Array, "b m"]:
-    batch = len(gap)
-    chosen = jnp.full((batch, 1), first, jnp.int32)
-    each = jnp.arange(batch)[:, None]
-    for _ in range(count - 1):
-        furthest = take(gap, chosen).max(axis=1).at[each, chosen].set(0.0)
-        chosen = jnp.concatenate([chosen, furthest.argmax(axis=1).astype(jnp.int32)[:, None]], axis=1)
-    return chosen
+    """Tokens that are furthest from any chosen before; a loop, as their number can be large."""
+    batch, n = gap.shape[:2]
+    each = jnp.arange(batch)
+
+    def add(i: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        chosen, furthest, free = state
+        token = jnp.where(free, furthest, 0.0).argmax(axis=1).astype(jnp.int32)
+        furthest = jnp.maximum(furthest, gap[each, token])
+        return chosen.at[:, i].set(token), furthest, free.at[each, token].set(False)
+
+    chosen = jnp.full((batch, count), first, jnp.int32)
+    free = jnp.ones((batch, n), bool).at[:, first].set(False)
+    return jax.lax.fori_loop(1, count, add, (chosen, gap[:, first], free))[0]
+
+
+@dataclass(frozen=True)
+class KMedoids(KeepRatio):
+    """Keeps the medoids, as many as `DynamicViT` keeps, unchanged; each stands for its cluster.
+
+    See `k_medoids`, with equal weights, from the first token. Works before a block, from the tokens alone: no
+    attention, no CLS, no training. The start takes one pass per medoid, one after the other.
+
+    Attributes:
+        iterations: see `k_medoids`.
+    """
+
+    iterations: int = 3
+
+    name = "kmedoids"
+    keeps_all_patches = True
+
+    def step(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `Reducer.step`."""
+        alive = tokens.shape[1]
+        kept = self.count(given.stage, alive=alive, total=token_map.owner.shape[1], prefix=given.prefix)
+        if kept >= alive:
+            return tokens, token_map
+        medoids, cluster = k_medoids(tokens, kept, iterations=self.iterations)
+        return in_raster_order(take(tokens, medoids), token_map, cluster, medoids)

@@ -4,10 +4,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.errors import UserError
-from vitjax.sparsify.reduction.groups import Groups, cosine, falling, group_max, group_mean, group_sum
+from vitjax.sparsify.reduction.base import EveryBlock, StepInput, in_raster_order, parity
+from vitjax.sparsify.reduction.groups import (
+    Groups,
+    cosine,
+    falling,
+    group_max,
+    group_mean,
+    group_sum,
+    targets_of,
+)
+from vitjax.sparsify.token_map import TokenMap
 
 POOLINGS = ("size", "attention", "max", "mean")
 
@@ -28,10 +38,11 @@ class Criteria:
 
 
 class Match(NamedTuple):
-    """Row that each token goes to, and the number of rows."""
+    """Row that each token goes to, the number of rows, and which tokens stay."""
 
     source: Int[Array, "b n"]
     count: int
+    stays: Bool[Array, "b n"]
 
 
 def received(attention: Float[Array, "b heads n n"]) -> Float[Array, "b n"]:
@@ -41,7 +52,7 @@ def received(attention: Float[Array, "b heads n n"]) -> Float[Array, "b n"]:
 
 def multi_criteria_match(
     tokens: Float[Array, "b n d"],
-    attention: Float[Array, "b heads n n"],
+    heard: Float[Array, "b n"],
     r: int,
     *,
     sizes: Float[Array, "b n"] | None = None,
@@ -57,7 +68,7 @@ def multi_criteria_match(
 
     Args:
         tokens: prefix first; compared by cosine.
-        attention: after softmax; in the paper that of the block itself, or an estimate of the next one.
+        heard: attention that each token receives; see `received`.
         r: tokens that leave; at most half of those that are not protected.
         sizes: None = one patch each.
         criteria: temperatures.
@@ -69,7 +80,7 @@ def multi_criteria_match(
     """
     batch, count = tokens.shape[:2]
     r = max(0, min(r, (count - protected) // 2))
-    score = _scores(tokens, attention, sizes, criteria).at[:, :protected].set(-jnp.inf)
+    score = _scores(tokens, heard, sizes, criteria).at[:, :protected].set(-jnp.inf)
     evens, odds = score.shape[1:]
     first, each = (r // 2 if both_ways else r), jnp.arange(batch)[:, None]
     leaving = falling(score.max(axis=-1))[:, :first]
@@ -77,23 +88,26 @@ def multi_criteria_match(
     left = jnp.zeros((batch, evens), bool).at[each, leaving].set(True)
     even_row = jnp.cumsum(~left, axis=1, dtype=jnp.int32) - 1
     odd_row = jnp.broadcast_to((evens - first + jnp.arange(odds, dtype=jnp.int32))[None], (batch, odds))
+    odd_stays = jnp.ones((batch, odds), bool)
     if second := r - first:
         back = jnp.where(left[:, :, None], -jnp.inf, score)
         order = falling(back.max(axis=1))
+        odd_stays = odd_stays.at[each, order[:, :second]].set(False)
         stay = evens - first + jnp.arange(odds - second, dtype=jnp.int32)
         odd_row = jnp.take_along_axis(even_row, back.argmax(axis=1), axis=1)
         odd_row = odd_row.at[each, order[:, second:]].set(stay[None])
     even_row = jnp.where(left, jnp.take_along_axis(odd_row, partner, axis=1), even_row)
     source = jnp.zeros((batch, count), jnp.int32).at[:, 0::2].set(even_row).at[:, 1::2].set(odd_row)
-    return Match(source, count - r)
+    stays = jnp.zeros((batch, count), bool).at[:, 0::2].set(~left).at[:, 1::2].set(odd_stays)
+    return Match(source, count - r, stays)
 
 
-def _scores(tokens: Array, attention: Array, sizes: Array | None, criteria: Criteria) -> Array:
+def _scores(tokens: Array, heard: Array, sizes: Array | None, criteria: Criteria) -> Array:
     score = jnp.ones((len(tokens), (tokens.shape[1] + 1) // 2, tokens.shape[1] // 2), jnp.float32)
     if criteria.similarity:
         alike = (cosine(tokens[:, 0::2], tokens[:, 1::2]) + 1) / 2
         score = score * alike ** (1 / criteria.similarity)
-    factors = [(criteria.information, received(attention)), (criteria.size, sizes)]
+    factors = [(criteria.information, heard), (criteria.size, sizes)]
     for temperature, value in factors:
         if not temperature or value is None:
             continue
@@ -104,22 +118,21 @@ def _scores(tokens: Array, attention: Array, sizes: Array | None, criteria: Crit
 
 
 def pool(
-    tokens: Float[Array, "b n d"],
+    values: Float[Array, "b n d"],
     match: Match,
-    attention: Float[Array, "b heads n n"],
+    heard: Float[Array, "b n"],
     *,
     sizes: Float[Array, "b n"] | None = None,
     pooling: str = "attention",
-) -> tuple[Groups, Float[Array, "b heads m m"]]:
-    """The tokens of each group as one, and the attention between these.
+) -> Groups:
+    """The tokens of each group as one.
 
-    Source: as `multi_criteria_match`, Eq. 9 and Sec. 3.3. Columns of attention are summed over a group, rows
-    pooled like tokens.
+    Source: as `multi_criteria_match`, Eq. 9.
 
     Args:
-        tokens: as matched.
+        values: tokens as matched, or rows of their attention.
         match: their groups.
-        attention: as matched.
+        heard: as matched.
         sizes: None = one patch each.
         pooling: means weighted by size; by attention received times size; "max", feature by feature; "mean".
 
@@ -128,21 +141,68 @@ def pool(
     """
     if pooling not in POOLINGS:
         raise UserError(f"pooling {pooling!r} is unknown; one of {', '.join(map(repr, POOLINGS))}.")
-    source, count = match
-    batch, heads, n, _ = attention.shape
+    source, count = match.source, match.count
     sizes = jnp.ones(source.shape, jnp.float32) if sizes is None else sizes.astype(jnp.float32)
-    weights = {
-        "size": sizes,
-        "attention": received(attention) * sizes / sizes.max(axis=-1, keepdims=True),
-    }.get(pooling)
+    if pooling == "max":
+        pooled = group_max(values, source, count)
+    else:
+        by_attention = heard * sizes / sizes.max(axis=-1, keepdims=True)
+        weights = {"size": sizes, "attention": by_attention}.get(pooling)
+        pooled = group_mean(values, source, count, weights)
+    return Groups(pooled.astype(values.dtype), group_sum(sizes, source, count), source)
 
-    def pooled(values: Array) -> Array:
-        if pooling == "max":
-            return group_max(values, source, count)
-        return group_mean(values, source, count, weights)
 
-    columns = group_sum(attention.transpose(0, 3, 1, 2).astype(jnp.float32), source, count)
-    rows = pooled(columns.transpose(0, 3, 2, 1).reshape(batch, n, heads * count))
-    after = rows.reshape(batch, count, heads, count).swapaxes(1, 2)
-    merged = Groups(pooled(tokens).astype(tokens.dtype), group_sum(sizes, source, count), source)
-    return merged, after
+def pool_attention(
+    attention: Float[Array, "b heads n n"],
+    match: Match,
+    *,
+    sizes: Float[Array, "b n"] | None = None,
+    pooling: str = "attention",
+) -> Float[Array, "b heads m m"]:
+    """Attention between groups: columns of a group summed, rows pooled like its tokens; see `pool`."""
+    batch, heads, n, _ = attention.shape
+    columns = group_sum(attention.transpose(0, 3, 1, 2).astype(jnp.float32), match.source, match.count)
+    rows = columns.transpose(0, 3, 2, 1).reshape(batch, n, heads * match.count)
+    pooled = pool(rows, match, received(attention), sizes=sizes, pooling=pooling).tokens
+    return pooled.reshape(batch, match.count, heads, match.count).swapaxes(1, 2)
+
+
+@dataclass(frozen=True)
+class MCTF(EveryBlock):
+    """Merges r tokens by similarity, information and size in every block; see `multi_criteria_match`.
+
+    Needs attention, of which it takes what each token receives: no CLS, no training. Different from its code:
+    the attention is the block's own, not an estimate of the next block's.
+
+    Attributes:
+        both_ways: see `multi_criteria_match`.
+        pooling: see `pool`.
+    """
+
+    both_ways: bool = True
+    pooling: str = "attention"
+
+    name = "mctf"
+    needs_attention = True
+    merges = True
+    keeps_all_patches = True
+
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `EveryBlock.fewer`."""
+        if given.received is None:
+            raise UserError(f"reducer {self.name!r} weighs by attention received: give `received`.")
+        extra = given.prefix % 2  # one token in front that stays, and none joins
+        x, heard, sizes = (parity(v, given.prefix) for v in (tokens, given.received, token_map.size))
+        match = multi_criteria_match(x, heard, r, sizes=sizes, protected=extra, both_ways=self.both_ways)
+        found = pool(x, match, heard, sizes=sizes, pooling=self.pooling)
+        targets = targets_of(match.source, match.stays, match.count)[:, extra:] - extra
+        rows = match.source[:, extra:] - extra
+        return in_raster_order(found.tokens[:, extra:], token_map, rows, targets)
+
+    def field_errors(self, depth: int) -> list[str]:
+        """See `Reducer.field_errors`."""
+        wrong = super().field_errors(depth)
+        known = self.pooling in POOLINGS
+        return wrong if known else [*wrong, f"pooling {self.pooling!r} is unknown; one of {POOLINGS}"]

@@ -1,24 +1,28 @@
 """PiToMe: tokens in crowds merge, by an energy of how alike each is to the others."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.errors import UserError
-from vitjax.sparsify.reduction.groups import cosine, falling
+from vitjax.sparsify.reduction.base import EveryBlock, StepInput, in_raster_order
+from vitjax.sparsify.reduction.groups import cosine, falling, merged, targets_of
+from vitjax.sparsify.token_map import TokenMap
 
 KINDS = ("vision", "text", "bsm")
 
 
 class EnergyMatch(NamedTuple):
-    """Row that each token goes to, the number of rows; energy and order of the tokens without CLS."""
+    """Row that each token goes to, the number of rows; energy, order and which stay of those without CLS."""
 
     source: Int[Array, "b n"]
     count: int
     energy: Float[Array, "b m"]
     order: Int[Array, "b m"]
+    stays: Bool[Array, "b m"]
 
 
 def energy_of(
@@ -98,6 +102,30 @@ def energy_match(
         best = falling(between.max(axis=-1))
         protected = jnp.take_along_axis(leaving, best[:, r:], axis=1)
     source = placed(source, protected, (start + jnp.arange(protected.shape[1]))[None])
+    stays = jnp.zeros(source.shape, bool).at[each, joined].set(True).at[each, protected].set(True)
     if start:
         source = jnp.concatenate([jnp.zeros((len(metric), 1), jnp.int32), source], axis=1)
-    return EnergyMatch(source, start + total - r, energy, order)
+    return EnergyMatch(source, start + total - r, energy, order, stays)
+
+
+@dataclass(frozen=True)
+class PiToMe(EveryBlock):
+    """Merges r pairs among the tokens of the highest energy in every block; see `energy_match`.
+
+    Needs the block's keys: no attention, no CLS, no training. Sizes count in attention, as in the paper and
+    not in its code. The margin falls from 0.9 in the first block to 0.9 / depth in the last.
+    """
+
+    name = "pitome"
+    merges = True
+    keeps_all_patches = True
+
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `EveryBlock.fewer`."""
+        margin = 0.9 - 0.9 * given.stage / max(self.steps, 1)
+        found = energy_match(self.given_keys(given), r, margin=margin)
+        groups = merged(tokens, found.source, found.count, token_map.size)
+        targets = targets_of(found.source, found.stays, found.count)
+        return in_raster_order(groups.tokens, token_map, found.source, targets)

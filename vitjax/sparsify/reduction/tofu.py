@@ -1,10 +1,15 @@
 """ToFu: the matching of ToMe; a pair is merged, merged and scaled, or pruned."""
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vitjax.errors import UserError
-from vitjax.sparsify.reduction.groups import Groups, group_max, group_mean, group_sum
+from vitjax.sparsify.reduction.base import EveryBlock, StepInput, in_raster_order, parity
+from vitjax.sparsify.reduction.groups import Groups, group_max, group_mean, group_sum, targets_of
+from vitjax.sparsify.reduction.tome import alternating_match
+from vitjax.sparsify.token_map import TokenMap
 
 FUSIONS = ("mean", "tofu", "prune")
 
@@ -30,15 +35,45 @@ def fuse(
     if fusion not in FUSIONS:
         raise UserError(f"fusion {fusion!r} is unknown; one of {', '.join(map(repr, FUSIONS))}.")
     members = group_sum(jnp.ones(source.shape, jnp.float32), source, count)
-    odd = (jnp.arange(source.shape[1]) % 2 == 1)[None]
-    alone = jnp.take_along_axis(members, source, axis=1) == 1
-    stays = odd | alone
+    stays = staying(source, count)
     if fusion == "prune":
         own = jnp.where(stays, source, -1)
         return Groups(group_sum(tokens, own, count).astype(tokens.dtype), jnp.ones_like(members), own)
     mean = group_mean(tokens, source, count)
     if fusion == "tofu":
-        norm = jnp.linalg.norm(tokens.astype(jnp.float32), axis=-1)
+        squared = jnp.square(tokens.astype(jnp.float32)).sum(axis=-1)
+        norm = jnp.sqrt(jnp.maximum(squared, 1e-24))  # whose gradient is finite at 0
         before = group_sum(jnp.where(stays, norm, 0.0), source, count)
-        mean = mean * (group_max(norm, source, count) / jnp.maximum(before, 1e-12))[..., None]
+        mean = mean * (group_max(norm, source, count) / before)[..., None]
     return Groups(mean.astype(tokens.dtype), members, source)
+
+
+def staying(source: Int[Array, "b n"], count: int) -> Bool[Array, "b n"]:
+    """Which tokens of `tome.alternating_match` stay: those at odd places, and even ones that join none."""
+    members = group_sum(jnp.ones(source.shape, jnp.float32), source, count)
+    alone = jnp.take_along_axis(members, source, axis=1) == 1
+    return (jnp.arange(source.shape[1]) % 2 == 1)[None] | alone
+
+
+@dataclass(frozen=True)
+class ToFu(EveryBlock):
+    """Prunes r tokens of the most similar pairs in each block of the first half, then merges; see `fuse`.
+
+    Needs the block's keys: no attention, no CLS, no training. Sizes do not count in attention.
+    """
+
+    name = "tofu"
+
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `EveryBlock.fewer`."""
+        extra = given.prefix % 2  # one token in front that stays, and none joins
+        source, count = alternating_match(
+            parity(self.given_keys(given), given.prefix), r, class_token=bool(extra)
+        )
+        fusion = "prune" if 2 * given.stage < self.steps else "tofu"
+        found = fuse(parity(tokens, given.prefix), source, count, fusion=fusion)
+        targets = targets_of(source, staying(source, count), count)[:, extra:] - extra
+        rows = jnp.maximum(found.source[:, extra:] - extra, -1)
+        return in_raster_order(found.tokens[:, extra:], token_map, rows, targets)
