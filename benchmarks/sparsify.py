@@ -4,10 +4,11 @@ r"""Cost and speed with fewer tokens: multiply-accumulates and images/s, dense a
 
 NAME is a plain ViT (default DeiT-S) at its own size. Rows: the dense model; at each ratio DynamicViT,
 predictors included, with the same number of tokens for every image, and with budget "own" of at most as many;
-EViT; ToMe. Where torch is installed, timm's dense model runs as well. Weights are random and images are
-noise: neither changes the work. All rows of a batch size take turns, so that other work on the machine hits
-them alike; `speed-up` is the median over rounds of the dense row's time over the row's. Compile time is
-apart.
+EViT; ToMe. Or NAME is a model with predictors of its own, as `dynamic_convnext_tiny` or
+`dynamicswin_tiny_patch4_window7_224`: dense, and at each ratio. Where torch is installed, timm's dense model
+runs as well. Weights are random and images are noise: neither changes the work. All rows of a batch size take
+turns, so that other work on the machine hits them alike; `speed-up` is the median over rounds of the dense
+row's time over the row's. Compile time is apart.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import numpy as np
 from benchmarks.backbones import import_torch, our_run, take_turns, torch_model, torch_run
 from vitjax.cli import flags
 from vitjax.models import build
+from vitjax.models.outputs import dense, reduction_of
 from vitjax.sparsify import count
 
 
@@ -57,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("name", nargs="?", default="deit_small_patch16_224", help="a plain ViT")
+    parser.add_argument(
+        "name", nargs="?", default="deit_small_patch16_224", help="a plain ViT, or a dynamic model"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 128], help="images per call")
     parser.add_argument("--ratio", type=float, nargs="+", default=[0.7], help="kept share, per stage")
     parser.add_argument("--r", type=int, nargs="*", default=[13], help="tokens that ToMe merges per block")
@@ -69,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def variants(args: argparse.Namespace) -> dict[str, Any]:
     """The models of the table by label."""
-    made = {"dense": build(args.name, dtype=args.dtype)}
+    model = build(args.name, dtype=args.dtype)
+    made = {"dense": dense(model)}
+    if reduction_of(model):
+        return made | {f"ratio {ratio:g}": model.clone(keep_ratio=ratio) for ratio in args.ratio}
     for ratio in args.ratio:
         fields = {"keep_ratio": ratio, "dtype": args.dtype}
         for budget in ("fixed", "own", "batch"):
@@ -88,11 +95,12 @@ def _measure(name: str, batch: int, torch: Any, args: argparse.Namespace) -> lis
     costs = {label: count(model, size).macs for label, model in models.items()}
     runs, compiled = {}, {}
     # With predictors: all others find their weights among these.
-    whole = build(name, reduce="dynamicvit")
+    whole = build(name)
+    whole = whole if reduction_of(whole) else build(name, reduce="dynamicvit")
     variables = jax.jit(whole.init)(jax.random.key(0), images[:1])
     for label, model in models.items():
         runs[label], compiled[label] = our_run(model, images, variables)
-    other, note = torch_model(torch, name) if torch else (None, "")
+    other, note = torch_model(torch, name.removeprefix("dynamic").lstrip("_")) if torch else (None, "")
     if other is not None:
         runs["dense, torch"] = torch_run(torch, other, images, args.dtype)
         costs["dense, torch"], compiled["dense, torch"] = costs["dense"], 0.0
