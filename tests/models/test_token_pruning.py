@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from vitjax.sparsify import REDUCERS, make_reducer, restore
 
 TINY = {"img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 5}
 LOC = {"pruning_loc": (1, 2, 3)}
+LEARNED = ("patchmerger", "sit", "sinkhorn")  # tokens
 DYNAMIC = {
     "dynamicvit_deit_small_patch16_224": {},
     "dynamicvit_lvvit_s": {},
@@ -189,7 +191,7 @@ def test_an_image_does_not_depend_on_its_batch(images):
 
 @pytest.mark.parametrize(
     ("name", "reduce"),
-    [("vit_small_patch14_reg4_dinov2", name) for name in REDUCERS if name != "dynamicvit"]
+    [("vit_small_patch14_reg4_dinov2", name) for name in REDUCERS if name not in ("dynamicvit", *LEARNED)]
     + [("lvvit_s", "evit")],
 )
 def test_every_reducer_works_on_weights_of_a_plain_model(name, reduce, images):
@@ -342,6 +344,24 @@ def test_an_image_keeps_what_its_predictor_wants_as_far_as_there_is_room(images)
     assert (tight.overflow >= want.sum(1) - 19).all() and tight.overflow.all()
     assert tight.decisions[:, 0].sum(1).tolist() == [19] * 3
     assert (np.asarray(tight.decisions[:, 0]) <= want).all()
+
+
+@pytest.mark.parametrize("reduce", LEARNED)
+def test_learned_tokens_stand_for_all_patches_and_receive_gradients(reduce, images):
+    fields = {"depth": 2, "pruning_loc": (1,), "keep_ratio": 0.25}
+    model, variables = _made("deit_small_patch16_224", reduce=reduce, **fields)
+    pooled = variables["params"]["token_pool_0"]
+
+    @jax.jit
+    def run(pooled):
+        out: Any = model.apply({"params": variables["params"] | {"token_pool_0": pooled}}, images)
+        return jnp.square(out.logits).sum(), (out.tokens, out.owner[0], out.sizes)
+
+    grads, (tokens, owner, sizes) = jax.jit(jax.grad(run, has_aux=True))(pooled)
+    assert tokens.shape == (3, 16, 24) and owner.min() >= 0 and owner.max() < 16
+    np.testing.assert_allclose(sizes.sum(axis=1), 64, rtol=1e-5)
+    for leaf in jax.tree.leaves(grads):  # a bias that all tokens share moves no softmax over tokens
+        assert np.isfinite(leaf).all() and (leaf.ndim < 2 or np.abs(leaf).max() > 0)
 
 
 @pytest.mark.parametrize("reduce", REDUCERS)

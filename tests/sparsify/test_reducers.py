@@ -9,9 +9,11 @@ from tests.compiled import on_host
 from vitjax.sparsify import reducers
 from vitjax.sparsify.reducers import REDUCERS, StepInput, make_reducer
 from vitjax.sparsify.reduction import diffrate, groups, mctf, pitome, tofu, tome
+from vitjax.sparsify.reduction.base import LearnedTokens
 from vitjax.sparsify.token_map import ReducedAttention, TokenMap, restore
 
 B, N, D = 2, 12, 5
+OF_TOKENS = [name for name, kind in REDUCERS.items() if not issubclass(kind, LearnedTokens)]
 merge = jax.jit(functools.partial(reducers.merge, prefix=1), static_argnums=3)
 
 
@@ -32,7 +34,7 @@ def _settings(seed: int = 1) -> dict:
     return {"scores": scores, "keys": keys, "received": received, "significance": significance}
 
 
-@pytest.mark.parametrize("name", REDUCERS)
+@pytest.mark.parametrize("name", OF_TOKENS)
 def test_every_reducer_says_for_each_cell_which_token_stands_for_it(name, tokens):
     reducer = make_reducer(name, blocks=(1, 2), keep_ratio=0.6, r=3)
     out, token_map = reduce(reducer, 0, tokens, TokenMap.all(B, N), **_settings())
@@ -52,7 +54,7 @@ def test_every_reducer_says_for_each_cell_which_token_stands_for_it(name, tokens
         np.testing.assert_array_equal(dense, tokens)
 
 
-@pytest.mark.parametrize("name", REDUCERS)
+@pytest.mark.parametrize("name", OF_TOKENS)
 def test_two_steps_keep_the_books_right(name, tokens):
     reducer = make_reducer(name, blocks=(1, 2), keep_ratio=0.7, r=3)
     token_map, out = TokenMap.all(B, N), tokens
@@ -190,7 +192,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones():
 
 
 def test_missing_scores_or_keys_are_asked_for(tokens):
-    for name in ("topk", "dynamicvit", "tome", "ats", "pitome", "tofu", "diffrate", "mctf"):
+    for name in ("topk", "dynamicvit", "tome", "ats", "pitome", "tofu", "diffrate", "mctf", "sit"):
         with pytest.raises(ValueError, match="give `"):
             reduce(make_reducer(name, blocks=(0,), keep_ratio=0.5), 0, tokens, TokenMap.all(B, N))
 
@@ -208,7 +210,7 @@ def test_a_step_that_keeps_all_tokens_fuses_none():
     assert [evit.tokens_after(stage, alive=9, total=9) for stage in (0, 1)] == [9, 6]
 
 
-@pytest.mark.parametrize("name", REDUCERS)
+@pytest.mark.parametrize("name", OF_TOKENS)
 def test_a_step_of_one_image_does_not_depend_on_the_others(name, tokens):
     reducer, given = make_reducer(name, blocks=(1, 2), keep_ratio=0.6, r=3), _settings()
     whole, _ = reduce(reducer, 0, tokens, TokenMap.all(B, N), **given)
@@ -274,3 +276,15 @@ def test_sampling_fills_what_doubles_leave_free_with_the_next_best(tokens):
     ats = make_reducer("ats", blocks=(0,), keep_ratio=0.5)
     _, token_map = reduce(ats, 0, tokens, TokenMap.all(B, N), scores=share, significance=share)
     assert token_map.index.tolist() == [[0, 1, 4, 5, 6, 7]] * B  # 0, 1, 4, 7 are sampled
+
+
+def test_a_patch_belongs_to_the_learned_token_it_weighs_most_in():
+    weights = np.array([[[0.6, 0.1, 0.2, 0.3], [0.3, 0.1, 0.6, 0.1]]], "f")
+    made = np.ones((1, 2, 3), "f")
+    sit = make_reducer("sit", blocks=(0,), keep_ratio=0.5)
+    empty = np.zeros((1, 4, 3), "f")
+    _, after = on_host(reduce(sit, 0, empty, TokenMap.all(1, 4), made=(made, weights)))
+    assert after.owner.tolist() == [[0, 0, 1, 0]] and after.index.tolist() == [[4, 4]]
+    np.testing.assert_allclose(
+        after.size, [[2 / 3 + 0.5 + 0.25 + 0.75, 1 / 3 + 0.5 + 0.75 + 0.25]], rtol=1e-6
+    )

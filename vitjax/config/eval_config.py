@@ -37,6 +37,7 @@ BUDGETS = ("fixed", "own", "batch")
 REDUCERS = (
     "", "dynamicvit", "topk", "evit", "tome", "random", "uniform",
     "dpcknn", "kmedoids", "ats", "pitome", "tofu", "diffrate", "mctf",
+    "patchmerger", "sit", "sinkhorn",
 )  # fmt: skip
 
 

@@ -186,7 +186,9 @@ def _gathered(model: nn.Module, tokens: Float[Array, "b n d"], blocks: Pass) -> 
             count = patches.shape[1]
             if reducer.trained:
                 scores.append(_predictor(model, stage)(patches, valid))
-            given = StepInput(scores[-1][..., 0] if scores else None, None, stage, prefix, grid)
+            kept = reducer.count(stage, alive=count, total=cells, prefix=prefix)
+            made = reducer.make_tokens(patches, kept, f"token_pool_{stage}") if kept < count else None
+            given = StepInput(scores[-1][..., 0] if scores else None, None, stage, prefix, grid, made=made)
             if isinstance(reducer, DynamicViT) and reducer.budget != "fixed":
                 patches, token_map, valid, extra = _own_number(
                     reducer, patches, token_map, valid, scores[-1], given

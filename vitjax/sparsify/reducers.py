@@ -1,12 +1,12 @@
-"""Token reduction methods behind one interface: pruning (DynamicViT, EViT, baselines) and merging (ToMe).
+"""Token reduction methods behind one interface: pruning, merging, and learned tokens in the place of all.
 
 Each method is a small frozen class; `REDUCERS` names those that a config can name. An object of any class
 with the interface of `Reducer` can be handed to `vitjax.build(name, reduce=...)`: nothing has to be
 registered.
 
-All but `DynamicViT` work with the weights of any plain ViT as they are. Different from the papers' code:
-tokens stay in raster order after every step, and prefix tokens are neither pruned
-nor merged.
+All but `DynamicViT` and those with learned tokens (patchmerger, sit, sinkhorn) work with the weights of any
+plain ViT as they are. Different from the papers' code: tokens stay in raster order after every step, and
+prefix tokens are neither pruned nor merged. `vitjax.sparsify.reduction` has the steps of the published code.
 """
 
 import dataclasses
@@ -27,7 +27,10 @@ from vitjax.sparsify.reduction.diffrate import DiffRate
 from vitjax.sparsify.reduction.dpcknn import DpcKnn
 from vitjax.sparsify.reduction.kmedoids import KMedoids
 from vitjax.sparsify.reduction.mctf import MCTF
+from vitjax.sparsify.reduction.patchmerger import PatchMerging
 from vitjax.sparsify.reduction.pitome import PiToMe
+from vitjax.sparsify.reduction.sinkhorn import SinkhornTokens
+from vitjax.sparsify.reduction.sit import SiT
 from vitjax.sparsify.reduction.tofu import ToFu
 from vitjax.sparsify.token_map import TokenMap, rows_after_keeping
 
@@ -177,6 +180,7 @@ REDUCERS: dict[str, type[Reducer]] = {
     for reducer in (
         DynamicViT, TopK, EViT, ToMe, RandomTokens, UniformTokens,
         DpcKnn, KMedoids, ATS, PiToMe, ToFu, DiffRate, MCTF,
+        PatchMerging, SiT, SinkhornTokens,
     )
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from vitjax.config.train_config import OptimConfig
 from vitjax.errors import UserError
 
 # Parts that a dynamic model has and its dense teacher has not.
-_NEW = ("score_predictor_", "fastmlp", "fast_path")
+_NEW = ("score_predictor_", "token_pool_", "fastmlp", "fast_path")
 _UNDECAYED = ("cls_token", "dist_token", "reg_token", "pos_embed")
 
 Rates = Callable[[Int32[Array, ""]], Any]

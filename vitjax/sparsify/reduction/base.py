@@ -30,6 +30,7 @@ class StepInput(flax.struct.PyTreeNode):
         received: attention that each patch token gets, mean over heads and queries, prefix included;
             like the next, for a method that needs attention.
         significance: attention as in `scores` times the norm of the value, summed over heads.
+        made: of a method with learned tokens: these, and the weight of each token in them.
     """
 
     scores: Float[Array, "b n"] | None = None
@@ -39,6 +40,7 @@ class StepInput(flax.struct.PyTreeNode):
     grid: tuple[int, int] | None = flax.struct.field(pytree_node=False, default=None)
     received: Float[Array, "b n"] | None = None
     significance: Float[Array, "b n"] | None = None
+    made: tuple[Float[Array, "b m d"], Float[Array, "b m n"]] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ class Reducer(abc.ABC):
         return take(tokens, index), token_map.moved(
             row, take(token_map.index, index), take(token_map.score, index)
         )
+
+    def make_tokens(
+        self, tokens: Float[Array, "b n d"], kept: int, name: str
+    ) -> tuple[Float[Array, "b m d"], Float[Array, "b m n"]] | None:
+        """`StepInput.made`, by a module of that name inside of a model; None without a module."""
+        return None
 
     def scored(self, token_map: TokenMap, given: StepInput) -> TokenMap:
         """The same tokens with the scores of this step, where it gives them any."""
@@ -222,6 +230,36 @@ class EveryBlock(Reducer):
         """See `Reducer.field_errors`."""
         wrong = super().field_errors(depth)
         return [*wrong, f"r is {self.r}; it must be 0 or more"] if self.r < 0 else wrong
+
+
+@dataclass(frozen=True)
+class LearnedTokens(KeepRatio):
+    """Base of methods that put learned tokens in the place of all: as many as `DynamicViT` keeps.
+
+    They have to be trained: `token_pool_<step>` are their weights, which fit one number of tokens, so one
+    image size and one keep ratio. Learned tokens have no place on the grid. A patch belongs to the one it
+    weighs most in; sizes are sums of shares, of which each patch has 1 in all.
+    """
+
+    keeps_all_patches = True
+
+    def step(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `Reducer.step`."""
+        cells, count = token_map.owner.shape[1], tokens.shape[1]
+        kept = self.count(given.stage, alive=count, total=cells, prefix=given.prefix)
+        if kept >= count:
+            return tokens, token_map
+        if given.made is None:
+            raise UserError(f"reducer {self.name!r} needs learned tokens: give `made`.")
+        made, weights = given.made
+        nowhere = jnp.full((len(tokens), kept), cells, jnp.int32)
+        row = weights.argmax(axis=1).astype(jnp.int32)
+        after = token_map.moved(row, nowhere, jnp.ones(nowhere.shape, jnp.float32))
+        share = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+        size = (share * token_map.size[:, None, :]).sum(axis=-1)
+        return made, after.replace(size=size)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def in_raster_order(

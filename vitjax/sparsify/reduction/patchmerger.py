@@ -1,11 +1,14 @@
 """PatchMerger: learned queries attend to normalised tokens."""
 
+from dataclasses import dataclass
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vitjax.layers.basic import LayerNorm
+from vitjax.sparsify.reduction.base import LearnedTokens
 
 
 class PatchMerger(nn.Module):
@@ -33,3 +36,24 @@ class PatchMerger(nn.Module):
         logits = jnp.einsum("md,bnd->bmn", queries, normal) * (dim**-0.5 if self.scaled else 1.0)
         weights = jax.nn.softmax(logits, axis=-1)
         return jnp.einsum("bmn,bnd->bmd", weights, normal).astype(tokens.dtype), weights
+
+
+@dataclass(frozen=True)
+class PatchMerging(LearnedTokens):
+    """Learned tokens before a block, by queries that attend to all tokens; see `PatchMerger`.
+
+    No attention, no CLS; has to be trained, see `LearnedTokens`.
+
+    Attributes:
+        scaled: see `PatchMerger`.
+    """
+
+    scaled: bool = False
+
+    name = "patchmerger"
+
+    def make_tokens(
+        self, tokens: Float[Array, "b n d"], kept: int, name: str
+    ) -> tuple[Float[Array, "b m d"], Float[Array, "b m n"]] | None:
+        """See `Reducer.make_tokens`."""
+        return PatchMerger(kept, scaled=self.scaled, name=name)(tokens)

@@ -1,10 +1,13 @@
 """Sinkhorn clustering: tokens assigned to learned clusters by a transport plan."""
 
+from dataclasses import dataclass
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vitjax.sparsify.reduction.base import LearnedTokens
 from vitjax.sparsify.reduction.groups import unit
 
 
@@ -41,3 +44,26 @@ class SinkhornPool(nn.Module):
             by_token = mass - jax.nn.logsumexp(cost + by_cluster, axis=1, keepdims=True)
         weights = jnp.exp(cost + by_cluster + by_token - mass)
         return jnp.einsum("bmn,bnd->bmd", weights, u).astype(tokens.dtype), weights
+
+
+@dataclass(frozen=True)
+class SinkhornTokens(LearnedTokens):
+    """Learned tokens before a block, by a transport plan to learned clusters; see `SinkhornPool`.
+
+    No attention, no CLS; has to be trained, see `LearnedTokens`.
+
+    Attributes:
+        eps: see `SinkhornPool`.
+        iterations: likewise.
+    """
+
+    eps: float | int = 1.0
+    iterations: int = 3
+
+    name = "sinkhorn"
+
+    def make_tokens(
+        self, tokens: Float[Array, "b n d"], kept: int, name: str
+    ) -> tuple[Float[Array, "b m d"], Float[Array, "b m n"]] | None:
+        """See `Reducer.make_tokens`."""
+        return SinkhornPool(kept, eps=self.eps, iterations=self.iterations, name=name)(tokens)

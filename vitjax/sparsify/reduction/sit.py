@@ -1,5 +1,7 @@
 """SiT's token slimming: weights over tokens from a small MLP of each."""
 
+from dataclasses import dataclass
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 
 from vitjax.layers.activations import gelu
 from vitjax.layers.basic import LayerNorm, linear_init
+from vitjax.sparsify.reduction.base import LearnedTokens
 
 
 class TokenSlimming(nn.Module):
@@ -36,3 +39,24 @@ class TokenSlimming(nn.Module):
         weights = jax.nn.softmax(logits, axis=1).swapaxes(1, 2)
         mixed = jnp.einsum("bmn,bnd->bmd", weights, tokens.astype(jnp.float32))
         return mixed.astype(tokens.dtype), weights
+
+
+@dataclass(frozen=True)
+class SiT(LearnedTokens):
+    """Learned tokens before a block, by weights that an MLP gives each token; see `TokenSlimming`.
+
+    No attention, no CLS; has to be trained, see `LearnedTokens`.
+
+    Attributes:
+        ratio: see `TokenSlimming`.
+    """
+
+    ratio: float | int = 0.5
+
+    name = "sit"
+
+    def make_tokens(
+        self, tokens: Float[Array, "b n d"], kept: int, name: str
+    ) -> tuple[Float[Array, "b m d"], Float[Array, "b m n"]] | None:
+        """See `Reducer.make_tokens`."""
+        return TokenSlimming(kept, ratio=self.ratio, name=name)(tokens)
