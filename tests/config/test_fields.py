@@ -100,6 +100,9 @@ def test_the_words_of_a_config_are_those_of_the_library():
     from vitjax.ot import marginals
     from vitjax.sparsify import reducers
 
+    kinds = reducers.REDUCERS.items()
     assert set(evaluating.REDUCERS) == {"", *reducers.REDUCERS}
+    assert set(evaluating.BY_R) == {name for name, kind in kinds if hasattr(kind, "r")}
+    assert set(evaluating.RANKING) == {"", *(name for name, kind in kinds if kind.scores_tokens)}
     assert evaluating.BUDGETS == reducers.BUDGETS
     assert set(evaluating.MARGINALS) == set(marginals.KINDS)

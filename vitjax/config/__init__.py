@@ -1,6 +1,7 @@
 """Typed configuration of the programs: every default lives here."""
 
 from vitjax.config.eval_config import BUDGETS as BUDGETS
+from vitjax.config.eval_config import BY_R as BY_R
 from vitjax.config.eval_config import CENTERS as CENTERS
 from vitjax.config.eval_config import CLIP_WEIGHTS as CLIP_WEIGHTS
 from vitjax.config.eval_config import DEMO_WEIGHTS as DEMO_WEIGHTS
@@ -13,6 +14,7 @@ from vitjax.config.eval_config import MASSES as MASSES
 from vitjax.config.eval_config import METHODS as METHODS
 from vitjax.config.eval_config import ON_BAD_IMAGE as ON_BAD_IMAGE
 from vitjax.config.eval_config import PROTOCOLS as PROTOCOLS
+from vitjax.config.eval_config import RANKING as RANKING
 from vitjax.config.eval_config import REDUCERS as REDUCERS
 from vitjax.config.eval_config import RESIZE as RESIZE
 from vitjax.config.eval_config import SOLVERS as SOLVERS

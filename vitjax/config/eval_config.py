@@ -39,6 +39,8 @@ REDUCERS = (
     "dpcknn", "kmedoids", "ats", "pitome", "tofu", "diffrate", "mctf",
     "patchmerger", "sit", "sinkhorn",
 )  # fmt: skip
+BY_R = ("tome", "pitome", "tofu", "mctf")  # take r tokens away in every block
+RANKING = ("", "dynamicvit", "topk", "evit", "ats", "diffrate")  # have a score of each token
 
 
 @dataclass(slots=True)
@@ -271,7 +273,7 @@ class ReduceConfig:
     keep_ratio: float = option(
         0.7, "share of the tokens that each step keeps; not of those with r", above=0, high=1
     )
-    r: int = option(13, "tome, pitome, tofu, mctf: tokens that each block merges away", low=0)
+    r: int = option(13, f"{', '.join(BY_R)}: tokens that each block merges away", low=0)
     budget: str = option(
         "fixed",
         "dynamicvit: whose number of kept tokens is fixed: each image's (fixed), as each image needs up to "
@@ -279,7 +281,7 @@ class ReduceConfig:
         choices=BUDGETS,
     )
     sweep: tuple[float | int, ...] = option(
-        (), "classify: several keep ratios (tome: values of r), a row each; empty = the above"
+        (), "classify: several keep ratios, or values of r, a row each; empty = the above"
     )
 
 
@@ -350,12 +352,12 @@ def _rules(config: EvalConfig) -> list[str]:
 def _reduced(config: EvalConfig) -> list[str]:
     """Fields that need all tokens, or a score of each."""
     name, wrong, sweep = config.reduce.name, [], config.reduce.sweep
-    if config.rerank.marginals == "keep" and name in ("tome", "random", "uniform"):
+    if config.rerank.marginals == "keep" and name in REDUCERS and name not in RANKING:
         wrong.append(f"config.rerank.marginals is 'keep', but config.reduce.name {name!r} ranks no tokens")
     if name and (config.model.facet, config.model.smooth) != ("token", 1):
         wrong.append(f"config.reduce.name is {name!r}; model.facet and model.smooth need all tokens")
-    if not all(x >= 0 and x == int(x) if name == "tome" else 0 < x <= 1 for x in sweep):
-        asked = "whole numbers of tokens, 0 or more" if name == "tome" else "keep ratios in (0, 1]"
+    if not all(x >= 0 and x == int(x) if name in BY_R else 0 < x <= 1 for x in sweep):
+        asked = "whole numbers of tokens, 0 or more" if name in BY_R else "keep ratios in (0, 1]"
         wrong.append(f"config.reduce.sweep is {sweep}; expected {asked}")
     return wrong
 
