@@ -171,6 +171,7 @@ def test_a_ratio_of_one_is_the_dense_model_and_each_row_compiles_once(folder, tm
         ("dynamicvit_deit_tiny_patch16_224", ""),
         ("dynamicvit_lvvit_s", ""),
         ("dynamicswin_tiny_patch4_window7_224", ""),
+        ("dynamic_convnext_tiny", ""),
         ("deit_tiny_patch16_224", "evit"),
         ("deit_tiny_patch16_224", "dynamicvit"),
         ("deit_tiny_patch16_224", "random"),

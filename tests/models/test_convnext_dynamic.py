@@ -35,6 +35,7 @@ def _grad(model, variables, raw):
 def test_training_and_evaluation_are_the_same_function_of_the_decisions(made):
     model, variables, out = made
     assert [i.shape[1] for i in out.keep_index] == [16, 12, 7]
+    assert model.grids == [(16, 24), (8, 12), (4, 6), (2, 3)] and model.grid == out.grid == (2, 3)
     grad, masked = _grad(model, variables, out.decisions)
     np.testing.assert_allclose(out.logits, masked.logits, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(out.tokens, masked.tokens, rtol=1e-5, atol=1e-5)

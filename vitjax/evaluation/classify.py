@@ -437,7 +437,7 @@ def owners_of(model: Any, *, block: int | None = None) -> Callable[[Any, Any], t
         output = model.apply(variables, images, block=block)
         if output.owner:
             return output.owner, jnp.zeros(output.grid)
-        kept = output.decisions > 0  # Swin: positions on the grid of its third stage
+        kept = output.decisions > 0  # of two paths: on the grid of the third stage
         positions = jnp.where(kept, jnp.arange(kept.shape[2])[None, None], -1)
         return tuple(positions[:, i] for i in range(kept.shape[1])), None
 

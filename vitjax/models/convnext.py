@@ -100,11 +100,19 @@ class ConvNeXt(nn.Module):
     compat: str | None = None
 
     @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of each stage's map at `img_size`."""
+        height, width = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+        sides = [_STEM * 2**stage for stage in range(len(self.depths))]
+        return [(height // side, width // side) for side in sides]
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens at `img_size`."""
+        if not self.pseudo_patch_size:
+            return self.grids[-1]
         height, width = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
-        side = self.pseudo_patch_size or self._stride
-        return height // side, width // side
+        return height // self.pseudo_patch_size, width // self.pseudo_patch_size
 
     @property
     def token_reduction(self) -> TokenReduction | None:
