@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from tests.compiled import on_host
-from tests.models.family import filled, run
+from tests.models.family import filled, run, torch_state
 from vitjax.models import build
+from vitjax.training.optim import is_new, part_of
+from vitjax.weights import load_with_report
 
 TINY = {
     "img_size": (64, 96), "depths": (1, 1, 4, 1), "dims": (4, 6, 12, 8), "kernel_size": 3, "num_classes": 5,
@@ -58,6 +60,16 @@ def test_all_positions_on_the_slow_path_are_the_plain_model_and_need_no_fast_one
     whole = model.clone(keep_ratio=(1.0, 1.0, 1.0))
     shapes = jax.eval_shape(whole.init, jax.random.key(0), IMAGES[:1])
     assert jax.tree.structure(shapes) == jax.tree.structure(dict(variables))
+
+
+def test_of_a_plain_models_weights_only_predictors_and_fast_paths_are_missing(made):
+    model, _, _ = made
+    plain = model.clone(pruning_loc=())
+    state = torch_state(filled(plain, IMAGES))
+    loaded, report = load_with_report(state, model, strict=False)
+    assert not report.unexpected and report.missing and all(is_new(m.name) for m in report.missing)
+    parts = jax.tree_util.tree_map_with_path(lambda path, _: part_of(path), loaded["params"])
+    assert jax.tree.leaves(parts).count("new") == len(report.missing) == 3 * 10 + 3 * 5
 
 
 @pytest.mark.parametrize("compat", [None, "released"])
