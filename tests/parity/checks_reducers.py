@@ -63,14 +63,14 @@ def check_tome(fixture: Fixture) -> None:
     for case in _cases(fixture):
         wanted = config[case]
         metric, x, sizes = _given(fixture, case)
-        if case == "attention":
+        if "heads" in wanted:
             params = _params(fixture.weights)
             layer = Attention(wanted["heads"])
-            ours["attention/proportional"], _, facets = _apply(layer, params, x, None, sizes)
-            ours["attention/plain"] = _apply(layer, params, x)[0]
-            ours["attention/metric"] = facets.key.mean(axis=2)
+            ours[f"{case}/proportional"], _, facets = _apply(layer, params, x, None, sizes)
+            ours[f"{case}/plain"] = _apply(layer, params, x)[0]
+            ours[f"{case}/metric"] = facets.key.mean(axis=2)
             continue
-        if case == "kth":
+        if "k" in wanted:
             source, count = compiled(tome.every_kth_match)(metric, k=wanted["k"])
             ours |= _named(case, merged(x, source, int(count), sizes))
             continue

@@ -97,3 +97,19 @@ def test_merged_tokens_count_by_how_alike_they_are(tokens):
     )
     assert ((found.groups.source < 0).sum(axis=1) == 2).all()
     assert ((found.groups.source == 0).sum(axis=1) == 1).all()
+
+
+def test_tokens_after_the_last_full_group_of_k_are_dropped():
+    x = np.eye(8, dtype="f")[None]
+    x[0, 0] = x[0, 5] + 0.1  # the first is nearly the second that stays
+    source, count = compiled(tome.every_kth_match)(x, k=3)
+    assert count == 2 and source[0, [0, 2, 5, 6, 7]].tolist() == [1, 0, 1, -1, -1]
+
+
+@pytest.mark.parametrize("r", [1, 2, 5, 9])
+def test_mctf_moves_as_many_tokens_as_asked_and_no_more_than_half(r, tokens):
+    heard = np.random.default_rng(2).uniform(0.1, 1, (3, 11)).astype("f")
+    match = compiled(mctf.multi_criteria_match)(tokens, heard, r=r)
+    assert match.count == 11 - min(r, 5) == match.stays.sum(axis=1).max()
+    for source, stays in zip(match.source, match.stays, strict=True):
+        np.testing.assert_array_equal(np.sort(source[stays]), np.arange(match.count))
