@@ -49,7 +49,7 @@ def test_help_of_a_word_is_the_fields_that_have_it_in_their_name_or_meaning(caps
     assert helped("--help", "Sinkhorn", "batch_size") == 0
     printed = capsys.readouterr().out
     shown = [word.partition("=")[0] for word in printed.split() if word.startswith("--config.")]
-    assert shown == ["--config.batch_size", "--config.rerank.iterations"]
+    assert shown == ["--config.batch_size", "--config.rerank.iterations", "--config.reduce.name"]
     assert "(int: at least 1)" in printed
 
 

@@ -111,7 +111,7 @@ class Block(nn.Module):
             given = given.replace(  # pyright: ignore[reportAttributeAccessIssue]
                 scores=asking.mean(axis=1),
                 received=weights.mean(axis=(1, 2))[:, self.prefix :],
-                significance=jnp.einsum("bhn,bnh->bn", asking, norm),
+                significance=(asking * jnp.swapaxes(norm, 1, 2)).sum(axis=1),
             )
         patches, token_map = reducer.step(tokens[:, self.prefix :], token_map, given)
         return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1), token_map
