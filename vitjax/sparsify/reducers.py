@@ -107,15 +107,11 @@ class EViT(ByAttention):
     name = "evit"
     keeps_all_patches = True
 
-    def step(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `Reducer.step`."""
+        """See `Reducer.fewer`."""
         (batch, count), cells = tokens.shape[:2], token_map.owner.shape[1]
-        kept = self.count(given.stage, alive=count, total=cells, prefix=given.prefix)
-        token_map = self.scored(token_map, given)
-        if kept >= count:
-            return tokens, token_map
         index = self.select(token_map, given, kept)
         row = rows_after_keeping(index, count)
         # The weight is the attention itself, not its share among the rest, as in the paper.
@@ -142,9 +138,10 @@ class ToMe(EveryBlock):
     keeps_all_patches = True
 
     def fewer(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `EveryBlock.fewer`."""
+        """See `Reducer.fewer`."""
+        r = tokens.shape[1] - kept
         return merge(tokens, token_map, self.given_keys(given), r, prefix=given.prefix)
 
 

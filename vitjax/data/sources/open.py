@@ -115,13 +115,7 @@ def _digits(spec: DataSpec, split: str) -> ImageSource:
     return DigitsSource(split)
 
 
-SOURCES: dict[str, Opener] = {
-    "folder": _folder,
-    "scenes": _scenes,
-    "cub": _half("read_cub"),
-    "cars": _half("read_cars"),
-    "sop": _half("read_sop"),
-    "msls": _msls,
+_JUDGED: dict[str, Opener] = {
     "roxford5k": _sides("oxford_paris_instre", "read_revisited", "roxford5k"),
     "rparis6k": _sides("oxford_paris_instre", "read_revisited", "rparis6k"),
     "pitts30k": _sides("pitts_nordland_amstertime", "read_pittsburgh", "pitts30k"),
@@ -131,6 +125,15 @@ SOURCES: dict[str, Opener] = {
     "gldv2": _sides("gldv2", "read_gldv2"),
     "instre": _sides("oxford_paris_instre", "read_instre"),
     "ilias": _sides("ilias", "read_ilias"),
+}
+SOURCES: dict[str, Opener] = {
+    "folder": _folder,
+    "scenes": _scenes,
+    "cub": _half("read_cub"),
+    "cars": _half("read_cars"),
+    "sop": _half("read_sop"),
+    "msls": _msls,
+    **_JUDGED,
     "tfds": _tfds,
     "idx": _idx,
     "cifar": _cifar,
@@ -142,20 +145,7 @@ _SPLITS = {
     "cub": SEARCHED,
     "cars": SEARCHED,
     "sop": SEARCHED,
-    **dict.fromkeys(
-        (
-            "roxford5k",
-            "rparis6k",
-            "pitts30k",
-            "pitts250k",
-            "nordland",
-            "amstertime",
-            "gldv2",
-            "instre",
-            "ilias",
-        ),
-        SEARCHED,
-    ),
+    **dict.fromkeys(_JUDGED, SEARCHED),
     "idx": LEARNED,
     "cifar": LEARNED,
     "digits": LEARNED,

@@ -47,7 +47,8 @@ class StepInput(flax.struct.PyTreeNode):
 class Reducer(abc.ABC):
     """A token reduction method: at which blocks it acts, and how many tokens stay; static under jit.
 
-    A method of your own derives from this class, names itself, and defines `count` and `select` or `step`.
+    A method of your own derives from this class, names itself, and defines `count` and
+    `select`, `fewer` or `step`.
 
     Attributes:
         blocks: before which blocks, from 0, it happens, or inside which ones; None = after each quarter of
@@ -107,14 +108,20 @@ class Reducer(abc.ABC):
     def step(
         self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """One step: fewer tokens, in raster order, and what they stand for; by default those of `select`."""
+        """One step: fewer tokens, in raster order, and what they stand for; all where none would leave."""
         count = tokens.shape[1]
         kept = self.count(given.stage, alive=count, total=token_map.owner.shape[1], prefix=given.prefix)
         token_map = self.scored(token_map, given)
         if kept >= count:
             return tokens, token_map
+        return self.fewer(tokens, token_map, given, kept)
+
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """The step where `kept` tokens, not all, stay themselves; by default those of `select`."""
         index = self.select(token_map, given, kept)
-        row = rows_after_keeping(index, count)
+        row = rows_after_keeping(index, tokens.shape[1])
         return take(tokens, index), token_map.moved(
             row, take(token_map.index, index), take(token_map.score, index)
         )
@@ -206,20 +213,6 @@ class EveryBlock(Reducer):
         """See `Reducer.count`."""
         return alive - min(self.r, alive // 2)
 
-    def step(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
-    ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `Reducer.step`."""
-        count = tokens.shape[1]
-        r = count - self.count(given.stage, alive=count, total=token_map.owner.shape[1])
-        return self.fewer(tokens, token_map, given, r) if r > 0 else (tokens, token_map)
-
-    @abc.abstractmethod
-    def fewer(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
-    ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """The step where r tokens, at least 1, leave."""
-
     def given_keys(self, given: StepInput) -> Float[Array, "b n w"]:
         """The keys, which it needs."""
         if given.keys is None:
@@ -243,18 +236,14 @@ class LearnedTokens(KeepRatio):
 
     keeps_all_patches = True
 
-    def step(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `Reducer.step`."""
-        cells, count = token_map.owner.shape[1], tokens.shape[1]
-        kept = self.count(given.stage, alive=count, total=cells, prefix=given.prefix)
-        if kept >= count:
-            return tokens, token_map
+        """See `Reducer.fewer`."""
         if given.made is None:
             raise UserError(f"reducer {self.name!r} needs learned tokens: give `made`.")
         made, weights = given.made
-        nowhere = jnp.full((len(tokens), kept), cells, jnp.int32)
+        nowhere = jnp.full((len(tokens), kept), token_map.owner.shape[1], jnp.int32)
         row = weights.argmax(axis=1).astype(jnp.int32)
         after = token_map.moved(row, nowhere, jnp.ones(nowhere.shape, jnp.float32))
         share = weights / jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-30)

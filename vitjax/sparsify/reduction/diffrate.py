@@ -120,14 +120,16 @@ class DiffRate(ByAttention):
         """See `Reducer.step`."""
         if given.scores is None:
             raise UserError(f"reducer {self.name!r} ranks tokens: give `scores`.")
+        return super().step(tokens, token_map, given)
+
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `Reducer.fewer`."""
         alive = tokens.shape[1]
-        kept = self.count(given.stage, alive=alive, total=token_map.owner.shape[1], prefix=given.prefix)
-        token_map = self.scored(token_map, given)
-        if kept >= alive:
-            return tokens, token_map
         stay = alive - math.floor(self.pruned * (alive - kept))
         front = jnp.pad(tokens, ((0, 0), (1, 0), (0, 0)))  # in the place of CLS, which none joins
-        found = prune_and_merge(front, given.scores, prune_kept=stay + 1, merge_kept=kept + 1)
+        found = prune_and_merge(front, jnp.asarray(given.scores), prune_kept=stay + 1, merge_kept=kept + 1)
         source = jnp.maximum(found.groups.source[:, 1:] - 1, -1)
         return in_raster_order(
             found.groups.tokens[:, 1:], token_map, source, found.order[:, 1 : kept + 1] - 1

@@ -98,14 +98,10 @@ class DpcKnn(KeepRatio):
     name = "dpcknn"
     keeps_all_patches = True
 
-    def step(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `Reducer.step`."""
-        alive = tokens.shape[1]
-        kept = self.count(given.stage, alive=alive, total=token_map.owner.shape[1], prefix=given.prefix)
-        if kept >= alive:
-            return tokens, token_map
+        """See `Reducer.fewer`."""
         found = density_peaks(tokens, kept, neighbours=self.neighbours)
         merged, _ = merge_clusters(tokens, found.cluster, kept)
         return in_raster_order(merged.tokens, token_map, found.cluster, found.centres)

@@ -79,13 +79,9 @@ class KMedoids(KeepRatio):
     name = "kmedoids"
     keeps_all_patches = True
 
-    def step(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `Reducer.step`."""
-        alive = tokens.shape[1]
-        kept = self.count(given.stage, alive=alive, total=token_map.owner.shape[1], prefix=given.prefix)
-        if kept >= alive:
-            return tokens, token_map
+        """See `Reducer.fewer`."""
         medoids, cluster = k_medoids(tokens, kept, iterations=self.iterations)
         return in_raster_order(take(tokens, medoids), token_map, cluster, medoids)

@@ -188,9 +188,10 @@ class MCTF(EveryBlock):
     keeps_all_patches = True
 
     def fewer(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `EveryBlock.fewer`."""
+        """See `Reducer.fewer`."""
+        r = tokens.shape[1] - kept
         if given.received is None:
             raise UserError(f"reducer {self.name!r} weighs by attention received: give `received`.")
         extra = given.prefix % 2  # one token in front that stays, and none joins

@@ -121,9 +121,10 @@ class PiToMe(EveryBlock):
     keeps_all_patches = True
 
     def fewer(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `EveryBlock.fewer`."""
+        """See `Reducer.fewer`."""
+        r = tokens.shape[1] - kept
         margin = 0.9 - 0.9 * given.stage / max(self.steps, 1)
         found = energy_match(self.given_keys(given), r, margin=margin)
         groups = merged(tokens, found.source, found.count, token_map.size)

@@ -65,9 +65,10 @@ class ToFu(EveryBlock):
     name = "tofu"
 
     def fewer(
-        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, r: int
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
     ) -> tuple[Float[Array, "b m d"], TokenMap]:
-        """See `EveryBlock.fewer`."""
+        """See `Reducer.fewer`."""
+        r = tokens.shape[1] - kept
         extra = given.prefix % 2  # one token in front that stays, and none joins
         source, count = alternating_match(
             parity(self.given_keys(given), given.prefix), r, class_token=bool(extra)
