@@ -1,7 +1,10 @@
 """Batches of model input from a source: decoded in threads, in order, every batch of the same shape."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -78,19 +81,21 @@ class Batches:
         return (len(self._source) + self._batch_size - 1) // self._batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        import grain  # takes a second, and nothing else of this package needs it
-
         self.skipped = []
-        rows, ahead = self._rows, 2 * self._rows + self._workers
-        items = grain.MapDataset.range(len(self) * rows).map(self._read)
-        options = grain.ReadOptions(num_threads=self._workers, prefetch_buffer_size=ahead)
-        reader = iter(items.to_iter_dataset(options))
+        ahead = 2 * self._rows + self._workers
+        rows = iter(range(len(self) * self._rows))
+        pool = ThreadPoolExecutor(self._workers, "prefetch")
         try:
+            reading = deque(pool.submit(self._read, row) for row in islice(rows, ahead))
             for _ in range(len(self)):
-                yield self._collect([next(reader) for _ in range(rows)])
+                items = []
+                while len(items) < self._rows:
+                    items.append(reading.popleft().result())
+                    reading.extend(pool.submit(self._read, row) for row in islice(rows, 1))
+                yield self._collect(items)
         finally:
             # Also on an early exit of the caller: without it the threads would decode on.
-            reader.close()
+            pool.shutdown(cancel_futures=True)
 
     def nothing_read(self, what: str) -> str:
         """One line for the case that no image could be read: how many there are, and the first with reasons.
@@ -102,7 +107,7 @@ class Batches:
 
     def _read(self, row: int) -> tuple[int, np.ndarray | None, ImageError | None]:
         """Runs in a thread: index (-1 = padding), pixels, error."""
-        batch, offset = divmod(int(row), self._rows)
+        batch, offset = divmod(row, self._rows)
         index = batch * self._batch_size + self._first + offset
         if index >= len(self._source):
             return -1, None, None
