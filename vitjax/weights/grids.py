@@ -6,11 +6,12 @@ are alike. Where it does not tell, the first reading is taken and the other is n
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from vitjax.weights.layout import Positions
@@ -52,14 +53,15 @@ def fit_positions(renamed: Renamed, model: Any, tower: str = "") -> list[str]:
     patches = table[0, prefix:]
     grid, doubt = _most_even(patches, readings)
     if grid != model.grid:
-        resized = model.resize_positions(
-            jnp.asarray(patches, jnp.float32),
-            grid,
+        resize = functools.partial(
+            model.resize_positions,
+            source=grid,
             antialias=how.antialias,
             offset=how.offset,
             corners=how.corners,
             interpolation=how.interpolation,
         )
+        resized = jax.jit(resize)(np.asarray(patches, np.float32))  # one program, not one an operation
         patches = np.asarray(resized)
         notes.append(f"position table resized from {_by(grid)} to {_by(model.grid)}, {how}{doubt}")
     front = table[0, :prefix]

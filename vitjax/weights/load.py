@@ -100,9 +100,9 @@ def load_with_report(
         initial = _flatten(jax.jit(model.init)(jax.random.key(0), *_blank(model)))
     values: dict[str, dict[tuple[str, ...], Any]] = {}
     for path in wanted:
-        value = _to_device(placed[path], path, label) if path in placed else initial[path]
+        value = _checked(placed[path], path, label) if path in placed else initial[path]
         values.setdefault(collection(path), {})[path] = value
-    return {kind: unflatten_dict(leaves) for kind, leaves in values.items()}, report
+    return jax.device_put({kind: unflatten_dict(leaves) for kind, leaves in values.items()}), report
 
 
 def _open(source: Source, entry: str | None) -> tuple[str, dict[str, np.ndarray], Choice]:
@@ -249,11 +249,12 @@ def _flatten(variables: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
     return {path: leaf for tree in variables.values() for path, leaf in flatten_dict(tree).items()}
 
 
-def _to_device(value: np.ndarray, path: tuple[str, ...], label: str) -> jax.Array:
-    value = np.asarray(value, np.float32, order="C")
+def _checked(value: np.ndarray, path: tuple[str, ...], label: str) -> np.ndarray:
+    """A copy: what it came from may be a file mapped into memory, or the caller's own."""
+    value = np.array(value, np.float32, order="C")
     if not np.isfinite(value).all():
         raise WeightsError(
             f"weights {label!r}: {to_name(path)!r} holds NaN or infinity; the file is damaged or training "
             "diverged."
         )
-    return jnp.array(value)  # a copy: what it came from may be a file mapped into memory, or the caller's own
+    return value
