@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 from rich.progress import track
 
@@ -166,8 +166,10 @@ class Reranker:
                 fields=("model.facet",),
             )
         side = self.preprocess.image_size
-        blank = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        rows = NamedSharding(self.mesh, sharding.ROWS)  # as `describe` has them: traced once for both
+        blank = jax.ShapeDtypeStruct((self._rounded(1), side, side, 3), jnp.float32, sharding=rows)
         grid = self.config.model.grid
+        self._forward: Callable[[Any, Any], Any] = _forward_of(model, self.config)
         try:
             shapes: Any = jax.eval_shape(self._shapes, self.variables, blank)
         except FlaxError as error:
@@ -190,16 +192,6 @@ class Reranker:
         self.token_length: int = shapes[1].shape[-1]
         self.pooled_length: int = shapes[2].shape[-1]
         self.token_grid: tuple[int, int] = (grid, grid) if grid else native
-
-    def _forward(self, variables: dict[str, Any], images: jax.Array) -> Any:
-        wanted = self.config.model
-        rollout = self.config.rerank.marginals == "rollout"
-        rollout |= bool(wanted.tokens) and wanted.aggregate == "attention"
-        facet: dict[str, Any] = {} if wanted.facet == "token" else {"facet": wanted.facet}
-        space: dict[str, Any] = {"method": _joint} if wanted.space == "joint" else {}
-        return self.model.apply(
-            variables, images, block=wanted.block, return_attention=rollout, **facet, **space
-        )
 
     def _shapes(self, variables: dict[str, Any], images: jax.Array) -> tuple[jax.Array, ...]:
         output = self._forward(variables, images)
@@ -718,6 +710,22 @@ class Reranker:
 def _called(gallery: Any) -> str:
     """A gallery in messages."""
     return f"gallery {getattr(gallery, 'path', type(gallery).__name__)}"
+
+
+def _forward_of(model: nn.Module, config: EvalConfig) -> Callable[[Any, Any], Any]:
+    """The model's result for images; compiled, so that whoever calls it with one shape traces it once."""
+    wanted = config.model
+    rollout = config.rerank.marginals == "rollout"
+    rollout |= bool(wanted.tokens) and wanted.aggregate == "attention"
+    call: dict[str, Any] = {"block": wanted.block, "return_attention": rollout}
+    call |= {} if wanted.facet == "token" else {"facet": wanted.facet}
+    call |= {"method": _joint} if wanted.space == "joint" else {}
+
+    @jax.jit
+    def forward(variables: Any, images: jax.Array) -> Any:
+        return model.apply(variables, images, **call)
+
+    return forward
 
 
 def _joint(module: Any, images: jax.Array, **call: Any) -> Any:
