@@ -2,6 +2,7 @@ import re
 from dataclasses import dataclass
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -105,6 +106,29 @@ def test_a_reducer_of_ones_own_gathers_counts_and_is_described():
     assert dense(model).token_reduction is None
     fewer = build("vit_tiny_patch16_224", **_TINY, reduce=EveryOther(blocks=(1,)), keep_ratio=0.25)
     assert fewer.token_reduction.keep_ratio == 0.25
+
+
+@pytest.mark.parametrize(
+    "needs",
+    [(), ("keys",), ("scores",), ("received",), ("significance",), ("keys", "scores", "significance")],
+)
+def test_a_reducer_inside_blocks_gets_what_it_needs_and_nothing_else(needs):
+    seen = {}
+
+    class Looks(EveryOther):
+        inside = True
+
+        def step(self, tokens, token_map, given):
+            seen.update(
+                {name: getattr(given, name) for name in ("keys", "scores", "received", "significance")}
+            )
+            return super().step(tokens, token_map, given)
+
+    Looks.needs = needs
+    model = build("vit_tiny_patch16_224", **_TINY, reduce=Looks(blocks=(1,)))
+    jax.eval_shape(model.init, jax.random.key(0), np.ones((2, 32, 32, 3), "f"))
+    shapes = {name: value.shape for name, value in seen.items() if value is not None}
+    assert shapes == {name: (2, 16, 4) if name == "keys" else (2, 16) for name in needs}
 
 
 class Mean(nn.Module):

@@ -24,6 +24,7 @@ from vitjax.models.outputs import BackboneOutput, TokenReduction
 from vitjax.models.token_pruning import reducer_errors, reduction_by, run_reduced
 from vitjax.sparsify.predictor import masked_mean
 from vitjax.sparsify.reducers import Reducer, StepInput
+from vitjax.sparsify.reduction.base import OF_ATTENTION
 from vitjax.sparsify.token_map import TokenMap
 
 
@@ -72,7 +73,7 @@ class Block(nn.Module):
             name="attn",
         )  # fmt: skip
         normal = LayerNorm(self.eps, name="norm1")(tokens).astype(self.dtype)
-        looks = self.reducer is not None and self.reducer.needs_attention
+        looks = self.reducer is not None and not set(OF_ATTENTION).isdisjoint(self.reducer.needs)
         sizes = None
         if token_map is not None and (self.reducer is None or self.reducer.merges):
             front = jnp.ones((len(tokens), tokens.shape[1] - token_map.size.shape[1]), jnp.float32)
@@ -103,18 +104,29 @@ class Block(nn.Module):
         self, reducer: Reducer, tokens: Array, token_map: TokenMap, weights: Array | None, facets: Facets
     ) -> tuple[Array, TokenMap]:
         given = StepInput(
-            keys=facets.key[:, self.prefix :].mean(axis=2), stage=self.stage, prefix=self.prefix
+            stage=self.stage, prefix=self.prefix, **self._needed(reducer.needs, weights, facets)
         )
-        if weights is not None:  # without a CLS token: the attention of all patches, as in VisionZip
-            asking = (weights[:, :, 0] if self.prefix else weights.mean(axis=2))[:, :, self.prefix :]
-            norm = jnp.linalg.norm(facets.value[:, self.prefix :].astype(jnp.float32), axis=-1)
-            given = given.replace(  # pyright: ignore[reportAttributeAccessIssue]
-                scores=asking.mean(axis=1),
-                received=weights.mean(axis=(1, 2))[:, self.prefix :],
-                significance=(asking * jnp.swapaxes(norm, 1, 2)).sum(axis=1),
-            )
         patches, token_map = reducer.step(tokens[:, self.prefix :], token_map, given)
         return jnp.concatenate([tokens[:, : self.prefix], patches], axis=1), token_map
+
+    def _needed(self, needs: tuple[str, ...], weights: Array | None, facets: Facets) -> dict[str, Any]:
+        """Fields of `StepInput` that a reducer needs; nothing else is computed."""
+        found, prefix = {}, self.prefix
+        if "keys" in needs:
+            found["keys"] = facets.key[:, prefix:].mean(axis=2)
+        if weights is None:
+            return found
+        if "received" in needs:
+            found["received"] = weights.mean(axis=(1, 2))[:, prefix:]
+        if not {"scores", "significance"}.isdisjoint(needs):
+            # Without a CLS token: the attention of all patches, as in VisionZip.
+            asking = (weights[:, :, 0] if prefix else weights.mean(axis=2))[:, :, prefix:]
+            if "scores" in needs:
+                found["scores"] = asking.mean(axis=1)
+            if "significance" in needs:
+                norm = jnp.linalg.norm(facets.value[:, prefix:].astype(jnp.float32), axis=-1)
+                found["significance"] = (asking * jnp.swapaxes(norm, 1, 2)).sum(axis=1)
+        return found
 
     def _scaled(self, update: Array) -> Array:
         update = drop_branch(self, update, self.drop_path)

@@ -1,1 +1,1 @@
-"""Published methods of token reduction as pure functions of a whole sequence, one file each."""
+"""Methods of token reduction, one file each: classes for blocks, published steps of a whole sequence."""

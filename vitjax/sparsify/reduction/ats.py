@@ -86,6 +86,7 @@ class ATS(ByAttention):
     """
 
     name = "ats"
+    needs = ("scores", "significance")
 
     def select(self, token_map: TokenMap, given: StepInput, kept: int) -> Int[Array, "b k"]:
         """See `Reducer.select`."""

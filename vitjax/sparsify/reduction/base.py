@@ -15,20 +15,22 @@ from vitjax.errors import UserError
 from vitjax.sparsify.decisions import keep_count, stage_ratios, take, top_k_index
 from vitjax.sparsify.token_map import TokenMap, rows_after_keeping
 
+OF_ATTENTION = ("scores", "received", "significance")  # fields of `StepInput` that are made of it
+
 
 class StepInput(flax.struct.PyTreeNode):
     """Inputs of a reduction step beside the tokens.
 
     Attributes:
-        scores: log-probabilities of being kept, for a method with a predictor; the attention of CLS to each
-            patch token, mean over heads, for one that needs attention (in a model without CLS the mean over
-            all tokens that look, as in VisionZip, arXiv:2412.04467); None for all others.
-        keys: the block's keys, mean over heads; only inside a block.
+        scores: log-probabilities of being kept, for a method with a predictor; for one inside a block the
+            attention of CLS to each patch token, mean over heads (in a model without CLS the mean over all
+            tokens that look, as in VisionZip, arXiv:2412.04467). Inside a block this, `keys`, `received` and
+            `significance` are None unless the method's `needs` name them.
+        keys: the block's keys, mean over heads.
         stage: which step this is, from 0; static, like the next two.
         prefix: number of tokens beside the patches.
         grid: (h, w) of the patches before the first step; None: one row.
-        received: attention that each patch token gets, mean over heads and queries, prefix included;
-            like the next, for a method that needs attention.
+        received: attention that each patch token gets, mean over heads and queries, prefix included.
         significance: attention as in `scores` times the norm of the value, summed over heads.
         made: of a method with learned tokens: these, and the weight of each token in them.
     """
@@ -62,7 +64,7 @@ class Reducer(abc.ABC):
     name: ClassVar[str]
     inside: ClassVar[bool] = False  # between attention and MLP of its blocks, instead of before them
     in_every_block: ClassVar[bool] = False
-    needs_attention: ClassVar[bool] = False  # the attention of CLS in the block, or of all tokens
+    needs: ClassVar[tuple[str, ...]] = ()  # fields of `StepInput` that its block computes: see `OF_ATTENTION`
     trained: ClassVar[bool] = False  # a predictor before each step, trained with masks
     scores_tokens: ClassVar[bool] = False  # its scores can be weights of the tokens
     merges: ClassVar[bool] = False  # tokens stand for several patches, and attention counts them by size
@@ -187,7 +189,7 @@ class ByAttention(KeepRatio):
     """
 
     inside = True
-    needs_attention = True
+    needs = ("scores",)
     scores_tokens = True
 
     def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
@@ -208,6 +210,7 @@ class EveryBlock(Reducer):
 
     inside = True
     in_every_block = True
+    needs = ("keys",)
 
     def count(self, stage: int, *, alive: int, total: int, prefix: int = 0) -> int:
         """See `Reducer.count`."""

@@ -183,7 +183,7 @@ class MCTF(EveryBlock):
     pooling: str = "attention"
 
     name = "mctf"
-    needs_attention = True
+    needs = ("received",)
     merges = True
     keeps_all_patches = True
 

@@ -1,10 +1,16 @@
-"""ToMe: bipartite soft matching of a whole sequence, in the row order of the published code."""
+"""ToMe: bipartite soft matching, in blocks and in the row order of the published code."""
 
+from dataclasses import dataclass
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vitjax.errors import UserError
+from vitjax.sparsify.decisions import as_keep, take
+from vitjax.sparsify.reduction.base import EveryBlock, StepInput
 from vitjax.sparsify.reduction.groups import cosine, falling
+from vitjax.sparsify.token_map import TokenMap, rows_after_keeping
 
 
 def alternating_match(
@@ -14,7 +20,7 @@ def alternating_match(
 
     Source: Bolya et al. 2023, ToMe (arXiv:2210.09461), Sec. 3. The first place is even, and the prefix
     counts: with a CLS token alone the second, fourth, ... patch is even. Several may join the same odd one.
-    `vitjax.sparsify.reducers.merge` is the form that blocks use, which keeps raster order.
+    `merge` is the form that blocks use, which keeps raster order.
 
     Args:
         metric: what is compared by cosine; ToMe: keys, mean over heads.
@@ -70,3 +76,50 @@ def every_kth_match(metric: Float[Array, "b n w"], k: int) -> tuple[Int[Array, "
     source = jnp.where(stays, (places // k)[None], source)
     source = jnp.where((places < groups * k)[None], source, -1).astype(jnp.int32)
     return jnp.broadcast_to(source, (batch, count)), groups
+
+
+def merge(
+    tokens: Float[Array, "b n d"], token_map: TokenMap, keys: Float[Array, "b n w"], r: int, *, prefix: int
+) -> tuple[Float[Array, "b m d"], TokenMap]:
+    """Merges the r most similar pairs of an even and an odd token into their mean weighted by size.
+
+    Source: Bolya et al. 2023, ToMe (arXiv:2210.09461), Sec. 3, bipartite soft matching. Even tokens
+    leave, several may join the same odd one. As in the official code positions count from the start of the
+    sequence, so the prefix decides which patches are even: with a class token alone the second, fourth, ...
+    Different from that code: what is left stays in raster order instead of evens first, so from the second
+    block on the two groups are others than there.
+    """
+    batch, count, _ = tokens.shape
+    unit = keys.astype(jnp.float32)
+    unit = unit / jnp.maximum(jnp.linalg.norm(unit, axis=-1, keepdims=True), 1e-12)
+    even, odd = prefix % 2, 1 - prefix % 2  # first patches of either parity
+    alike = jnp.einsum("baw,bcw->bac", unit[:, even::2], unit[:, odd::2])
+    best, partner = alike.max(axis=-1), alike.argmax(axis=-1).astype(jnp.int32)
+    which = jax.lax.top_k(best, r)[1].astype(jnp.int32)  # of the even ones leave
+    leaving, joined = 2 * which + even, 2 * jnp.take_along_axis(partner, which, axis=1) + odd
+    gone = as_keep(leaving, count) > 0
+    stay = jnp.argsort(gone, axis=1, stable=True)[:, : count - r].astype(jnp.int32)
+    row = rows_after_keeping(stay, count)
+    each = jnp.arange(batch)[:, None]
+    target = jnp.take_along_axis(row, joined, axis=1)
+    row = row.at[each, leaving].set(target)
+    weighed = tokens.astype(jnp.float32) * token_map.size[..., None]
+    total = take(weighed, stay).at[each, target].add(take(weighed, leaving))
+    after = token_map.moved(row, take(token_map.index, stay), take(token_map.score, stay))
+    return (total / after.size[..., None]).astype(tokens.dtype), after
+
+
+@dataclass(frozen=True)
+class ToMe(EveryBlock):
+    """Merges the r most similar pairs of tokens; Bolya et al. 2023, ToMe (arXiv:2210.09461)."""
+
+    name = "tome"
+    merges = True
+    keeps_all_patches = True
+
+    def fewer(
+        self, tokens: Float[Array, "b n d"], token_map: TokenMap, given: StepInput, kept: int
+    ) -> tuple[Float[Array, "b m d"], TokenMap]:
+        """See `Reducer.fewer`."""
+        r = tokens.shape[1] - kept
+        return merge(tokens, token_map, self.given_keys(given), r, prefix=given.prefix)
