@@ -1,7 +1,7 @@
 r"""Positional bias, raced: what `model.center` gains at each block, with paired intervals.
 
     python -m benchmarks.centers --places DIR --classes DIR --flat DIR --photos DIR --cache DIR
-        [--stereo LEFT RIGHT DISPARITY.npz] [--model NAME --weights SOURCE --grid 7] [--blocks 5 6 7]
+        [--stereo LEFT RIGHT DISPARITY.npz] [--model NAME --weights SOURCE --grid 7] [--blocks 5 6 5,6]
 
 Folders and options as in `benchmarks.positions`. The column of composites is the rule that chooses without
 labels: queries are photos of --photos, and photos with a strip of the query pasted into them must be found
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from benchmarks.explanations import stereo_pair
 from benchmarks.mass import SHARES, compared, composites, own_first
@@ -65,7 +66,10 @@ def _race(config: EvalConfig, look: Look, judges: dict[str, Judge]) -> Iterator[
     flat = look(ListSource([np.full((side, side, 3), grey, np.uint8) for grey in FLAT_IMAGES]))
     for view in look.views:
         center = token_center(made.tokens[view], "position", photos=False)
-        subspace = positional_subspace(flat.tokens[view], made.tokens[view])
+        pairs = zip(
+            *(np.split(seen.tokens[view], len(view.blocks), axis=2) for seen in (flat, made)), strict=True
+        )
+        subspace = np.asarray(block_diag(*(positional_subspace(*pair) for pair in pairs)))
         plain = [judge(config, view, Bias(), None) for judge in judges.values()]
         for name in CENTERS:
             bias = Bias(
@@ -77,7 +81,8 @@ def _race(config: EvalConfig, look: Look, judges: dict[str, Judge]) -> Iterator[
             )
             cells = [_cell(*pair) for pair in zip(found, plain, strict=True)]
             size = f" ({subspace.shape[1]})" if bias.subspace is not None else ""
-            yield f"| {view.block}, {name}{size} | " + " | ".join(cells) + " |"
+            block = " and ".join(map(str, view.blocks))
+            yield f"| {block}, {name}{size} | " + " | ".join(cells) + " |"
 
 
 def _cell(found: np.ndarray, plain: np.ndarray) -> str:

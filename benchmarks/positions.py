@@ -24,7 +24,7 @@ import argparse
 import pathlib
 import runpy
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -34,14 +34,14 @@ import numpy as np
 
 from benchmarks.explanations import Pair, flat_pairs
 from vitjax.cli import flags
-from vitjax.config import EvalConfig
+from vitjax.config import Blocks, EvalConfig, blocks_of
 from vitjax.data.eval_loader import batches
 from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fingerprint
 from vitjax.data.sources.synthetic import SyntheticSource
 from vitjax.ot import attention_rollout
 from vitjax.reranker import SYNTHETIC_IMAGES, Reranker
 from vitjax.retrieval import Descriptors, match_accuracy, match_pairs, rerank, search, token_center
-from vitjax.retrieval.descriptors import pool_grid, pool_weights, smooth_grid
+from vitjax.retrieval.descriptors import pool_grid, pool_weights, smooth_grid, unit_parts
 from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
 
 COUNTS = 1, 4, 16, 64, 256
@@ -51,11 +51,16 @@ STARTS = 0, 4, 6  # of rollout
 
 
 class View(NamedTuple):
-    """Which vectors of a forward pass stand for the patches."""
+    """Which vectors of a forward pass stand for the patches; of several blocks, side by side."""
 
-    block: int
+    block: Blocks
     facet: str = "token"
     smooth: int = 1
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """One, or several."""
+        return self.block if isinstance(self.block, tuple) else (self.block,)
 
 
 class Bias(NamedTuple):
@@ -76,17 +81,17 @@ class Seen:
 
     Attributes:
         tokens: by view.
-        pooled: (n, d) by block.
+        pooled: (n, d) by block; of several, that of the last.
         rollout: weights (n, t) by first block.
     """
 
     tokens: dict[View, np.ndarray]
-    pooled: dict[int, np.ndarray]
+    pooled: dict[Blocks, np.ndarray]
     rollout: dict[int, np.ndarray]
 
     def describe(self, view: View, bias: Bias, start: int | None) -> Descriptors:
         """Descriptors of the photos, without the positional bias."""
-        tokens = bias.removed(self.tokens[view].astype(np.float32))
+        tokens = unit_parts(bias.removed(self.tokens[view].astype(np.float32)), len(view.blocks))
         weights = None if start is None else self.rollout[start]
         return Descriptors.from_arrays(self.pooled[view.block], tokens, weights)
 
@@ -95,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser(__doc__).parse_args(argv)
     config = named_config(args)
     reranker = Reranker.from_config(config)
-    config.model.block %= reranker.model.depth
+    config.model.block = blocks_of(config.model)[-1] % reranker.model.depth
     look = Look(reranker, args.cache, args.blocks)
     unrelated = _rows(FolderSource(args.classes), args.per_class, odd=1)
     photos = look(FolderSource(args.classes), unrelated if args.per_class else unrelated[: max(COUNTS)])
@@ -138,10 +143,18 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="", help="another backbone than the config's")
     parser.add_argument("--weights", default="", help="its weights")
     parser.add_argument("--grid", type=int, default=0, help="config.model.grid, if another than the config's")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[], help="only these; see above")
+    parser.add_argument(
+        "--blocks", type=one_or_several, nargs="+", default=[], help="only these; 5,11: side by side"
+    )
     parser.add_argument("--block", type=int, help="of them, the one of the tables of centres and options")
     parser.add_argument("--per-class", type=int, default=0, help="photos of every class; 0 = see above")
     return parser
+
+
+def one_or_several(text: str) -> Blocks:
+    """Reads 5, or 5,11."""
+    blocks = tuple(int(part) for part in text.split(","))
+    return blocks[0] if len(blocks) == 1 else blocks
 
 
 def _rows(source: FolderSource, per_class: int, *, odd: int) -> np.ndarray:
@@ -157,10 +170,10 @@ def _rows(source: FolderSource, per_class: int, *, odd: int) -> np.ndarray:
 class Look:
     """Passes photos through the model once, and remembers on a disk."""
 
-    def __init__(self, reranker: Reranker, cache: pathlib.Path, blocks: Sequence[int] = ()) -> None:
+    def __init__(self, reranker: Reranker, cache: pathlib.Path, blocks: Sequence[Blocks] = ()) -> None:
         self.reranker, self.cache = reranker, cache
         depth = self.reranker.model.depth
-        block = self.reranker.config.model.block
+        block = blocks_of(self.reranker.config.model)[-1]
         self.starts, self.forward = (() if blocks else STARTS), jax.jit(self._forward)
         if blocks:
             self.views = [View(block) for block in blocks]
@@ -173,7 +186,7 @@ class Look:
         """What the model gives for some photos of a source."""
         asked = None if rows is None else np.sort(rows).tolist()
         made_by = self.reranker.config.weights, self.reranker.config.model, self.reranker.preprocess
-        key = repr((fingerprint(source), asked, self.views, made_by))
+        key = repr((fingerprint(source), asked, self.views, made_by, "in this order"))
         file = self.cache / f"{zlib.crc32(key.encode()):08x}.npz"
         if not file.exists():
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -181,14 +194,11 @@ class Look:
             flat = jax.tree.leaves(self._pass(chosen))
             np.savez(file, *flat)
         with np.load(file) as kept:
-            leaves = [kept[name] for name in kept.files]
-        tokens, pooled, rollout = jax.tree.unflatten(self._layout(), leaves)
-        return Seen(tokens, pooled, rollout)
-
-    def _layout(self) -> Any:
-        blocks = dict.fromkeys((view.block for view in self.views), 0)
-        starts = dict.fromkeys(self.starts, 0)
-        return jax.tree.structure((dict.fromkeys(self.views, 0), blocks, starts))
+            leaves = iter([kept[name] for name in kept.files])
+        blocks = dict.fromkeys(view.block for view in self.views)
+        keys: tuple[Iterable[Any], ...] = (self.views, blocks, self.starts)
+        parts: list[Any] = [{key: next(leaves) for key in each} for each in keys]
+        return Seen(*parts)
 
     def _pass(self, source: ImageSource) -> Any:
         loader = batches(source, self.reranker.preprocess, 16, workers=2)
@@ -203,17 +213,23 @@ class Look:
         grid, tokens, pooled, rollout = self.reranker.config.model.grid, {}, {}, {}
         for view in self.views:
             more: dict[str, Any] = {} if view.facet == "token" else {"facet": view.facet}
-            out: Any = self.reranker.model.apply(
-                variables, images, block=view.block, return_attention=bool(self.starts), **more
-            )
+            outputs: list[Any] = [
+                self.reranker.model.apply(
+                    variables, images, block=block, return_attention=bool(self.starts), **more
+                )
+                for block in view.blocks
+            ]
+            joined = jnp.concatenate([each.tokens for each in outputs], axis=2)
+            out = outputs[-1].replace(tokens=joined, prefix=joined[:, :0])
             smooth = smooth_grid(out.tokens, out.grid, view.smooth) if view.smooth > 1 else out.tokens
             tokens[view] = pool_grid(smooth, out.grid, grid).astype(jnp.float16)
             pooled[view.block] = out.pooled
-            if view == View(self.reranker.config.model.block):
+            if view == View(blocks_of(self.reranker.config.model)[-1]):
                 for start in self.starts:
                     weights = attention_rollout(out.attention, start=start, grid=out.grid)
                     rollout[start] = pool_weights(weights, out.grid, grid)
-        return tokens, pooled, rollout
+        # Lists, since keys of one block and of several have no order that a pytree could sort them in.
+        return [list(each.values()) for each in (tokens, pooled, rollout)]
 
 
 Judge = Callable[[EvalConfig, View, Bias, int | None], np.ndarray]
@@ -283,7 +299,7 @@ def _centres(
     config: EvalConfig, photos: Seen, made: Seen, grey: Seen, judges: dict[str, Judge]
 ) -> Iterator[str]:
     """What the centre is measured on."""
-    view = View(config.model.block)
+    view = View(blocks_of(config.model)[-1])
     tokens = photos.tokens[view].astype(np.float32)
 
     def line(label: str, biases: Sequence[Bias]) -> str:
@@ -334,7 +350,7 @@ def _cosines(tokens: np.ndarray) -> tuple[float, float]:
 
 def _options(config: EvalConfig, made: Seen, judges: dict[str, Judge]) -> Iterator[str]:
     """Options of the descriptor, with the centre of synthetic images and without one."""
-    base = config.model.block
+    base = blocks_of(config.model)[-1]
     views = list(made.tokens)
     rows: list[tuple[str, View, int | None]] = [("the config's", View(base), None)]
     rows += [(f"block {v.block}", v, None) for v in views if v.block != base and v == View(v.block)]

@@ -13,7 +13,7 @@ photo). The first evaluation is of the untrained head, which weighs all tokens a
 """
 
 from configs.common import smoke
-from vitjax.config import demo_config
+from vitjax.config import blocks_of, demo_config
 from vitjax.config.train_config import (
     AugmentConfig,
     CheckpointConfig,
@@ -40,7 +40,7 @@ def get_config(arg: str = "classes") -> TrainConfig:
         model=StudentConfig(name=recipe.model.name, weights=recipe.weights, img_size=recipe.model.img_size),
         metric=MetricConfig(per_class=2, held_out=0.2),
         head=HeadConfig(
-            block=recipe.model.block,
+            block=blocks_of(recipe.model)[-1],
             grid=recipe.model.grid,
             center=recipe.model.center,
             epsilon=recipe.rerank.epsilon,

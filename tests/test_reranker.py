@@ -5,6 +5,8 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from vitjax.config import DataConfig, EvalConfig, ModelConfig, ReduceConfig, Rer
 from vitjax.data.images import ImageError
 from vitjax.data.sources.base import FolderSource
 from vitjax.data.sources.synthetic import KINDS, SyntheticSource
+from vitjax.errors import UserError
 from vitjax.retrieval import calibrate_gate, judge_gate, match_price, rerank
 from vitjax.retrieval.metrics import retrieval_metrics
 
@@ -431,6 +434,51 @@ def test_options_of_the_descriptor_change_it(images, field, value):
     part = "weights" if field == "rollout_start" else "tokens"
     assert np.abs(getattr(one, part) - getattr(two, part)).max() > 1e-4
     np.testing.assert_allclose(one.pooled, two.pooled, atol=1e-5)
+
+
+def of_blocks(block, **fields) -> vitjax.Reranker:
+    model = dataclasses.replace(CONFIG.model, block=block, **fields)
+    return vitjax.Reranker.from_config(dataclasses.replace(CONFIG, model=model), keep_measured=False)
+
+
+def test_tokens_of_several_blocks_lie_side_by_side_each_without_its_own_bias(images):
+    blocks, fields = (3, 1), {"grid": 2, "center": "position+subspace"}
+    both, *alone = (of_blocks(block, **fields) for block in (blocks, *blocks))
+    found, *apart = (each.describe(images[:3])[0] for each in (both, *alone))
+    want = np.concatenate([each.tokens for each in apart], axis=2) / np.sqrt(2)
+    np.testing.assert_allclose(found.tokens, want, atol=2e-5)
+    np.testing.assert_allclose(found.pooled, apart[1].pooled, atol=1e-6)  # of the last named
+    assert both.token_length == 2 * alone[0].token_length and both.pooled_length == alone[0].pooled_length
+    assert both.recipe["model"]["block"] == [3, 1]
+    pixels = jnp.zeros((1, 48, 48, 3))
+    costs: list[Any] = [
+        jax.jit(each._forward).lower(each.variables, pixels).compile().cost_analysis()
+        for each in (both, alone[0])
+    ]
+    assert costs[0]["flops"] < 1.02 * costs[1]["flops"]  # what the blocks share is computed once
+
+
+@pytest.mark.parametrize(
+    ("block", "fields", "words"),
+    [
+        ((), {}, "at least one"),
+        ((1, 1), {}, "each block once"),
+        ((3, -1), {}, "named twice"),
+        ((1, 9), {}, "block is 9; this model has 4 blocks"),
+        ((1, 3), {"reduce": ReduceConfig("tome")}, "give one block"),
+        ((1, 3), {"data": DataConfig(text_queries="texts.txt")}, "blocks: give one"),
+    ],
+)
+def test_blocks_that_cannot_lie_side_by_side_are_refused(block, fields, words):
+    model = dataclasses.replace(CONFIG.model, block=block)
+    with pytest.raises(UserError, match=words):
+        vitjax.Reranker.from_config(dataclasses.replace(CONFIG, model=model, **fields))
+
+
+def test_blocks_of_different_grids_are_refused():
+    outputs = [types.SimpleNamespace(grid=(n, n), tokens=jnp.zeros((1, n * n, 4))) for n in (4, 2)]
+    with pytest.raises(UserError, match="leave 16, 4 tokens"):
+        front._side_by_side(outputs)
 
 
 def test_a_facet_is_asked_of_models_that_have_one():

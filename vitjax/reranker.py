@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from vitjax import doctor, models, sharding
-from vitjax.config import EvalConfig, RerankConfig, demo_config, validate
+from vitjax.config import EvalConfig, RerankConfig, blocks_of, demo_config, validate
 from vitjax.data import transforms
 from vitjax.data.eval_loader import Batch, Batches, Skipped, batches
 from vitjax.data.images import ImageError, ImageLike
@@ -27,6 +27,7 @@ from vitjax.data.sources.base import FolderSource, ImageSource, ListSource, fing
 from vitjax.data.sources.synthetic import KINDS, SyntheticSource
 from vitjax.data.transforms import Preprocess
 from vitjax.errors import UserError
+from vitjax.models.call_checks import refuse_same_block
 from vitjax.models.from_config import backbone, init_variables
 from vitjax.models.text_encoder import TextEncoder, has_text_tower, text_encoder
 from vitjax.models.token_head import TokenHead
@@ -177,6 +178,7 @@ class Reranker:
                 f"Reranker: these variables are not of this {type(model).__name__}; give what "
                 f"vitjax.load_weights(source, model) returns ({_first_sentence(error)})"
             ) from None
+        refuse_same_block(model, blocks_of(self.config.model))
         native: tuple[int, int] = shapes[0].shape
         if grid > min(native):
             raise UserError(
@@ -225,9 +227,12 @@ class Reranker:
             return None
 
         def measure() -> np.ndarray:
+            from scipy.linalg import block_diag  # takes longer than all else that a start imports
+
             side = self.preprocess.image_size
             flat = self._raw(ListSource([np.full((side, side, 3), grey, np.uint8) for grey in FLAT_IMAGES]))
-            return positional_subspace(flat.tokens, self._leaves.tokens)
+            parts = (np.split(x.tokens, self._parts, axis=2) for x in (flat, self._leaves))
+            return np.asarray(block_diag(*map(positional_subspace, *parts)))
 
         return self._kept("subspace", measure)
 
@@ -417,7 +422,11 @@ class Reranker:
     @property
     def _layout(self) -> dict[str, Any]:
         """How tokens of the model become those that are kept."""
-        return {"grid": self.config.model.grid, "smooth": self.config.model.smooth}
+        return {"grid": self.config.model.grid, "smooth": self.config.model.smooth, "parts": self._parts}
+
+    @property
+    def _parts(self) -> int:
+        return len(blocks_of(self.config.model))
 
     def _batches(self, source: ImageSource, batch_size: int, on_bad_image: str) -> Batches:
         return batches(
@@ -717,15 +726,36 @@ def _forward_of(model: nn.Module, config: EvalConfig) -> Callable[[Any, Any], An
     wanted = config.model
     rollout = config.rerank.marginals == "rollout"
     rollout |= bool(wanted.tokens) and wanted.aggregate == "attention"
-    call: dict[str, Any] = {"block": wanted.block, "return_attention": rollout}
+    call: dict[str, Any] = {"return_attention": rollout}
     call |= {} if wanted.facet == "token" else {"facet": wanted.facet}
     call |= {"method": _joint} if wanted.space == "joint" else {}
 
     @jax.jit
     def forward(variables: Any, images: jax.Array) -> Any:
-        return model.apply(variables, images, **call)
+        # What the calls of several blocks share is computed once: the compiler finds it equal.
+        found = [model.apply(variables, images, block=block, **call) for block in blocks_of(wanted)]
+        return _side_by_side(found)
 
     return forward
+
+
+def _side_by_side(outputs: Sequence[Any]) -> Any:
+    """The last of the outputs of several blocks, with the tokens of all of them side by side.
+
+    Raises:
+        ValueError: they lie on different grids.
+    """
+    if len(outputs) == 1:
+        return outputs[0]
+    counts = [output.tokens.shape[1] for output in outputs]
+    if len({output.grid for output in outputs}) > 1 or len(set(counts)) > 1:
+        raise UserError(
+            f"Reranker: these blocks leave {', '.join(map(str, counts))} tokens, which do not lie side by "
+            "side; give one block, or several with the same tokens",
+            fields=("model.block",),
+        )
+    tokens = jnp.concatenate([output.tokens for output in outputs], axis=2)
+    return outputs[-1].replace(tokens=tokens, prefix=tokens[:, :0])
 
 
 def _joint(module: Any, images: jax.Array, **call: Any) -> Any:

@@ -46,11 +46,20 @@ def test_flags_reach_the_config(config_file: str):
     assert seen[1][0].rerank.mass == "auto"
 
 
+@pytest.mark.parametrize(("text", "block"), [("7", 7), ("-1", -1), ("5,11", (5, 11)), ("(5, -1)", (5, -1))])
+def test_one_block_or_several_reach_the_config(config_file: str, text, block):
+    seen = []
+    args = ["--config", config_file, "--workdir", "w", f"--config.model.block={text}"]
+    assert call(lambda config, workdir: seen.append(config), *args) == 0
+    assert seen[0].model.block == block
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--config.rerank.topk=3"], "did you mean --config.rerank.top_k"),
         (["--config.rerank.top_k=many"], "top_k"),
+        (["--config.model.block=5,last"], "model.block"),
         (["--wordkir=x"], "wordkir"),
         (["stray"], "'stray'"),
         ([], "--workdir"),

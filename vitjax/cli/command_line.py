@@ -53,11 +53,27 @@ def _register_types(config_type: type) -> None:
         def flag_type(self) -> str:
             return self.syntactic_help
 
+    class Numbers(flags.ArgumentParser):
+        """Reads fields of type Annotated[int | tuple[int, ...], ...]: 5, or 5,11."""
+
+        syntactic_help = "a number, or several"
+
+        def parse(self, argument: Any) -> int | tuple[int, ...]:
+            if isinstance(argument, str):
+                numbers = tuple(int(part) for part in argument.strip("()[] ").rstrip(",").split(","))
+                return numbers[0] if len(numbers) == 1 else numbers
+            return argument
+
+        def flag_type(self) -> str:
+            return self.syntactic_help
+
     for item in dataclasses.fields(config_type):
         if dataclasses.is_dataclass(item.type) and isinstance(item.type, type):
             _register_types(item.type)
-        elif get_origin(item.type) is Annotated and str in get_args(get_args(item.type)[0]):
-            config_flags.register_flag_parser_for_type(item.type, NumberOrWord())
+        elif get_origin(item.type) is Annotated:
+            union = get_args(item.type)[:1]
+            words = any(str in get_args(each) for each in union)
+            config_flags.register_flag_parser_for_type(item.type, NumberOrWord() if words else Numbers())
 
 
 def parse(argv: list[str], config_type: type, description: str = "") -> Arguments:

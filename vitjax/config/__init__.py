@@ -21,6 +21,7 @@ from vitjax.config.eval_config import SOLVERS as SOLVERS
 from vitjax.config.eval_config import SOURCES as SOURCES
 from vitjax.config.eval_config import SUBTASKS as SUBTASKS
 from vitjax.config.eval_config import TASKS as TASKS
+from vitjax.config.eval_config import Blocks as Blocks
 from vitjax.config.eval_config import DataConfig as DataConfig
 from vitjax.config.eval_config import EvalConfig as EvalConfig
 from vitjax.config.eval_config import FiguresConfig as FiguresConfig
@@ -29,6 +30,7 @@ from vitjax.config.eval_config import Mass as Mass
 from vitjax.config.eval_config import ModelConfig as ModelConfig
 from vitjax.config.eval_config import ReduceConfig as ReduceConfig
 from vitjax.config.eval_config import RerankConfig as RerankConfig
+from vitjax.config.eval_config import blocks_of as blocks_of
 from vitjax.config.eval_config import demo_config as demo_config
 from vitjax.config.eval_config import validate as validate
 from vitjax.config.eval_config import validate_rerank as validate_rerank

@@ -33,6 +33,7 @@ ENTRY = (  # help of the fields that say so
     "without a prefix; empty = by meaning"
 )
 Mass = Annotated[float | int | str, "a number, or one of MASSES"]
+Blocks = Annotated[int | tuple[int, ...], "a number, or several"]
 BUDGETS = ("fixed", "own", "batch")
 REDUCERS = (
     "", "dynamicvit", "topk", "evit", "tome", "random", "uniform",
@@ -83,7 +84,11 @@ class InputConfig:
 class ModelConfig(BackboneConfig):
     """Which backbone, and which of its tokens describe an image."""
 
-    block: int = option(-1, "tokens after this block, from 0; negative counts from the end")
+    block: Blocks = option(
+        -1,
+        "tokens after this block, from 0; negative counts from the end. Several, such as 5,11: tokens of "
+        "each side by side, centred and normalised on their own; pooled vectors of the last named",
+    )
     facet: str = option(
         "token",
         "facet of the block that is used as tokens: its output, or the queries, keys or values of its "
@@ -346,7 +351,31 @@ def _rules(config: EvalConfig) -> list[str]:
     places = classify and source == "msls"  # its labels are cities
     if source in SOURCES and (source not in usable or places):
         wrong.append(f"config.data.source is {source!r}, which task {config.task!r} cannot use")
-    return wrong + _reduced(config) + _matched(config.rerank) + _centered(config) + _asked(config)
+    wrong += _blocks(config) + _reduced(config) + _matched(config.rerank)
+    return wrong + _centered(config) + _asked(config)
+
+
+def blocks_of(model: ModelConfig) -> tuple[int, ...]:
+    """The blocks whose tokens describe an image: one, or several side by side."""
+    return tuple(model.block) if isinstance(model.block, tuple | list) else (model.block,)
+
+
+def _blocks(config: EvalConfig) -> list[str]:
+    """What several blocks, or none, do not go with."""
+    blocks, given = blocks_of(config.model), config.model.block
+    if not blocks or len(set(blocks)) < len(blocks):
+        return [f"config.model.block is {given}; name each block once, at least one"]
+    if len(blocks) > 1 and config.reduce.name:
+        return [
+            f"config.model.block is {given}, but config.reduce.name {config.reduce.name!r} leaves other "
+            "tokens after each block: give one block"
+        ]
+    if len(blocks) > 1 and config.data.text_queries:
+        return [
+            f"config.model.block is {given}, but words of config.data.text_queries have no tokens of several "
+            "blocks: give one"
+        ]
+    return []
 
 
 def _reduced(config: EvalConfig) -> list[str]:

@@ -64,6 +64,8 @@ def _asked(kind: Any) -> str:
     if get_origin(kind) is Annotated:
         return _asked(get_args(kind)[0])
     if isinstance(kind, types.UnionType):
+        if any(get_origin(each) is tuple for each in get_args(kind)):
+            return f"{_asked(get_args(kind)[0])}, or several"
         return "a finite number" + (" or a word" if str in get_args(kind) else "")
     if get_origin(kind) is tuple:
         return f"several, each {_asked(get_args(kind)[0])}"

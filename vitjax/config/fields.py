@@ -7,7 +7,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple, TypeVar, get_origin
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin
 
 from vitjax.config.field_types import wrong_kinds
 from vitjax.errors import UserError
@@ -164,7 +164,7 @@ def wrong_values(config: Any) -> list[str]:
 
 def _kind(annotation: Any) -> str:
     if get_origin(annotation) is Annotated:
-        return "a number or a word"
+        return "a number or a word" if str in get_args(get_args(annotation)[0]) else "a number, or several"
     return str(annotation) if get_origin(annotation) else getattr(annotation, "__name__", str(annotation))
 
 

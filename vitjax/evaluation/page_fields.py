@@ -10,7 +10,7 @@ is its header; None leaves the field out. The page shows it as text, whatever it
 from collections.abc import Mapping
 from typing import Any
 
-from vitjax.config import ModelConfig
+from vitjax.config import ModelConfig, blocks_of
 from vitjax.evaluation.search_run import PageField, Ranking
 
 
@@ -28,7 +28,8 @@ def tokens(ranking: Ranking, results: dict[str, Any]) -> str:
 
 
 def _name_tokens(model: ModelConfig) -> str:
-    block = "the last block" if model.block == -1 else f"block {model.block}"
+    blocks = blocks_of(model)
+    block = "the last block" if blocks == (-1,) else f"block {', '.join(map(str, blocks))}"
     where = f"after {block}" if model.facet == "token" else f"the {model.facet} of {block}'s attention"
     return where if model.smooth == 1 else f"{where}, averaged over {model.smooth} x {model.smooth}"
 

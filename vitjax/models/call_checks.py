@@ -1,5 +1,6 @@
 """Checks of call arguments that all backbones share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,6 +24,18 @@ def last_block(block: int | None, depth: int) -> int:
             "counted from the end."
         )
     return block % depth
+
+
+def refuse_same_block(model: Any, blocks: Sequence[int]) -> None:
+    """Raises where one block of a model is named twice, from the front and from the end for instance."""
+    tower = getattr(model, "image", model)
+    depth = getattr(tower, "depth", 0) or sum(getattr(tower, "depths", getattr(tower, "layers", ())))
+    if depth and len({block % depth for block in blocks}) < len(blocks):
+        raise UserError(
+            f"block is {', '.join(map(str, blocks))}; this model has {depth} blocks, so one of them is named "
+            "twice: name each once.",
+            fields=("model.block",),
+        )
 
 
 def refuse_pruning(keep_ratio: object, decisions: object) -> None:

@@ -90,7 +90,7 @@ def _one_image(
     rank = jnp.argsort(jnp.argsort(first[:count], stable=True), stable=True)
     owner = jnp.where(there, jnp.append(rank, count)[found], -1).astype(jnp.int32)
     member = (owner[None, :] == jnp.arange(count)[:, None]).astype(jnp.float32)
-    counted = member * importance
+    counted = member * importance[None, :]
     # A group whose tokens have importance 0 is averaged all alike.
     counted = jnp.where(counted.sum(1, keepdims=True) > 0, counted, member)
     merged = jnp.matmul(counted, tokens, precision="highest")

@@ -1,5 +1,6 @@
 """Descriptors of images for retrieval: a pooled vector, patch tokens, and token weights."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -201,6 +202,17 @@ def unit_vectors(x: Any) -> Any:
     return x / xp.maximum(xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True)), TINY)
 
 
+def unit_parts(x: Any, parts: int) -> Any:
+    """Vectors of several parts of one length, each made of length 1 and weighed alike: of length 1 together.
+
+    The cosine of two such vectors is the mean of the cosines of their parts.
+    """
+    if parts == 1:
+        return unit_vectors(x)
+    each = unit_vectors(x.reshape(*x.shape[:-1], parts, -1))
+    return each.reshape(x.shape) / math.sqrt(parts)
+
+
 def _share(x: Any) -> Any:
     xp = jnp if isinstance(x, jax.Array) else np
     return x / xp.maximum(xp.sum(x, axis=-1, keepdims=True), TINY)
@@ -304,6 +316,7 @@ def make_describe(
     center: Float[np.ndarray, "t d"] | None = None,
     subspace: Float[np.ndarray, "d k"] | None = None,
     normalise: bool = True,
+    parts: int = 1,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, Any, Any], Descriptors]:
     """Builds the jitted `(variables, images, valid) -> Descriptors` of one batch size: one compilation.
@@ -336,6 +349,7 @@ def make_describe(
             model.
         normalise: False leaves tokens and pooled vectors at their length, every token on its place, for
             `token_center`.
+        parts: tokens are those of so many blocks side by side, each normalised on its own, with equal weight.
         mesh: cuts the batch over its devices (see `sharding.shard_batch`; variables replicated); None: one
             device.
 
@@ -344,7 +358,7 @@ def make_describe(
         that only pad the batch.
     """
 
-    def describe(variables: Any, images: Array, valid: Array) -> Descriptors:
+    def describe(variables: Any, images: Any, valid: Array) -> Descriptors:
         output = forward(variables, images)
         if smooth > 1:
             output = _smoothed(output, smooth)
@@ -363,7 +377,7 @@ def make_describe(
             tokens = _project_out(tokens, subspace)
         pooled, owner = output.pooled.astype(jnp.float32), _owner(output)
         if normalise:
-            tokens, pooled = unit_vectors(tokens), unit_vectors(pooled)
+            tokens, pooled = unit_parts(tokens, parts), unit_vectors(pooled)
             weights = weights if weigh is None else weigh(tokens, there)
         if count and normalise:
             importance = weights
