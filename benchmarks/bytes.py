@@ -1,11 +1,12 @@
 r"""Recall, bytes and pairs/s of every code that a gallery can store.
 
     python -m benchmarks.bytes --gallery DIR [--query DIR --ground-truth FILE] [--config configs/places.py]
-        [--tokens 0 32 16 --bits 128 64]
+        [--tokens 0 32 16 --bits 128 64 --limit 600 --cache DIR]
 
 Without --query the gallery is searched in itself, and sub-folders are classes. Every row stores the same
 descriptors, in float16, int8, signs (sign), rotated signs (itq) or product codes (pq), for each number of
 aggregated tokens (0: as the config says), opens them from the disk, and reranks. Queries keep full precision.
+With --cache images pass through the model once, whatever the number of tokens, and in later runs never.
 
 Columns: bytes of one image, all arrays together but ids; recall@1 of pooled search and after reranking;
 reranked pairs/s from the disk, without compilation, the best of three.
@@ -21,6 +22,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.kept_tokens import KeptTokens
 from benchmarks.searched import config_of, searched
 from vitjax.cli import flags
 from vitjax.config import RerankConfig
@@ -36,11 +38,14 @@ HEAD = "| code | tokens | bytes/image | pooled R@1 | reranked R@1 | pairs/s |\n|
 def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     config = config_of(args.config)
+    kept = KeptTokens(config, args.cache) if args.cache else None
     print(HEAD, flush=True)
     for count in args.tokens:
         chosen = replace(config, model=replace(config.model, tokens=count, aggregate=args.aggregate))
         reranker = Reranker.from_config(chosen)
-        queries, gallery, truth = searched(reranker, args.gallery, args.query, args.ground_truth)
+        queries, gallery, truth = searched(
+            reranker, args.gallery, args.query, args.ground_truth, limit=args.limit, kept=kept
+        )
         for name, bits in [(x, 0) for x in ("float16", "int8", "sign")] + [
             (x, bits) for x in ("itq", "pq") for bits in args.bits
         ]:
@@ -56,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, nargs="*", default=[0, 32, 16])
     parser.add_argument("--aggregate", default="kmeans")
     parser.add_argument("--bits", type=int, nargs="*", default=[128, 64])
+    parser.add_argument("--limit", type=int, default=0, help="so many images drawn at random; 0 = all")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for all tokens of the images")
     return parser
 
 

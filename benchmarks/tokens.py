@@ -2,6 +2,7 @@ r"""Recall, index and speed against tokens per image, for every reducer: one tab
 
     python -m benchmarks.tokens --gallery DIR --query DIR --ground-truth FILE [--config configs/places.py]
         [--tokens 32 64 98 --reducers grid ward tome topk --csv FILE --plot FILE.png]
+        [--limit 600 --cache DIR]
 
 Rows: all tokens; tokens averaged on a coarser grid, or in groups of alike ones, after the model; tokens
 merged (ToMe) or dropped (top-k by CLS attention, EViT, at random, evenly) inside the model, each as close to
@@ -10,8 +11,12 @@ row is trained. Everything else is as the config says.
 
 Columns: tokens of one image; recall@1 of pooled search and of its reranking; bytes of one image in a float16
 gallery, before compression; images/s of the model and reranked pairs/s, both without compilation, and the
-latter in units of all tokens. `--read FILE.csv ...` prints and draws what earlier runs measured; each run
-has a row for all tokens, which its speeds refer to, and the first of these is shown.
+latter in units of all tokens. Without --query the gallery is searched in itself. With --cache images pass
+through the model once for all rows that have fewer tokens after it, and in later runs never; images/s are
+then those of reducers inside the model alone.
+
+`--read FILE.csv ...` prints and draws what earlier runs measured; each run has a row for all tokens, which
+its speeds refer to, and the first of these is shown.
 """
 
 import argparse
@@ -19,7 +24,6 @@ import csv
 import importlib.util
 import math
 import pathlib
-import runpy
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,14 +32,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from benchmarks.kept_tokens import KeptTokens
+from benchmarks.searched import config_of, searched
 from vitjax.cli import flags
-from vitjax.config import EvalConfig, ReduceConfig
+from vitjax.config import EvalConfig, ReduceConfig, blocks_of
 from vitjax.data.sources.base import FolderSource
 from vitjax.models.from_config import backbone
 from vitjax.reranker import Reranker
 from vitjax.retrieval import Descriptors, rerank, search
 from vitjax.retrieval.aggregate import AGGREGATORS
-from vitjax.retrieval.metrics.relevance import Truth, read_ground_truth
 
 WAYS = ("grid", *AGGREGATORS, "tome", "topk", "evit", "random", "uniform")
 RANKING = ("topk", "evit")
@@ -75,10 +80,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--config", type=pathlib.Path, default=pathlib.Path("configs/places.py"))
+    parser.add_argument("--config", default="configs/places.py", help="FILE.py or FILE.py:preset")
     parser.add_argument("--gallery", type=pathlib.Path, help="folder of images")
     parser.add_argument("--query", type=pathlib.Path, help="folder of images")
     parser.add_argument("--ground-truth", type=pathlib.Path, help="JSON, as for eval.py")
+    parser.add_argument("--limit", type=int, default=0, help="so many images drawn at random; 0 = all")
+    parser.add_argument("--cache", type=pathlib.Path, help="folder for all tokens of the images")
     parser.add_argument("--tokens", type=int, nargs="*", default=[49, 64, 98, 137, 196])
     parser.add_argument("--reducers", nargs="*", default=list(WAYS), choices=WAYS)
     parser.add_argument(
@@ -97,9 +104,10 @@ HEAD = (
 
 def line(row: Row) -> str:
     """A row in Markdown."""
+    speed = "-" if math.isnan(row.infer_samples_per_sec) else f"{row.infer_samples_per_sec:.1f}"
     return (
         f"| {row.model} | {row.tokens} | {row.marginals} | {100 * row.recall_pooled:.1f} "
-        f"| {100 * row.recall_reranked:.1f} | {row.index_bytes:,} | {row.infer_samples_per_sec:.1f} "
+        f"| {100 * row.recall_reranked:.1f} | {row.index_bytes:,} | {speed} "
         f"| {row.pairs_per_sec:,.0f} | {row.speedup:.1f} |"
     )
 
@@ -112,16 +120,14 @@ def read(path: pathlib.Path) -> Iterator[Row]:
 
 
 def _measured(args: argparse.Namespace) -> Iterator[Row]:
-    config: EvalConfig = runpy.run_path(str(args.config))["get_config"]("")
-    missing = [name for name in ("gallery", "query", "ground_truth") if not getattr(args, name)]
-    if missing:
-        raise SystemExit(f"--{missing[0].replace('_', '-')} is missing; or --read tables of earlier runs")
-    config.data.gallery, config.data.query = str(args.gallery), str(args.query)
-    config.data.ground_truth = str(args.ground_truth)
+    config = config_of(args.config)
+    if not args.gallery:
+        raise SystemExit("--gallery is missing; or --read tables of earlier runs")
+    kept = KeptTokens(config, args.cache) if args.cache else None
     print(HEAD, flush=True)
     whole = 0.0
     for label, changed in variants(config, args.tokens, args.reducers):
-        for row in _measure(label, changed, whole):
+        for row in _measure(label, changed, whole, args, None if changed.reduce.name else kept):
             whole = whole or row.pairs_per_sec
             print(line(row), flush=True)
             yield row
@@ -162,31 +168,30 @@ def tokens_left(config: EvalConfig) -> int:
     model = backbone(config, config.model.img_size)
     reducer, total = model.reducer.bound(model.depth), math.prod(model.grid)
     alive = total
-    for block in range(config.model.block % model.depth + 1):
+    for block in range(blocks_of(config.model)[-1] % model.depth + 1):
         stage = reducer.stage(block)
         if stage is not None:
             alive = reducer.tokens_after(stage, alive=alive, total=total, prefix=model.prefix_count)
     return alive
 
 
-def _measure(label: str, config: EvalConfig, whole: float) -> Iterator[Row]:
+def _measure(
+    label: str, config: EvalConfig, whole: float, args: argparse.Namespace, kept: KeptTokens | None
+) -> Iterator[Row]:
     ranked = label in RANKING
     weighed = replace(config, rerank=replace(config.rerank, marginals="keep")) if ranked else config
     reranker = Reranker.from_config(weighed)
-    sources = FolderSource(config.data.gallery), FolderSource(config.data.query)
-    for source in sources:  # compiles
+    folders = [folder for folder in (args.gallery, args.query) if folder]
+    for source in map(FolderSource, folders if kept is None else ()):  # compiles
         some = [source.read(0)] * min(len(source), config.batch_size)
         reranker.describe(some, batch_size=config.batch_size)
     begin = time.perf_counter()
-    (gallery, rows, _), (queries, asked, _) = (
-        reranker.describe(source, batch_size=config.batch_size) for source in sources
+    queries, gallery, truth = searched(
+        reranker, args.gallery, args.query, args.ground_truth, limit=args.limit, kept=kept
     )
-    speed = (len(gallery) + len(queries)) / (time.perf_counter() - begin)
-    listed = read_ground_truth(config.data.ground_truth, len(sources[1]), len(sources[0]))
-    truth = Truth(
-        [np.flatnonzero(np.isin(rows, listed.get(int(i), []))) for i in asked], None, np.full(len(asked), -1)
-    )
-    _, before = search(queries, gallery, config.rerank.top_k, mesh=reranker.mesh)
+    images = len(gallery) + len(queries) * (queries is not gallery)
+    speed = images / (time.perf_counter() - begin) if kept is None else math.nan
+    _, before = search(queries, gallery, config.rerank.top_k, exclude=truth.own, mesh=reranker.mesh)
     for marginals in ("uniform", "keep") if ranked else (config.rerank.marginals,):
         used = replace(config, rerank=replace(config.rerank, marginals=marginals))
         after, pairs = _rerank(queries, gallery, before, used, reranker)
