@@ -4,14 +4,16 @@ r"""Whether acceptance keeps its promise: thresholds of random parts of a run, j
         [--signals score margin]
 
 RUN is the workdir of a finished search with known relevant images, as `vitjax threshold` takes it: scores
-are read, nothing is computed again. Columns, over the splits: share of all first hits that are wrong; share
-of the splits that keep the promise (it is to be at least 1 - delta), which is that at most alpha of what the
-threshold accepts is wrong: of all queries, that the splits are of, and of the rest alone; the mean share
-of wrong ones among what was accepted of the rest; true acceptance, the share of the right first hits of the
-rest that was accepted, its mean and its least; in how many splits nothing was proven, so nothing accepted.
+are read, nothing is computed again. In every split a threshold is learned on queries drawn with replacement,
+.7 times as many as there are, so that the run's queries are the population that the promise is about; the
+rest are those that were never drawn, about half.
 
-What is promised is the share among all queries of the kind. The rest is a second sample of them, unlucky
-where the first was lucky, so it is above alpha more often where the true share is just below.
+Columns, over the splits: share of all first hits that are wrong; share of the splits that keep the promise
+(it is to be at least 1 - delta), which is that at most alpha of what the threshold accepts is wrong, among
+all queries, and among the rest alone; the mean share of wrong ones among what was accepted of the rest; true
+acceptance, the share of the right first hits of the rest that was accepted, its mean and its least; in how
+many splits nothing was proven, so nothing accepted. The rest is a small sample, unlucky where the first was
+lucky, so its share is above alpha more often than that of the population.
 """
 
 import argparse
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alpha", type=float, default=0.1, help="share of accepted hits that may be wrong")
     parser.add_argument("--delta", type=float, default=0.1, help="probability that more are")
     parser.add_argument("--splits", type=int, default=200)
-    parser.add_argument("--share", type=float, default=0.7, help="of the queries, to learn from")
+    parser.add_argument("--share", type=float, default=0.7, help="draws to learn from, over queries")
     parser.add_argument("--signals", nargs="+", choices=("score", "margin"), default=["score", "margin"])
     return parser
 
@@ -79,11 +81,11 @@ def splits(
     count: int = 200,
     share: float = 0.7,
 ) -> list[Split]:
-    """Learns a threshold on a random part of the queries and judges it on the rest, so many times."""
+    """Learns a threshold on queries drawn with replacement and judges it on the rest, so many times."""
     found = []
     for seed in range(count):
-        drawn = np.random.default_rng(seed).permutation(len(value))
-        known, rest = np.split(drawn, [round(share * len(drawn))])
+        known = np.random.default_rng(seed).integers(len(value), size=round(share * len(value)))
+        rest = np.setdiff1d(np.arange(len(value)), known)
         learned = Acceptance.learn(value[known], wrong[known], alpha=alpha, delta=delta)
         accepted, bad = value[rest] >= learned.threshold, wrong[rest]
         found.append(
