@@ -13,8 +13,8 @@ import eval as program
 from configs.common import FAMILIES
 from tests.photos import write_folder
 from tests.text import tiny
+from vitjax.config import blocks_of, validate
 from vitjax.config import train_config as training
-from vitjax.config import validate
 from vitjax.data.transforms import preprocess
 from vitjax.errors import UserError
 from vitjax.models import build
@@ -43,7 +43,7 @@ def test_a_search_fits_the_model_it_names(task, arg):
     model = build(config.model.name, img_size=config.model.img_size or known.image_size)
     assert config.model.grid <= min(model.grid) and config.model.grid in (0, 8)
     depth = sum(model.depths) if hasattr(model, "depths") else model.depth
-    assert -depth <= config.model.block < depth
+    assert all(-depth <= block < depth for block in blocks_of(config.model))
     assert config.weights.startswith("hf:") and "." not in config.model.name
 
 
