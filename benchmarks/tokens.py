@@ -202,7 +202,7 @@ def _measure(
             marginals=marginals,
             recall_pooled=round(recall[0], 4),
             recall_reranked=round(recall[1], 4),
-            index_bytes=_bytes(gallery),
+            index_bytes=index_bytes(gallery),
             infer_samples_per_sec=round(speed, 1),
             pairs_per_sec=round(pairs),
             speedup=round(pairs / (whole or pairs), 2),
@@ -222,7 +222,7 @@ def _rerank(
     return np.asarray(after.index), before.size / min(times[1:])
 
 
-def _bytes(gallery: Descriptors) -> int:
+def index_bytes(gallery: Descriptors) -> int:
     """Of one image as `Gallery` stores it: float16 tokens, the rest as it is."""
     sizes, others = gallery.sizes, (gallery.pooled, gallery.weights, gallery.valid, gallery.positions)
     rest = sum(np.asarray(x).nbytes for x in others if x is not None)

@@ -237,8 +237,6 @@ def probed(parts: Parts, variables: Any) -> Any:
     Raises:
         UserError: no image can be read, or a model with another classifier.
     """
-    from sklearn.linear_model import LogisticRegression  # takes a second
-
     head = variables["params"].get("head", {})
     if set(head) != {"kernel", "bias"}:
         raise UserError("a probe needs a model with one linear classifier 'head'", fields=("optim.probe",))
@@ -252,8 +250,28 @@ def probed(parts: Parts, variables: Any) -> Any:
     if not sum(map(len, rows)):
         raise UserError(loader.nothing_read("images"))
     features, labels = np.concatenate(pooled), np.asarray(source.labels)[np.concatenate(rows)]
-    fitted = LogisticRegression(C=config.optim.probe, max_iter=1000).fit(features.astype(np.float64), labels)
-    kernel, bias = np.zeros(head["kernel"].shape, np.float32), np.zeros(head["bias"].shape, np.float32)
-    kernel[:, fitted.classes_], bias[fitted.classes_] = fitted.coef_.T, fitted.intercept_
-    bias[np.setdiff1d(np.arange(len(bias)), fitted.classes_)] = fitted.intercept_.min() - 10.0
+    kernel, bias = linear_probe(features, labels, len(head["bias"]), strength=config.optim.probe)
     return variables | {"params": variables["params"] | {"head": {"kernel": kernel, "bias": bias}}}
+
+
+def linear_probe(
+    features: np.ndarray, labels: np.ndarray, classes: int, *, strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel (d, classes) and bias of a logistic regression; classes without an example are never chosen.
+
+    Args:
+        features: (n, d).
+        labels: (n,), of which there are two or more.
+        classes: their number.
+        strength: scikit-learn's `C`.
+    """
+    from sklearn.linear_model import LogisticRegression  # takes a second
+
+    fitted = LogisticRegression(C=strength, max_iter=1000).fit(features.astype(np.float64), labels)
+    kernel, bias = np.zeros((features.shape[1], classes), np.float32), np.zeros(classes, np.float32)
+    coef, intercept = fitted.coef_, fitted.intercept_
+    if len(coef) == 1:  # of two classes the second one's alone
+        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    kernel[:, fitted.classes_], bias[fitted.classes_] = coef.T, intercept
+    bias[np.setdiff1d(np.arange(classes), fitted.classes_)] = intercept.min() - 10.0
+    return kernel, bias
